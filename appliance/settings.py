@@ -1,0 +1,243 @@
+"""Every setting of an appliance in one table, read once into a frozen object and passed in.
+
+Standard library only: the broker reads the same file. Rule: nothing here reads the environment or a file at import time.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import SettingsError
+
+# sockaddr_un.sun_path holds 108 bytes with the final NUL (unix(7)).
+UNIX_PATH_MAX = 107
+
+_HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
+_EMAIL = re.compile(r"[^\s@{}\"'\\]{1,64}@[^\s@{}\"'\\]{1,190}\Z")
+_URL = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?\Z")
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table: dotted name, default (its type is the setting's type), help, and what is allowed."""
+
+    name: str
+    default: str | int | bool
+    help: str
+    choices: tuple[str, ...] = ()
+    low: int = 0
+    high: int = 1 << 31
+    pattern: re.Pattern[str] | None = None
+
+
+TABLE: tuple[Setting, ...] = (
+    Setting("host", "croft.localhost", "Name of the web interface. The IDE lives at ide.HOST.", pattern=_HOST),
+    Setting("runtime", "auto", "How services run.", choices=("auto", "docker", "process")),
+    Setting("language", "en", "Language before a person has chosen one.", choices=("en", "ar")),
+    Setting("proxy.http_port", 80, "Port for plain HTTP (redirects, ACME).", low=1, high=65535),
+    Setting("proxy.https_port", 443, "Port for HTTPS.", low=1, high=65535),
+    Setting("proxy.bind", "", "Addresses Caddy listens on, separated by commas; empty means all."),
+    Setting("proxy.tls", "internal", "Certificates: own authority, or ACME with the own authority as a fallback.",
+            choices=("internal", "acme", "off")),
+    Setting("proxy.email", "", "Address given to the certificate authority.", pattern=_EMAIL),
+    Setting("proxy.acme_directory", "", "ACME directory URL; empty means Caddy's default.", pattern=_URL),
+    Setting("proxy.acme_root", "", "Certificate file that the ACME directory's own TLS is checked against."),
+    Setting("ide.idle_minutes", 30, "Minutes without use after which the IDE is stopped; 0 never stops it.", high=10_080),
+    Setting("ide.memory_mb", 0, "Memory limit of the IDE in MiB; 0 computes it from the machine.", high=1 << 20),
+    Setting("session.idle_minutes", 60, "Minutes without use after which a session ends.", low=1, high=1440),
+    Setting("session.hours", 24, "Hours after which a session ends in any case.", low=1, high=720),
+    Setting("session.remember_days", 30, "Days that 'stay signed in on this device' lasts.", low=1, high=90),
+    Setting("log.level", "info", "How much is logged.", choices=("debug", "info", "warning", "error")),
+    Setting("log.format", "auto", "Log lines as text or JSON; auto is JSON unless on a terminal.",
+            choices=("auto", "text", "json")),
+    Setting("log.service_mb", 10, "Size in MiB at which a service's log file is rotated (one old file is kept).",
+            low=1, high=1024),
+    Setting("users.daemon", "croft", "Account of the daemon.", pattern=_USER),
+    Setting("users.workspace", "workspace", "Account of the IDE, of commands and of their files.", pattern=_USER),
+    Setting("users.proxy", "caddy", "Account of Caddy.", pattern=_USER),
+    Setting("paths.ide", "", "Folder that holds code-server and its Node; empty means the installed one."),
+    Setting("paths.caddy", "", "Caddy's program; empty means the one on PATH."),
+)
+
+NAMES: frozenset[str] = frozenset(setting.name for setting in TABLE)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where everything lies. Built by :meth:`system` or :meth:`under`; nothing else makes paths up."""
+
+    config: Path
+    policy: Path
+    state: Path
+    run: Path
+    log: Path
+    programs: Path
+
+    @classmethod
+    def system(cls) -> Paths:
+        """The places of an installed appliance."""
+        return cls(Path("/etc/croft/croft.toml"), Path("/etc/croft/policy"), Path("/var/lib/croft"),
+                   Path("/run/croft"), Path("/var/log/croft"), Path("/opt/croft"))
+
+    @classmethod
+    def under(cls, home: Path) -> Paths:
+        """Everything beneath one folder: a checkout or a test."""
+        home = home.resolve()
+        return cls(home / "etc/croft.toml", home / "etc/policy", home / "state", home / "run", home / "log", home / "programs")
+
+    @property
+    def database(self) -> Path:
+        return self.state / "croft.db"
+
+    @property
+    def keys(self) -> Path:
+        return self.state / "keys"
+
+    @property
+    def workspace(self) -> Path:
+        return self.state / "workspace"
+
+    @property
+    def ide_home(self) -> Path:
+        return self.state / "home"
+
+    @property
+    def caddy_data(self) -> Path:
+        return self.state / "caddy"
+
+    def socket(self, name: str) -> Path:
+        """The socket called ``name``: broker, docker, web, verify, ide, editor or control.
+
+        Raises SettingsError when the path is longer than the kernel takes.
+        """
+        folder = {"docker": "broker", "verify": "web"}.get(name, name)
+        path = self.run / folder / f"{name}.sock"
+        if len(bytes(path)) > UNIX_PATH_MAX:
+            raise SettingsError(f"the socket path for {name} is longer than {UNIX_PATH_MAX} bytes",
+                                hint="Use a shorter folder with --home.")
+        return path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, typed. Field names are the dotted names with dots as underscores."""
+
+    host: str
+    runtime: str
+    language: str
+    proxy_http_port: int
+    proxy_https_port: int
+    proxy_bind: str
+    proxy_tls: str
+    proxy_email: str
+    proxy_acme_directory: str
+    proxy_acme_root: str
+    ide_idle_minutes: int
+    ide_memory_mb: int
+    session_idle_minutes: int
+    session_hours: int
+    session_remember_days: int
+    log_level: str
+    log_format: str
+    log_service_mb: int
+    users_daemon: str
+    users_workspace: str
+    users_proxy: str
+    paths_ide: str
+    paths_caddy: str
+    paths: Paths
+
+    @property
+    def ide_host(self) -> str:
+        return f"ide.{self.host}"
+
+    @property
+    def ui_origin(self) -> str:
+        """Origin of the web interface, as browsers write it (default ports are left out)."""
+        return self._origin(self.host)
+
+    @property
+    def ide_origin(self) -> str:
+        return self._origin(self.ide_host)
+
+    def _origin(self, host: str) -> str:
+        if self.proxy_tls == "off":
+            return f"http://{host}" + ("" if self.proxy_http_port == 80 else f":{self.proxy_http_port}")
+        return f"https://{host}" + ("" if self.proxy_https_port == 443 else f":{self.proxy_https_port}")
+
+
+def load(paths: Paths) -> Settings:
+    """Read ``paths.config``; a missing file means all defaults.
+
+    Raises SettingsError naming the setting, what is wrong with it and what is allowed.
+    """
+    try:
+        text = paths.config.read_text("utf-8")
+    except FileNotFoundError:
+        text = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read the settings: {error}", hint="croft.toml must be a readable UTF-8 file.") from error
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"croft.toml is not valid TOML: {error}", hint="Mend the line named above.") from error
+    return parse(document, paths)
+
+
+def parse(document: dict[str, Any], paths: Paths) -> Settings:
+    """Check a parsed document against TABLE. Raises SettingsError."""
+    flat = _flatten(document)
+    unknown = sorted(set(flat) - NAMES)
+    if unknown:
+        raise SettingsError(f"croft.toml has an unknown setting: {unknown[0]}",
+                            hint="`croft doctor --settings` lists every setting.")
+    values = {row.name.replace(".", "_"): _check(row, flat.get(row.name, row.default)) for row in TABLE}
+    assert set(values) | {"paths"} == {field.name for field in fields(Settings)}
+    return Settings(**values, paths=paths)
+
+
+def _flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _check(row: Setting, value: Any) -> Any:
+    kind = type(row.default)
+    if type(value) is not kind:
+        raise SettingsError(f"{row.name} must be of type {kind.__name__}, not {type(value).__name__}", hint=row.help)
+    if isinstance(value, str):
+        _check_text(row, value)
+    elif not isinstance(value, bool) and not row.low <= value <= row.high:
+        raise SettingsError(f"{row.name} must be between {row.low} and {row.high}, not {value}", hint=row.help)
+    return value
+
+
+def _check_text(row: Setting, value: str) -> None:
+    if any(ord(char) < 32 or char in "{}\"'\\`" for char in value):
+        raise SettingsError(f"{row.name} holds a character that is not allowed here", hint=row.help)
+    if row.choices and value not in row.choices:
+        raise SettingsError(f"{row.name} must be one of {', '.join(row.choices)}, not {value!r}", hint=row.help)
+    if row.pattern and value and not row.pattern.match(value):
+        raise SettingsError(f"{row.name} is not valid: {value!r}", hint=row.help)
+    if row.name == "host" and _is_address(value):
+        raise SettingsError("host must be a name, not an address: cookies of two sites on one address cannot be kept apart",
+                            hint="Use a wildcard-IP DNS name such as 203-0-113-7.sslip.io.")
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
