@@ -1,0 +1,231 @@
+"""What is known, wanted and done about the services, as plain frozen values.
+
+Rule: no I/O and no clock in here. Times called ``since`` and ``at`` are Unix seconds, for people; times the planner
+compares are seconds of uptime, so that a jump of the wall clock changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, get_args
+
+ServiceName = Literal["proxy", "ide", "ai"]
+SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
+
+Action = Literal["start", "stop", "restart"]
+Severity = Literal["info", "warning", "error"]
+Params = Mapping[str, str | int | float]
+
+
+class State(StrEnum):
+    """What a runtime says of a service. ``absent``: there is nothing that could be started, or no container yet."""
+
+    ABSENT = "absent"
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class Health(StrEnum):
+    """What our own probes say, beyond "it is up"."""
+
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+class Want(StrEnum):
+    """What a person (or the default) asked for. ``stop`` is a deliberate stop: nothing but a person ends it."""
+
+    RUN = "run"
+    STOP = "stop"
+    ON_DEMAND = "on_demand"
+
+
+class Missing(StrEnum):
+    """Why an absent service is absent. ``container`` and ``image`` can be mended by the runtime, ``program`` cannot."""
+
+    NOTHING = ""
+    CONTAINER = "container"
+    IMAGE = "image"
+    PROGRAM = "program"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A text for people: a key of the string catalogue and what to fill into it."""
+
+    key: str
+    params: Params = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one service may use. ``cpus`` in cores (1.5 = one and a half)."""
+
+    memory_mb: int
+    cpus: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a start or a download is. ``current`` of ``total`` bytes; 0 means not known.
+
+    Phases in order: pulling, extracting, creating, starting, loading, ready.
+    """
+
+    phase: str
+    current: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One service as its runtime sees it now.
+
+    ``run_id`` names one start: it changes with every start and survives a restart of the daemon, which is how a running
+    service is adopted. ``cpu_usec`` counts since that start. ``signal`` is 0 unless a signal ended the process.
+    """
+
+    service: ServiceName
+    state: State
+    since: float = 0.0
+    run_id: str | None = None
+    pid: int | None = None
+    exit_code: int | None = None
+    signal: int = 0
+    oom_killed: bool = False
+    missing: Missing = Missing.NOTHING
+    memory_bytes: int = 0
+    memory_limit: int = 0
+    cpu_usec: int = 0
+    detail: str = ""  # the runtime's own words on a failure, for the log
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What one service should be doing.
+
+    ``awake`` counts for ``on_demand`` only. ``generation`` grows when a person starts the service or its configuration
+    changes: past failures are forgotten then, and a parked service is tried again.
+    """
+
+    service: ServiceName
+    want: Want
+    awake: bool = False
+    generation: int = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether the service should run now."""
+        return self.want is Want.RUN or (self.want is Want.ON_DEMAND and self.awake)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start it. ``safe`` starts the IDE without extensions."""
+
+    service: ServiceName
+    safe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop it: TERM, then KILL after ``grace`` seconds. ``why`` is asked, idle, unhealthy or too_slow."""
+
+    service: ServiceName
+    why: str
+    grace: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class PullImage:
+    """Fetch the image (docker runtime only)."""
+
+    service: ServiceName
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask it whether it works."""
+
+    service: ServiceName
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Give up until a person starts it or its configuration changes; ``reason`` is a problem code."""
+
+    service: ServiceName
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do before ``until`` (seconds of uptime) unless something happens; ``why`` is shown."""
+
+    service: ServiceName
+    until: float
+    why: str
+
+
+Step = Start | Stop | PullImage | Probe | Park | Wait
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line a service wrote, without its newline. ``at`` is Unix seconds where the runtime knows it."""
+
+    text: str
+    at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something known to be wrong, what it touches, and the owner's next step (``problem.CODE.title|why|next``)."""
+
+    code: str
+    severity: Severity
+    service: ServiceName | None = None
+    params: Params = field(default_factory=dict)
+
+    @property
+    def title(self) -> Message:
+        return Message(f"problem.{self.code}.title", self.params)
+
+    @property
+    def why(self) -> Message:
+        return Message(f"problem.{self.code}.why", self.params)
+
+    @property
+    def next(self) -> Message:
+        return Message(f"problem.{self.code}.next", self.params)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """One service as pages, ``croft services`` and the event stream show it.
+
+    ``state`` is what people mean: ``starting`` until the first probe has passed. ``parked`` is a problem code. ``retry_at``
+    is Unix seconds. ``actions`` are the ones that make sense now; who may take them is decided elsewhere.
+    """
+
+    name: ServiceName
+    state: State
+    since: float
+    health: Health
+    want: Want
+    reason: Message | None = None
+    memory_bytes: int = 0
+    memory_limit: int = 0
+    cpu_percent: float = 0.0
+    parked: str | None = None
+    retry_at: float | None = None
+    safe: bool = False
+    log_tail: tuple[str, ...] = ()
+    progress: Progress | None = None
+    actions: tuple[Action, ...] = ()
