@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +167,9 @@ class Settings:
         return self._origin(self.ide_host)
 
     def _origin(self, host: str) -> str:
-        if self.proxy_tls == "off":
-            return f"http://{host}" + ("" if self.proxy_http_port == 80 else f":{self.proxy_http_port}")
-        return f"https://{host}" + ("" if self.proxy_https_port == 443 else f":{self.proxy_https_port}")
+        # With TLS off another proxy in front of Caddy ends TLS, on the usual port.
+        port = 443 if self.proxy_tls == "off" else self.proxy_https_port
+        return f"https://{host}" + ("" if port == 443 else f":{port}")
 
 
 def load(paths: Paths) -> Settings:
@@ -198,7 +198,6 @@ def parse(document: dict[str, Any], paths: Paths) -> Settings:
         raise SettingsError(f"croft.toml has an unknown setting: {unknown[0]}",
                             hint="`croft doctor --settings` lists every setting.")
     values = {row.name.replace(".", "_"): _check(row, flat.get(row.name, row.default)) for row in TABLE}
-    assert set(values) | {"paths"} == {field.name for field in fields(Settings)}
     return Settings(**values, paths=paths)
 
 

@@ -1,0 +1,223 @@
+"""The audit log: an append-only hash chain with signed checkpoints.
+
+Rules: a record is on disk before the effect it announces (LOG-2); order is by sequence number, never by time (LOG-8); text is
+stored as JSON, so no field can forge a second record (LOG-4). If a record cannot be written, the effect must not happen (LOG-3):
+callers let the exception pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiosqlite
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from appliance.clock import Clock
+from appliance.database import Database, Row
+from appliance.errors import Unavailable
+from appliance.log import scrub
+
+CHECKPOINT_RECORDS = 100
+CHECKPOINT_SECONDS = 60.0
+FIELD_MAX = 4096
+GENESIS = b"\0" * 32
+
+# Every code that may be written (LOG-6), with what it means. The manual prints this table.
+EVENTS: dict[str, str] = {
+    "daemon.start": "The daemon started",
+    "daemon.stop": "The daemon was stopped",
+    "clock.jump": "The wall clock jumped",
+    "link.create": "A sign-in link was made",
+    "sign-in": "Someone signed in",
+    "sign-in.refused": "A sign-in attempt was refused",
+    "sign-out": "Someone signed out",
+    "session.end": "A session was ended",
+    "access.denied": "A signed-in person was refused something",
+    "user.create": "A person was added",
+    "user.change": "A person's role or state was changed",
+    "user.remove": "A person was removed",
+    "ide.enter": "The IDE was opened",
+    "service.start": "A service was started by a person",
+    "service.stop": "A service was stopped by a person",
+    "service.restart": "A service was restarted by a person",
+    "export": "Data was exported",
+    "outcome": "How an announced action ended",
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the chain. ``at`` is Unix time and ``uptime`` seconds since boot when it was written."""
+
+    seq: int
+    at: float
+    uptime: float
+    boot_id: str
+    event: str
+    actor: str
+    detail: dict[str, Any]
+    intent: int | None
+
+    @classmethod
+    def of(cls, row: Row) -> Record:
+        return cls(row["seq"], row["at"], row["uptime"], row["boot_id"], row["event"], row["actor"],
+                   json.loads(row["detail"]), row["intent"])
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Where the chain does not hold, and how."""
+
+    seq: int
+    what: str
+
+
+class AuditUnavailable(Unavailable):
+    """The audit log cannot be written, so nothing that needs it may happen."""
+
+    code = "audit_unavailable"
+
+
+class AuditLog:
+    """Appends to and reads the chain. ``anchor`` is told each checkpoint (sequence, hash) so that a cut tail is noticed."""
+
+    def __init__(self, database: Database, key: Ed25519PrivateKey, clock: Clock, boot_id: str,
+                 anchor: Callable[[int, bytes], None] = lambda seq, digest: None) -> None:
+        self._db = database
+        self._key = key
+        self._clock = clock
+        self._boot = boot_id
+        self._anchor = anchor
+        self._last_checkpoint = (0, 0.0)
+
+    async def append(self, tx: aiosqlite.Connection, event: str, actor: str, intent: int | None = None, **detail: Any) -> int:
+        """Add a record inside the caller's transaction, so that it and the change it names are one commit."""
+        if event not in EVENTS:
+            raise ValueError(f"unknown audit event {event}")
+        last = list(await tx.execute_fetchall("SELECT seq, hash, at, uptime, boot_id FROM audit ORDER BY seq DESC LIMIT 1"))
+        seq, previous = (last[0]["seq"] + 1, last[0]["hash"]) if last else (1, GENESIS)
+        record = Record(seq, round(self._clock.now(), 3), round(self._clock.uptime(), 3), self._boot, event, actor,
+                        _bounded(detail), intent)
+        digest = _digest(previous, record)
+        await tx.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                         (seq, record.at, record.uptime, record.boot_id, event, actor, _canonical(record.detail), intent, digest))
+        await self._checkpoint(tx, seq, digest)
+        return seq
+
+    async def note(self, event: str, actor: str, intent: int | None = None, **detail: Any) -> int:
+        """Add one record in a transaction of its own. Raises AuditUnavailable when it cannot be written."""
+        try:
+            async with self._db.transaction() as tx:
+                return await self.append(tx, event, actor, intent, **detail)
+        except sqlite3.Error as error:
+            raise AuditUnavailable("the audit log cannot be written, so this was not done",
+                                   hint="Free disk space, then try again.") from error
+
+    @asynccontextmanager
+    async def doing(self, event: str, actor: str, **detail: Any) -> AsyncIterator[dict[str, Any]]:
+        """Announce an effect, run it, record how it ended. The yielded dict's entries join the outcome."""
+        seq = await self.note(event, actor, **detail)
+        outcome: dict[str, Any] = {}
+        try:
+            yield outcome
+        except BaseException as error:
+            await self.note("outcome", actor, seq, result="failed", cause=type(error).__name__)
+            raise
+        await self.note("outcome", actor, seq, result="done", **outcome)
+
+    async def interrupted(self) -> int:
+        """Close announced actions that never reported an outcome (the daemon died meanwhile). Returns how many."""
+        open_ones = await self._db.rows(
+            "SELECT seq, actor FROM audit a WHERE event LIKE 'service.%' AND boot_id <> '' "
+            "AND NOT EXISTS (SELECT 1 FROM audit o WHERE o.intent = a.seq)")
+        for row in open_ones:
+            await self.note("outcome", "daemon", row["seq"], result="interrupted")
+        return len(open_ones)
+
+    async def checkpoint(self) -> None:
+        """Sign the head now if anything was added since the last signature (called on a timer and at stop)."""
+        async with self._db.transaction() as tx:
+            last = list(await tx.execute_fetchall("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1"))
+            if last and last[0]["seq"] > self._last_checkpoint[0]:
+                await self._sign(tx, last[0]["seq"], last[0]["hash"])
+
+    async def records(self, *, before: int | None = None, limit: int = 100, event: str = "", actor: str = "") -> list[Record]:
+        """Newest first; ``before`` is a sequence number for the next page."""
+        rows = await self._db.rows(
+            "SELECT * FROM audit WHERE (? IS NULL OR seq < ?) AND (? = '' OR event = ?) AND (? = '' OR actor = ?) "
+            "ORDER BY seq DESC LIMIT ?", (before, before, event, event, actor, actor, min(limit, 1000)))
+        return [Record.of(row) for row in rows]
+
+    async def verify(self, anchored: tuple[int, bytes] | None = None) -> Fault | None:
+        """Walk the whole chain; None means it holds. ``anchored`` is a head kept elsewhere."""
+        rows = await self._db.rows("SELECT * FROM audit ORDER BY seq")
+        marks = await self._db.rows("SELECT * FROM audit_checkpoints ORDER BY seq")
+        return check_chain(rows, marks, self._key.public_key(), anchored)
+
+    async def _checkpoint(self, tx: aiosqlite.Connection, seq: int, digest: bytes) -> None:
+        signed, at = self._last_checkpoint
+        if seq - signed >= CHECKPOINT_RECORDS or self._clock.uptime() - at >= CHECKPOINT_SECONDS:
+            await self._sign(tx, seq, digest)
+
+    async def _sign(self, tx: aiosqlite.Connection, seq: int, digest: bytes) -> None:
+        await tx.execute("INSERT INTO audit_checkpoints VALUES (?, ?, ?, ?)",
+                         (seq, self._clock.now(), digest, self._key.sign(_signed_part(seq, digest))))
+        self._last_checkpoint = (seq, self._clock.uptime())
+        self._anchor(seq, digest)
+
+
+def check_chain(rows: list[Row], marks: list[Row], key: Ed25519PublicKey, anchored: tuple[int, bytes] | None) -> Fault | None:
+    """Pure check of a chain, its signatures and a head kept elsewhere. Returns the first fault."""
+    hashes: dict[int, bytes] = {}
+    for fault in _chain_faults(rows, hashes):
+        return fault
+    for mark in marks:
+        if hashes.get(mark["seq"]) != mark["hash"]:
+            return Fault(mark["seq"], "a signed checkpoint has no matching record: the log was cut or rewritten")
+        try:
+            key.verify(mark["signature"], _signed_part(mark["seq"], mark["hash"]))
+        except InvalidSignature:
+            return Fault(mark["seq"], "a checkpoint's signature is not ours")
+    if anchored and hashes.get(anchored[0]) != anchored[1]:
+        return Fault(anchored[0], "the log does not reach the head that was anchored: its end was cut or rewritten")
+    return None
+
+
+def _chain_faults(rows: list[Row], hashes: dict[int, bytes]) -> Iterator[Fault]:
+    previous, expected = GENESIS, 1
+    for row in rows:
+        if row["seq"] != expected:
+            yield Fault(expected, "a record is missing")
+        try:
+            digest = _digest(previous, Record.of(row))
+        except ValueError:
+            digest = b""
+        if digest != row["hash"]:
+            yield Fault(row["seq"], "a record was changed")
+        previous, expected = row["hash"], row["seq"] + 1
+        hashes[row["seq"]] = row["hash"]
+
+
+def _bounded(detail: dict[str, Any]) -> dict[str, Any]:
+    return {key: scrub(value)[:FIELD_MAX] if isinstance(value, str) else value for key, value in detail.items()}
+
+
+def _canonical(detail: dict[str, Any]) -> str:
+    return json.dumps(detail, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+
+
+def _digest(previous: bytes, record: Record) -> bytes:
+    body = _canonical({"seq": record.seq, "at": record.at, "uptime": record.uptime, "boot": record.boot_id,
+                       "event": record.event, "actor": record.actor, "detail": record.detail, "intent": record.intent})
+    return hashlib.sha256(previous + body.encode()).digest()
+
+
+def _signed_part(seq: int, digest: bytes) -> bytes:
+    return b"croft-audit-checkpoint-1\0" + seq.to_bytes(8, "big") + digest
