@@ -1,7 +1,7 @@
 """What is known, wanted and done about the services, as plain frozen values.
 
-Rule: no I/O and no clock in here. Times called ``since`` and ``at`` are Unix seconds, for people; times the planner
-compares are seconds of uptime, so that a jump of the wall clock changes nothing.
+Rule: no I/O and no clock in here. Times called ``since`` and ``at`` are Unix seconds, for people; times the
+planner compares are seconds of uptime, so that a jump of the wall clock changes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Params = Mapping[str, str | int | float]
 
 
 class State(StrEnum):
-    """What a runtime says of a service. ``absent``: there is nothing that could be started, or no container yet."""
+    """What a runtime says of a service. ``absent``: there is nothing that could be started, or no container
+    yet."""
 
     ABSENT = "absent"
     STOPPED = "stopped"
@@ -39,7 +40,8 @@ class Health(StrEnum):
 
 
 class Want(StrEnum):
-    """What a person (or the default) asked for. ``stop`` is a deliberate stop: nothing but a person ends it."""
+    """What a person (or the default) asked for. ``stop`` is a deliberate stop: nothing but a person ends
+    it."""
 
     RUN = "run"
     STOP = "stop"
@@ -47,7 +49,8 @@ class Want(StrEnum):
 
 
 class Missing(StrEnum):
-    """Why an absent service is absent. ``container`` and ``image`` can be mended by the runtime, ``program`` cannot."""
+    """Why an absent service is absent. ``container`` and ``image`` can be mended by the runtime,
+    ``program`` cannot."""
 
     NOTHING = ""
     CONTAINER = "container"
@@ -87,8 +90,9 @@ class Progress:
 class Observed:
     """One service as its runtime sees it now.
 
-    ``run_id`` names one start: it changes with every start and survives a restart of the daemon, which is how a running
-    service is adopted. ``cpu_usec`` counts since that start. ``signal`` is 0 unless a signal ended the process.
+    ``run_id`` names one start: it changes with every start and survives a restart of the daemon, which is
+    how a running service is adopted. ``cpu_usec`` counts since that start. ``signal`` is 0 unless a signal
+    ended the process.
     """
 
     service: ServiceName
@@ -110,8 +114,8 @@ class Observed:
 class Desired:
     """What one service should be doing.
 
-    ``awake`` counts for ``on_demand`` only. ``generation`` grows when a person starts the service or its configuration
-    changes: past failures are forgotten then, and a parked service is tried again.
+    ``awake`` counts for ``on_demand`` only. ``generation`` grows when a person starts the service or its
+    configuration changes: past failures are forgotten then, and a parked service is tried again.
     """
 
     service: ServiceName
@@ -186,7 +190,8 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something known to be wrong, what it touches, and the owner's next step (``problem.CODE.title|why|next``)."""
+    """Something known to be wrong, what it touches, and the owner's next step
+    (``problem.CODE.title|why|next``)."""
 
     code: str
     severity: Severity
@@ -210,8 +215,9 @@ class Problem:
 class ServiceView:
     """One service as pages, ``croft services`` and the event stream show it.
 
-    ``state`` is what people mean: ``starting`` until the first probe has passed. ``parked`` is a problem code. ``retry_at``
-    is Unix seconds. ``actions`` are the ones that make sense now; who may take them is decided elsewhere.
+    ``state`` is what people mean: ``starting`` until the first probe has passed. ``parked`` is a problem
+    code. ``retry_at`` is Unix seconds. ``actions`` are the ones that make sense now; who may take them is
+    decided elsewhere.
     """
 
     name: ServiceName

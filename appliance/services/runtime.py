@@ -1,6 +1,8 @@
-"""The edge behind which services really run: containers or processes. Both runtimes are written against this page.
+"""The edge behind which services really run: containers or processes. Both runtimes are written against
+this page.
 
-Rule: a runtime does what it is told, once. It never restarts, retries or decides anything about a service by itself.
+Rule: a runtime does what it is told, once. It never restarts, retries or decides anything about a service
+by itself.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from appliance.services.model import Limits, LogLine, Observed, Progress, Servic
 
 
 class RuntimeGone(Unavailable):
-    """Broker or Docker engine do not answer. Says nothing about the services themselves: they may well be running."""
+    """Broker or Docker engine do not answer. Says nothing about the services themselves: they may well be
+    running."""
 
     code = "runtime_gone"
 
 
 class StartFailed(Unavailable):
-    """The service could not be started. ``problem`` is a problem code when the cause is a known one, else empty."""
+    """The service could not be started. ``problem`` is a problem code when the cause is a known one, else
+    empty."""
 
     code = "start_failed"
 
@@ -32,9 +36,9 @@ class Runtime(Protocol):
     """Every method may raise RuntimeGone; none blocks the event loop."""
 
     async def open(self, changed: Callable[[], None]) -> None:
-        """Connect. ``changed`` is called on the event loop whenever something may have changed: an exit, a start, or
-        the connection coming back. It may be called too often, never too rarely while connected. The runtime
-        reconnects by itself; open() returns even when nothing answers yet."""
+        """Connect. ``changed`` is called on the event loop whenever something may have changed: an exit, a
+        start, or the connection coming back. It may be called too often, never too rarely while connected.
+        The runtime reconnects by itself; open() returns even when nothing answers yet."""
 
     async def close(self) -> None:
         """Let go of the connection. The services keep running."""
@@ -43,14 +47,16 @@ class Runtime(Protocol):
         """Every known service exactly once, read afresh."""
 
     async def start(self, service: ServiceName, limits: Limits, *, safe: bool = False) -> None:
-        """Start it (creating its container where there is none). Returns once it is started, not once it is ready.
-        Starting a running service does nothing. Raises StartFailed."""
+        """Start it (creating its container where there is none). Returns once it is started, not once it is
+        ready. Starting a running service does nothing. Raises StartFailed."""
 
     async def stop(self, service: ServiceName, grace: float) -> None:
-        """TERM, and KILL after ``grace`` seconds; returns when it has ended. Stopping a stopped one does nothing."""
+        """TERM, and KILL after ``grace`` seconds; returns when it has ended. Stopping a stopped one does
+        nothing."""
 
     async def pull(self, service: ServiceName, report: Callable[[Progress], None]) -> None:
-        """Fetch its image, reporting bytes. Raises StartFailed with the reason; leaves the old image in place then."""
+        """Fetch its image, reporting bytes. Raises StartFailed with the reason; leaves the old image in
+        place then."""
 
     async def logs(self, service: ServiceName, lines: int) -> list[LogLine]:
         """The last ``lines`` lines, oldest first; empty when it never wrote any."""
