@@ -82,11 +82,15 @@ def _watch(seen: Observed, history: History, now: float, tuning: Tuning) -> Step
     name = seen.service
     if history.missed >= tuning.missed_probes:
         return Stop(name, "unhealthy")
-    starting = history.healthy_since is None
-    if starting and now - history.seen_at >= tuning.start_within[name]:
+    if history.healthy_since is None and now - history.seen_at >= tuning.start_within[name]:
         return Stop(name, "too_slow")
     if history.probed_at is None:
         return Probe(name)
-    every = tuning.probe_starting if starting else tuning.probe_missed if history.missed else
-    tuning.probe_healthy due = history.probed_at + every
+    due = history.probed_at + _probe_interval(history, tuning)
     return Probe(name) if now >= due else Wait(name, due, "probing")
+
+
+def _probe_interval(history: History, tuning: Tuning) -> float:
+    if history.healthy_since is None:
+        return tuning.probe_starting
+    return tuning.probe_missed if history.missed else tuning.probe_healthy
