@@ -22,7 +22,8 @@ CREATE TABLE sessions (
     since_auth  REAL NOT NULL,                 -- seconds since the last proof of identity, likewise
     seen_at     REAL NOT NULL,                 -- wall clock at the last activity
     seen_uptime REAL NOT NULL,
-    boot_id     TEXT NOT NULL
+    boot_id     TEXT NOT NULL,
+    ide_hash    BLOB UNIQUE                    -- SHA-256 of the IDE host's own cookie, a child of this session
 ) STRICT;
 CREATE INDEX sessions_user ON sessions (user_id);
 

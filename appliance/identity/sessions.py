@@ -1,0 +1,242 @@
+"""Sessions: rows on disk, looked up in memory at every request, ended everywhere at once.
+
+Rules: the browser's cookie is opaque and only its hash is kept (AUTH-7). A session's age and idleness run on uptime, so no jump
+of the wall clock lengthens it or ends everyone's (AUTH-8, R9). Ending one removes it from memory before anything is awaited:
+no request is let through after that (A5).
+"""
+
+from __future__ import annotations
+
+import secrets as random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from appliance.audit import AuditLog
+from appliance.clock import Clock
+from appliance.database import Database, Row
+from appliance.errors import NotFound
+from appliance.identity import secrets
+from appliance.identity.users import Role, User
+
+FRESH_SECONDS = 300.0
+HANDOFF_SECONDS = 30.0
+AGENT_MAX = 300
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long sessions last, in seconds."""
+
+    idle: float
+    absolute: float
+    remembered: float
+
+
+@dataclass
+class Session:
+    """One signed-in browser. ``born``, ``proved`` and ``active`` are uptimes; ``seen_at`` is Unix time."""
+
+    id: str
+    user: User
+    remember: bool
+    agent: str
+    address: str
+    created_at: float
+    born: float
+    proved: float
+    active: float
+    seen_at: float
+    hash: bytes = field(repr=False)
+    ide_hash: bytes | None = field(default=None, repr=False)
+    unsaved: bool = False
+    rotate: bool = False
+    ended: bool = False
+
+
+class Sessions:
+    """All live sessions. ``on_end`` callbacks close what a session still holds open."""
+
+    def __init__(self, database: Database, audit: AuditLog, clock: Clock, boot_id: str, limits: Limits) -> None:
+        self._db = database
+        self._audit = audit
+        self._clock = clock
+        self._boot = boot_id
+        self._limits = limits
+        self._by_hash: dict[bytes, Session] = {}
+        self._by_ide_hash: dict[bytes, Session] = {}
+        self._handoffs: dict[bytes, tuple[Session, float]] = {}
+        self._on_end: list[Callable[[Session], None]] = []
+
+    def on_end(self, callback: Callable[[Session], None]) -> None:
+        """Call ``callback`` whenever a session ends or loses the IDE."""
+        self._on_end.append(callback)
+
+    async def load(self) -> None:
+        """Read the sessions that survived the last stop."""
+        rows = await self._db.rows(
+            "SELECT s.*, u.id AS uid, u.email, u.name, u.role, u.language, u.theme, u.created_at AS joined, u.suspended_at "
+            "FROM sessions s JOIN users u ON u.id = s.user_id WHERE u.suspended_at IS NULL")
+        for row in rows:
+            session = self._revive(row)
+            if not self._over(session):
+                self._remember(session)
+
+    def _revive(self, row: Row) -> Session:
+        now, uptime = self._clock.now(), self._clock.uptime()
+        # Within one boot the uptime tells how long ago; across boots only the wall clock can, and never backwards.
+        away = uptime - row["seen_uptime"] if row["boot_id"] == self._boot else max(0.0, now - row["seen_at"])
+        user = User(row["uid"], row["email"], row["name"], Role[row["role"]], row["language"], row["theme"],
+                    row["joined"], False)
+        return Session(row["id"], user, bool(row["remember"]), row["agent"], row["address"], row["created_at"],
+                       born=uptime - row["age"] - away, proved=uptime - row["since_auth"] - away, active=uptime - away,
+                       seen_at=row["seen_at"], hash=row["hash"], ide_hash=row["ide_hash"])
+
+    async def create(self, tx: Any, user: User, *, remember: bool, agent: str, address: str) -> tuple[Session, str]:
+        """Make a session inside the caller's transaction. Returns it and the cookie.
+
+        It counts only after :meth:`admit`, once that transaction has been committed.
+        """
+        cookie, uptime, now = secrets.new("ses"), self._clock.uptime(), self._clock.now()
+        session = Session(random.token_hex(8), user, remember, agent[:AGENT_MAX], address, now, born=uptime, proved=uptime,
+                          active=uptime, seen_at=now, hash=secrets.digest(cookie))
+        await tx.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?, NULL)", (
+            session.id, session.hash, user.id, int(remember), session.agent, address, now, now, uptime, self._boot))
+        return session, cookie
+
+    def admit(self, session: Session) -> None:
+        """Let a committed session in."""
+        self._remember(session)
+
+    def check(self, cookie: str) -> Session | None:
+        """The live session of a UI cookie. Memory only; does not count as activity."""
+        return self._live(self._by_hash.get(secrets.digest(cookie)))
+
+    def check_ide(self, cookie: str) -> Session | None:
+        """The live session whose child the IDE host's cookie is."""
+        return self._live(self._by_ide_hash.get(secrets.digest(cookie)))
+
+    def slide(self, session: Session) -> None:
+        """Count activity: a navigation, an unsafe request or the editor's report (DECIDED 14)."""
+        session.active, session.seen_at, session.unsaved = self._clock.uptime(), self._clock.now(), True
+
+    def fresh(self, session: Session) -> bool:
+        """Whether the person proved who they are within the last five minutes (AUTH-10)."""
+        return self._clock.uptime() - session.proved <= FRESH_SECONDS
+
+    def expires_in(self, session: Session) -> float:
+        """Seconds until the session ends if nothing is done."""
+        uptime = self._clock.uptime()
+        if session.remember:
+            return session.born + self._limits.remembered - uptime
+        return min(session.born + self._limits.absolute, session.active + self._limits.idle) - uptime
+
+    def of(self, user_id: str | None = None) -> list[Session]:
+        """Live sessions of one person, or of everyone; the most recently used first."""
+        live = [session for session in self._by_hash.values()
+                if user_id in (None, session.user.id) and not self._over(session)]
+        return sorted(live, key=lambda session: -session.seen_at)
+
+    def get(self, session_id: str) -> Session:
+        """The live session with this public id. Raises NotFound."""
+        for session in self._by_hash.values():
+            if session.id == session_id and not self._over(session):
+                return session
+        raise NotFound("there is no such session", hint="It may have ended meanwhile.")
+
+    async def end(self, sessions: Iterable[Session], why: str, actor: str) -> None:
+        """End sessions now: first in memory, so that nothing more passes, then on disk."""
+        ending = [session for session in sessions if not session.ended]
+        for session in ending:
+            self._forget(session)
+        if not ending:
+            return
+        async with self._db.transaction() as tx:
+            for session in ending:
+                await tx.execute("DELETE FROM sessions WHERE id = ?", (session.id,))
+                await self._audit.append(tx, "sign-out" if why == "sign-out" else "session.end", actor,
+                                         session=session.id, user=session.user.id, why=why)
+
+    async def rotate(self, session: Session) -> str:
+        """Give a session a new id after its person's role changed (AUTH-7). Returns the new cookie."""
+        cookie = secrets.new("ses")
+        old, session.hash, session.rotate = session.hash, secrets.digest(cookie), False
+        self._by_hash.pop(old, None)
+        self._by_hash[session.hash] = session
+        await self._db.execute("UPDATE sessions SET hash = ? WHERE id = ?", (session.hash, session.id))
+        return cookie
+
+    async def changed(self, user: User, actor: str) -> None:
+        """Apply a change of role or state to every session of ``user`` (within 2 s, DESIGN 8: here at once)."""
+        theirs = [session for session in self._by_hash.values() if session.user.id == user.id]
+        if user.suspended:
+            await self.end(theirs, "suspended", actor)
+            return
+        for session in theirs:
+            lost_ide = session.user.role >= Role.operator > user.role
+            session.rotate = session.rotate or session.user.role is not user.role
+            session.user = user
+            if lost_ide:
+                self._tell(session)
+
+    def hand_off(self, session: Session) -> str:
+        """A code that carries this session to the IDE host: 30 seconds, one use (DECIDED 16)."""
+        uptime = self._clock.uptime()
+        self._handoffs = {key: entry for key, entry in self._handoffs.items() if entry[1] > uptime}
+        code = secrets.new("hnd")
+        self._handoffs[secrets.digest(code)] = (session, uptime + HANDOFF_SECONDS)
+        return code
+
+    async def enter_ide(self, code: str) -> tuple[Session, str] | None:
+        """Use a hand-off code up. Returns the session and the IDE host's cookie, or None."""
+        session, until = self._handoffs.pop(secrets.digest(code), (None, 0.0))
+        session = self._live(session)
+        if session is None or until < self._clock.uptime():
+            return None
+        cookie = secrets.new("ide")
+        if session.ide_hash:
+            self._by_ide_hash.pop(session.ide_hash, None)
+        session.ide_hash = secrets.digest(cookie)
+        self._by_ide_hash[session.ide_hash] = session
+        async with self._db.transaction() as tx:
+            await tx.execute("UPDATE sessions SET ide_hash = ? WHERE id = ?", (session.ide_hash, session.id))
+            await self._audit.append(tx, "ide.enter", session.user.id, session=session.id)
+        return session, cookie
+
+    async def save(self) -> None:
+        """Write what activity changed, and end what has run out (called each minute and at stop)."""
+        over = [session for session in self._by_hash.values() if self._over(session)]
+        await self.end(over, "expired", "daemon")
+        unsaved = [session for session in self._by_hash.values() if session.unsaved]
+        if not unsaved:
+            return
+        uptime = self._clock.uptime()
+        async with self._db.transaction() as tx:
+            for session in unsaved:
+                session.unsaved = False
+                await tx.execute(
+                    "UPDATE sessions SET age = ?, since_auth = ?, seen_at = ?, seen_uptime = ?, boot_id = ? WHERE id = ?",
+                    (session.active - session.born, session.active - session.proved, session.seen_at, session.active,
+                     self._boot, session.id))
+
+    def _live(self, session: Session | None) -> Session | None:
+        return session if session is not None and not session.ended and not self._over(session) else None
+
+    def _over(self, session: Session) -> bool:
+        return self.expires_in(session) <= 0
+
+    def _remember(self, session: Session) -> None:
+        self._by_hash[session.hash] = session
+        if session.ide_hash:
+            self._by_ide_hash[session.ide_hash] = session
+
+    def _forget(self, session: Session) -> None:
+        session.ended = True
+        self._by_hash.pop(session.hash, None)
+        if session.ide_hash:
+            self._by_ide_hash.pop(session.ide_hash, None)
+        self._tell(session)
+
+    def _tell(self, session: Session) -> None:
+        for callback in self._on_end:
+            callback(session)

@@ -1,0 +1,143 @@
+"""People and their roles. Rule: at least one active admin always remains, so that nobody locks the owner out."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import unicodedata
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from appliance.audit import AuditLog
+from appliance.clock import Clock
+from appliance.database import Database, Row
+from appliance.errors import Conflict, Invalid, NotFound
+
+# Wide on purpose: an address is proved by the person, not by a pattern. Internationalised addresses pass.
+_EMAIL = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x20\x7f]{1,64}@[^\s@<>()\[\]\\,;:\"\x00-\x20\x7f]{1,253}\Z")
+
+
+class Role(IntEnum):
+    """What a person may do; each role may do everything the ones below it may."""
+
+    viewer = 1
+    operator = 2
+    admin = 3
+
+
+@dataclass(frozen=True)
+class User:
+    """One person. Times are Unix seconds."""
+
+    id: str
+    email: str
+    name: str
+    role: Role
+    language: str
+    theme: str
+    created_at: float
+    suspended: bool
+
+    @classmethod
+    def of(cls, row: Row) -> User:
+        return cls(row["id"], row["email"], row["name"], Role[row["role"]], row["language"], row["theme"],
+                   row["created_at"], row["suspended_at"] is not None)
+
+
+class Users:
+    """The table of people, with the few who are signed in kept by whoever asks for them."""
+
+    def __init__(self, database: Database, audit: AuditLog, clock: Clock) -> None:
+        self._db = database
+        self._audit = audit
+        self._clock = clock
+
+    async def all(self) -> list[User]:
+        return [User.of(row) for row in await self._db.rows("SELECT * FROM users ORDER BY created_at")]
+
+    async def none_yet(self) -> bool:
+        """Whether nobody has claimed this appliance."""
+        return await self._db.row("SELECT 1 FROM users LIMIT 1") is None
+
+    async def find(self, key: str) -> User:
+        """The person with this id or e-mail address. Raises NotFound."""
+        row = await self._db.row("SELECT * FROM users WHERE id = ? OR email = ?", (key, key.strip()))
+        if row is None:
+            raise NotFound("there is no such person", hint="`croft users list` shows everyone.")
+        return User.of(row)
+
+    async def owner(self) -> User:
+        """The first active admin. Raises NotFound."""
+        row = await self._db.row(
+            "SELECT * FROM users WHERE role = 'admin' AND suspended_at IS NULL ORDER BY created_at LIMIT 1")
+        if row is None:
+            raise NotFound("this appliance has no owner yet", hint="`croft login-link` prints the set-up link.")
+        return User.of(row)
+
+    async def add(self, tx: Any, email: str, name: str, role: Role, actor: str) -> User:
+        """Add a person inside the caller's transaction. Raises Invalid or Conflict."""
+        email, name = check_email(email), check_name(name)
+        if list(await tx.execute_fetchall("SELECT 1 FROM users WHERE email = ?", (email,))):
+            raise Conflict("someone with this address is a member already", hint="`croft users list` shows everyone.")
+        user = User(secrets.token_hex(8), email, name or email.split("@")[0], role, "", "", self._clock.now(), False)
+        await tx.execute("INSERT INTO users (id, email, name, role, created_at) VALUES (?, ?, ?, ?, ?)",
+                         (user.id, user.email, user.name, role.name, user.created_at))
+        await self._audit.append(tx, "user.create", actor, user=user.id, email=user.email, role=role.name)
+        return user
+
+    async def create(self, email: str, name: str, role: Role, actor: str) -> User:
+        """Add a person. Raises Invalid or Conflict."""
+        async with self._db.transaction() as tx:
+            return await self.add(tx, email, name, role, actor)
+
+    async def change(self, user: User, actor: str, *, role: Role | None = None, suspended: bool | None = None) -> User:
+        """Change role or suspension. Raises Conflict when no active admin would remain."""
+        async with self._db.transaction() as tx:
+            if (role is not None and role is not Role.admin) or suspended:
+                await self._keep_an_admin(tx, user)
+            if role is not None:
+                await tx.execute("UPDATE users SET role = ? WHERE id = ?", (role.name, user.id))
+            if suspended is not None:
+                await tx.execute("UPDATE users SET suspended_at = ? WHERE id = ?",
+                                 (self._clock.now() if suspended else None, user.id))
+            await self._audit.append(tx, "user.change", actor, user=user.id,
+                                     role=role.name if role else None, suspended=suspended)
+        return await self.find(user.id)
+
+    async def prefer(self, user: User, *, language: str | None = None, theme: str | None = None) -> None:
+        """Remember a person's language ('', en, ar) and theme ('', light, dark). Raises Invalid."""
+        if language not in (None, "", "en", "ar") or theme not in (None, "", "light", "dark"):
+            raise Invalid("that language or theme is not known")
+        await self._db.execute("UPDATE users SET language = COALESCE(?, language), theme = COALESCE(?, theme) WHERE id = ?",
+                               (language, theme, user.id))
+
+    async def remove(self, user: User, actor: str) -> None:
+        """Remove a person and all their sessions. Raises Conflict when no active admin would remain."""
+        async with self._db.transaction() as tx:
+            await self._keep_an_admin(tx, user)
+            await tx.execute("DELETE FROM users WHERE id = ?", (user.id,))
+            await self._audit.append(tx, "user.remove", actor, user=user.id)
+
+    async def _keep_an_admin(self, tx: Any, user: User) -> None:
+        others = list(await tx.execute_fetchall(
+            "SELECT 1 FROM users WHERE role = 'admin' AND suspended_at IS NULL AND id <> ? LIMIT 1", (user.id,)))
+        if user.role is Role.admin and not user.suspended and not others:
+            raise Conflict("this is the only admin", hint="Make someone else an admin first.")
+
+
+def check_email(text: str) -> str:
+    """A usable address in NFC. Raises Invalid."""
+    email = unicodedata.normalize("NFC", text.strip())
+    if not _EMAIL.match(email) or any(unicodedata.category(char).startswith("C") for char in email):
+        raise Invalid("that is not a usable e-mail address", hint="It looks like name@example.org.")
+    return email
+
+
+def check_name(text: str) -> str:
+    """A person's name, at most 80 characters; Arabic joiners are welcome, control and direction marks are not."""
+    name = unicodedata.normalize("NFC", " ".join(text.split()))
+    joiners = "\u200c\u200d"
+    if len(name) > 80 or any(unicodedata.category(char).startswith("C") and char not in joiners for char in name):
+        raise Invalid("that name is too long or holds invisible characters", hint="Use up to 80 visible characters.")
+    return name
