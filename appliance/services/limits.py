@@ -1,0 +1,80 @@
+"""How much of the machine each service may use.
+
+Rule (SYS-5): the hard memory limits of all services together leave at least 256 MiB to the daemon, sshd and
+the rest, and no service may take the last tenth of the processors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.services.model import Limits, ServiceName
+
+RESERVED_MB = 256
+ENGINE_MB = 192  # dockerd with containerd: 171 MiB measured at rest
+PROXY_MB = 128  # Caddy: 31 MiB at rest, more with many connections
+IDE_LEAST_MB = 384
+IDE_SHARE = 0.35  # beside a model; weights and their cache need the rest
+CPU_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What there is to share: MiB of memory and processors, after the limits of a container we may be in."""
+
+    memory_mb: int
+    cpus: float
+
+
+def shares(machine: Machine, *, docker: bool, ai: bool, ide_memory_mb: int = 0) -> Mapping[ServiceName, Limits]:
+    """Limits of every service. ``ai``: the engine is installed. ``ide_memory_mb``: the owner's wish, 0 for
+    none; it is granted as far as the rule allows."""
+    reserved = max(RESERVED_MB, machine.memory_mb // 16) + (ENGINE_MB if docker else 0)
+    free = max(machine.memory_mb - reserved - PROXY_MB, 1)
+    ide = min(ide_memory_mb or (max(IDE_LEAST_MB, int(free * IDE_SHARE)) if ai else free), free)
+    cpus = max(round(machine.cpus * CPU_SHARE, 2), 0.1)
+    return {
+        "proxy": Limits(PROXY_MB, cpus),
+        "ide": Limits(ide, cpus),
+        "ai": Limits(max(free - ide, 1) if ai else free, cpus),
+    }
+
+
+def measure(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> Machine:
+    """Ask the kernel. Limits of an enclosing container or cage count; those of our own systemd unit do not."""
+    total = _meminfo_mb((proc / "meminfo").read_text())
+    caps = [total] + [int(limit) >> 20 for limit in _limits(proc, cgroups)]
+    return Machine(min(caps), float(len(os.sched_getaffinity(0))))
+
+
+def _meminfo_mb(text: str) -> int:
+    line = next(line for line in text.splitlines() if line.startswith("MemTotal:"))
+    return int(line.split()[1]) >> 10
+
+
+def _limits(proc: Path, cgroups: Path) -> list[int]:
+    """Memory limits in bytes of our control group and all above it (v2 and v1)."""
+    found = []
+    for line in (proc / "self/cgroup").read_text().splitlines():
+        _number, controllers, path = line.split(":", 2)
+        if controllers not in {"", "memory"}:
+            continue
+        root, name = (cgroups / "memory", "memory.limit_in_bytes") if controllers else (cgroups, "memory.max")
+        leaf = root / path.lstrip("/")
+        start = leaf.parent if leaf.suffix == ".service" else leaf
+        for folder in [start, *start.parents]:
+            if folder.is_relative_to(root):
+                found.append(_number_in(folder / name))
+    return [limit for limit in found if limit]
+
+
+def _number_in(path: Path) -> int:
+    """The limit written there, or 0 for none (v1 writes a huge number, which min() disregards)."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return 0
+    return int(text) if text.isdigit() else 0
