@@ -38,14 +38,14 @@ def judge(use: Use, now: float, idle_minutes: int) -> Verdict:
     if idle_minutes == 0:
         return Verdict(False, Message("ide.awake.always"))
     if use.sockets:
-        return Verdict(False, Message("ide.awake.window", {"count": use.sockets}))
+        return Verdict(False, Message("ide.awake.window", {"n": use.sockets}))
     ends = use.last_used + idle_minutes * 60
     if now < ends:
-        return Verdict(False, Message("ide.awake.recent", {"minutes": idle_minutes}), ends)
+        return Verdict(False, Message("ide.awake.recent", {"n": idle_minutes}), ends)
     if use.active_runs:
-        return Verdict(False, Message("ide.awake.run", {"count": use.active_runs}), now + LOOK_AGAIN)
+        return Verdict(False, Message("ide.awake.run", {"n": use.active_runs}), now + LOOK_AGAIN)
     if use.terminals is None:
         return Verdict(False, Message("ide.awake.unknown"), now + LOOK_AGAIN)
     if use.terminals:
-        return Verdict(False, Message("ide.awake.terminal", {"count": use.terminals}), now + LOOK_AGAIN)
+        return Verdict(False, Message("ide.awake.terminal", {"n": use.terminals}), now + LOOK_AGAIN)
     return Verdict(True)

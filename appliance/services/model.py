@@ -116,12 +116,14 @@ class Desired:
 
     ``awake`` counts for ``on_demand`` only. ``generation`` grows when a person starts the service or its
     configuration changes: past failures are forgotten then, and a parked service is tried again.
+    ``replaced_run`` is a run that a person wants ended and followed by another: a restart.
     """
 
     service: ServiceName
     want: Want
     awake: bool = False
     generation: int = 0
+    replaced_run: str | None = None
 
     @property
     def running(self) -> bool:

@@ -57,7 +57,7 @@ def _next(seen: Observed, desired: Desired, history: History, now: float, tuning
     if seen.state is State.STOPPING:
         return Wait(seen.service, now + LOOK_AGAIN, "stopping")
     if seen.state not in ENDED:
-        if not desired.running:
+        if not desired.running or (seen.run_id is not None and seen.run_id == desired.replaced_run):
             return Stop(seen.service, "asked")
         return _watch(seen, history, now, tuning)
     if not desired.running or history.rested or history.parked or seen.missing is Missing.PROGRAM:
@@ -92,5 +92,7 @@ def _watch(seen: Observed, history: History, now: float, tuning: Tuning) -> Step
 
 def _probe_interval(history: History, tuning: Tuning) -> float:
     if history.healthy_since is None:
-        return tuning.probe_starting
+        # Eager at first; a model that loads for minutes is asked less and less often.
+        asked_for = (history.probed_at or 0.0) - history.seen_at
+        return min(max(tuning.probe_starting, asked_for / 10), tuning.probe_missed)
     return tuning.probe_missed if history.missed else tuning.probe_healthy
