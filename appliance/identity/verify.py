@@ -1,0 +1,305 @@
+"""The forward-auth endpoint: Caddy asks it about every request to the IDE host, on a unix socket of its own.
+
+Rule: only the 204 lets a request through, and only after ``Gate`` said yes for this very request; whatever is
+missing, doubled, malformed or unexpected gets another answer. It runs before every file of the IDE, so it parses
+with llhttp, awaits nothing and touches no disk.
+
+Caddy sends ``GET /auth/verify`` with the client's headers and X-Forwarded-Method, -Uri and -Host, which it sets
+itself after dropping the client's own (``appliance/broker/caddyfile.py``). Upgrades never come here: the relay
+checks those.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from dataclasses import dataclass
+from enum import Enum
+from http import HTTPStatus
+from typing import Literal, Protocol
+from urllib.parse import quote, unquote
+
+import httptools
+
+log = logging.getLogger(__name__)
+
+# Caddy takes 16 KiB of headers and adds a few of its own.
+REQUEST_MAX = 32 * 1024
+NEXT_MAX = 2048
+
+_COOKIE = re.compile(rb"[A-Za-z0-9_.~-]{16,512}\Z")
+_BEARER = re.compile(rb"(?i:bearer) ([A-Za-z0-9_.~-]{16,4096})\Z")
+_RELATIVE = re.compile(r"/(?!/)[!-\[\]-~]*\Z")
+_JOINED = {b"cookie": b"; ", b"accept": b", ", b"accept-language": b", "}
+_ONCE = (b"x-forwarded-method", b"x-forwarded-uri", b"x-forwarded-host")
+_WANTED = frozenset({*_JOINED, *_ONCE, b"authorization", b"origin",
+                     b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
+_ALLOWED = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+class Access(Enum):
+    """What a credential is good for."""
+
+    allowed = "allowed"
+    nobody = "nobody"
+    forbidden = "forbidden"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer of :class:`Gate`. ``session`` is the gate's own; it is only handed back to ``slide``."""
+
+    access: Access
+    session: object = None
+
+
+NOBODY = Verdict(Access.nobody)
+PageName = Literal["waking", "signed-out", "forbidden"]
+
+
+class Gate(Protocol):
+    """What the endpoint asks. Every method answers from memory, at once."""
+
+    def check(self, cookie: str, host: str) -> Verdict:
+        """Who holds this cookie of ``host``. ``allowed`` means operator or admin (DECIDED 18)."""
+
+    def check_bearer(self, token: str, host: str) -> Verdict:
+        """The same for a workspace token."""
+
+    def slide(self, session: object) -> None:
+        """The session was used (DECIDED 14)."""
+
+    def ready(self) -> bool:
+        """Whether code-server answers."""
+
+    def wake(self) -> None:
+        """Somebody who may wants to use the IDE: start it unless it is starting already."""
+
+    def page(self, name: PageName, path: str, accept_language: str) -> bytes:
+        """A whole HTML page, UTF-8. ``path`` is what was asked for, already checked by :func:`relative_path`."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Names of this appliance: origins as browsers write them, and the IDE host's cookie."""
+
+    ide_host: str
+    ide_origin: str
+    ui_origin: str
+    cookie: str
+
+
+def relative_path(uri: str) -> str:
+    """``uri`` when it is a path of this host that is safe to come back to, else ``/`` (FWD-9)."""
+    path = unquote(uri.partition("?")[0])
+    safe = len(uri) <= NEXT_MAX and _RELATIVE.match(uri) and "\\" not in unquote(uri)
+    if not safe or "//" in path or "{" in uri or not path.isprintable() or ".." in path.split("/"):
+        return "/"
+    return uri
+
+
+class Request:
+    """The few headers that matter, lower case; ``doubled`` when one that must be single was not."""
+
+    __slots__ = ("doubled", "fields", "keep_alive", "target")
+
+    def __init__(self) -> None:
+        self.fields: dict[bytes, bytes] = {}
+        self.target = b""
+        self.doubled = False
+        self.keep_alive = True
+
+    def add(self, name: bytes, value: bytes) -> None:
+        if name not in self.fields:
+            self.fields[name] = value
+        elif name in _JOINED:
+            self.fields[name] += _JOINED[name] + value
+        else:
+            self.doubled = True
+
+    @property
+    def navigation(self) -> bool:
+        """Whether a person is opening a page, rather than a page loading a part."""
+        if self.fields[b"x-forwarded-method"] not in (b"GET", b"HEAD"):
+            return False
+        mode = self.fields.get(b"sec-fetch-mode")
+        return mode == b"navigate" if mode is not None else b"text/html" in self.fields.get(b"accept", b"")
+
+
+class Verifier:
+    """Answers one request. Pure but for the gate."""
+
+    def __init__(self, gate: Gate, site: Site) -> None:
+        self._gate = gate
+        self._site = site
+        self._prefix = site.cookie.encode() + b"="
+        self._host = site.ide_host.encode()
+        self._origin = site.ide_origin.encode()
+
+    def answer(self, request: Request) -> bytes:
+        """The whole HTTP response."""
+        fields = request.fields
+        if request.doubled or not all(fields.get(name) for name in _ONCE) or request.target != b"/auth/verify":
+            return self._refuse(HTTPStatus.UNAUTHORIZED, "sign_in_required", "This request did not come by the proxy.")
+        host = fields[b"x-forwarded-host"].partition(b":")[0].lower()
+        if host != self._host:
+            return self._refuse(HTTPStatus.UNAUTHORIZED, "sign_in_required", "This host is not served here.")
+        bearer = b"authorization" in fields
+        verdict = self._bearer(fields[b"authorization"]) if bearer else self._by_cookie(fields.get(b"cookie", b""))
+        if verdict.access is Access.nobody:
+            return self._sign_in(request)
+        if not bearer and self._foreign(request):
+            return self._refuse(HTTPStatus.FORBIDDEN, "forbidden", "Another site may not load parts of the IDE.")
+        if verdict.access is not Access.allowed:
+            return self._forbidden(request)
+        return self._use(request, verdict)
+
+    def _use(self, request: Request, verdict: Verdict) -> bytes:
+        navigation = request.navigation
+        if navigation or request.fields[b"x-forwarded-method"] not in (b"GET", b"HEAD", b"OPTIONS"):
+            self._gate.slide(verdict.session)
+        if self._gate.ready():
+            return _ALLOWED
+        if not navigation:
+            return self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "The IDE is not running.")
+        self._gate.wake()
+        return self._page(HTTPStatus.SERVICE_UNAVAILABLE, "waking", request, "Retry-After: 2\r\n")
+
+    def _by_cookie(self, header: bytes) -> Verdict:
+        parts = (part.strip() for part in header.split(b";"))
+        found = [part[len(self._prefix):] for part in parts if part.startswith(self._prefix)]
+        if len(found) != 1 or not _COOKIE.match(found[0]):
+            return NOBODY
+        return self._gate.check(found[0].decode("ascii"), self._site.ide_host)
+
+    def _bearer(self, header: bytes) -> Verdict:
+        match = _BEARER.match(header)
+        return self._gate.check_bearer(match[1].decode("ascii"), self._site.ide_host) if match else NOBODY
+
+    def _foreign(self, request: Request) -> bool:
+        """Whether another origin's page is behind this request: it may link here, nothing more."""
+        fields, navigation = request.fields, request.navigation
+        site, origin = fields.get(b"sec-fetch-site"), fields.get(b"origin")
+        if site == b"same-origin":
+            return False
+        if site is not None:
+            return not navigation or fields.get(b"sec-fetch-dest") in (b"object", b"embed")
+        if fields[b"x-forwarded-method"] in (b"GET", b"HEAD", b"OPTIONS"):
+            return origin not in (None, self._origin)
+        return origin != self._origin
+
+    def _sign_in(self, request: Request) -> bytes:
+        if not request.navigation:
+            return self._refuse(HTTPStatus.UNAUTHORIZED, "sign_in_required", "Sign in to use the IDE.")
+        if request.fields.get(b"sec-fetch-dest") in (b"iframe", b"frame"):
+            # The sign-in page may not be framed, so the frame says what to do instead.
+            return self._page(HTTPStatus.UNAUTHORIZED, "signed-out", request)
+        path = quote(relative_path(_text(request.fields[b"x-forwarded-uri"])), safe="/")
+        location = f"Location: {self._site.ui_origin}/workspace?next={path}\r\n"
+        return _response(HTTPStatus.FOUND, "text/plain; charset=utf-8", b"", location)
+
+    def _forbidden(self, request: Request) -> bytes:
+        if request.navigation:
+            return self._page(HTTPStatus.FORBIDDEN, "forbidden", request)
+        return self._refuse(HTTPStatus.FORBIDDEN, "forbidden", "The IDE is for operators and admins.")
+
+    def _page(self, status: HTTPStatus, name: PageName, request: Request, extra: str = "") -> bytes:
+        path = relative_path(_text(request.fields[b"x-forwarded-uri"]))
+        body = self._gate.page(name, path, _text(request.fields.get(b"accept-language", b"")))
+        policy = ("Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+                  "connect-src 'self'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
+                  f"frame-ancestors 'self' {self._site.ui_origin}\r\n")
+        return _response(status, "text/html; charset=utf-8", body, extra + policy)
+
+    def _refuse(self, status: HTTPStatus, code: str, message: str) -> bytes:
+        error = {"error": {"code": code, "message": message, "hint": ""}}
+        return _response(status, "application/json", json.dumps(error).encode())
+
+
+class VerifyProtocol(asyncio.Protocol):
+    """One connection from Caddy: requests one after another, answers in their order."""
+
+    def __init__(self, verifier: Verifier) -> None:
+        self._verifier = verifier
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._request = Request()
+        self._complete: list[Request] = []
+        self._pending = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        if self._transport:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport:
+            self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        self._pending += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:  # an upgrade is one too
+            log.warning("forward-auth request refused", extra={"cause": type(error).__name__})
+            self._end(HTTPStatus.BAD_REQUEST)
+            return
+        if self._complete:
+            self._answer()
+        elif self._pending > REQUEST_MAX:
+            self._end(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def _answer(self) -> None:
+        ready, self._complete = self._complete, []
+        for request in ready:
+            if self._transport is None or self._transport.is_closing():
+                return
+            self._transport.write(self._verifier.answer(request))
+            if not request.keep_alive:
+                self._transport.close()
+
+    def _end(self, status: HTTPStatus) -> None:
+        if self._transport and not self._transport.is_closing():
+            self._transport.write(_response(status, "text/plain", b"", "Connection: close\r\n"))
+            self._transport.close()
+
+    # Called by the parser.
+
+    def on_message_begin(self) -> None:
+        self._request = Request()
+
+    def on_url(self, url: bytes) -> None:
+        self._request.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in _WANTED:
+            self._request.add(name, value)
+
+    def on_message_complete(self) -> None:
+        self._request.keep_alive = self._parser.should_keep_alive()
+        self._complete.append(self._request)
+        self._pending = 0
+
+
+def _response(status: HTTPStatus, kind: str, body: bytes, extra: str = "") -> bytes:
+    head = (f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+            f"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n{extra}\r\n")
+    return head.encode("ascii") + body
+
+
+def _text(value: bytes) -> str:
+    return value.decode("latin-1")
+
+
+async def serve_verify(path: str, verifier: Verifier) -> asyncio.Server:
+    """Listen on the unix socket ``path``; its folder's group and the process's umask decide who may connect."""
+    return await asyncio.get_running_loop().create_unix_server(lambda: VerifyProtocol(verifier), path, backlog=512)
