@@ -1,0 +1,64 @@
+"""Static files: read once at start, compressed once, served under a name that changes with their content.
+
+Rule: nothing here follows a path from a request onto the disk; a request names an entry of a table or gets 404.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+TYPES = {
+    ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
+    ".png": "image/png", ".ico": "image/x-icon", ".webmanifest": "application/manifest+json",
+}
+FOREVER = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file as it goes over the wire."""
+
+    kind: str
+    plain: bytes
+    packed: bytes
+
+
+class Assets:
+    """Every file beneath a folder, by its path there. Called with a name it gives the address."""
+
+    def __init__(self, folder: Path, prefix: str = "/static") -> None:
+        self._files = {path.relative_to(folder).as_posix(): _read(path)
+                       for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in TYPES}
+        self._prefix = prefix
+        digest = hashlib.sha256()
+        for name, asset in self._files.items():
+            digest.update(name.encode() + b"\0" + asset.plain)
+        # One version for the whole set: modules import each other by relative path and must match.
+        self.version = digest.hexdigest()[:12]
+
+    def __call__(self, name: str) -> str:
+        """Address of a file. Raises KeyError when there is none, so that a typo fails in tests."""
+        if name not in self._files:
+            raise KeyError(f"there is no static file {name}")
+        return f"{self._prefix}/{self.version}/{name}"
+
+    def serve(self, request: web.Request, version: str, name: str) -> web.Response:
+        """The file called ``name``; kept by browsers for good when they ask for the current version."""
+        asset = self._files.get(name)
+        if asset is None:
+            raise web.HTTPNotFound
+        headers = {"Content-Type": asset.kind, "Vary": "Accept-Encoding",
+                   "Cache-Control": FOREVER if version == self.version else "no-cache"}
+        if "gzip" in request.headers.get("Accept-Encoding", "") and len(asset.packed) < len(asset.plain):
+            return web.Response(body=asset.packed, headers={**headers, "Content-Encoding": "gzip"})
+        return web.Response(body=asset.plain, headers=headers)
+
+
+def _read(path: Path) -> Asset:
+    plain = path.read_bytes()
+    return Asset(TYPES[path.suffix], plain, gzip.compress(plain, 9, mtime=0))

@@ -1,0 +1,188 @@
+"""The one gate every request passes: host, who is asking, may they, and did it come from our own page.
+
+Rule: access is decided here from the route table and nowhere else; a route without an entry does not exist (AUTH-11).
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from appliance.audit import AuditLog
+from appliance.errors import CroftError, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
+from appliance.identity.sessions import Session, Sessions
+from appliance.identity.users import Role, User
+from appliance.settings import Settings
+from webui.relay import peer_uid
+
+log = logging.getLogger(__name__)
+
+COOKIE = "__Host-croft"
+IDE_COOKIE = "__Host-croft-ide"
+DEVICE_COOKIE = "__Host-croft-device"
+UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who a request acts as. ``session`` and ``user`` are None for the console (``croft`` on the machine itself)."""
+
+    actor: str
+    role: Role
+    user: User | None = None
+    session: Session | None = None
+
+
+CONSOLE = Principal("console", Role.admin)
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One row of the table. ``role`` None means anyone; ``form`` says that a plain HTML form may post it."""
+
+    method: str
+    path: str
+    handler: Handler
+    role: Role | None
+    summary: str
+    form: bool = False
+    host: str = "ui"
+    slides: bool = True
+
+
+class Guard:
+    """Middleware over a route table."""
+
+    def __init__(self, settings: Settings, sessions: Sessions, audit: AuditLog, routes: dict[tuple[str, str], Route],
+                 console_uids: frozenset[int]) -> None:
+        self._settings = settings
+        self._sessions = sessions
+        self._audit = audit
+        self._routes = routes
+        self._console_uids = console_uids
+        self._hosts = {settings.ui_origin.split("//")[1]: "ui", settings.ide_origin.split("//")[1]: "ide"}
+
+    @web.middleware
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if _from_console(request):
+            return await self._console(request, handler)
+        host = self._hosts.get(request.headers.get("Host", "").lower())
+        if host is None:
+            raise web.HTTPMisdirectedRequest(text="this name is not served here")
+        if host == "ide":
+            # Every address of the IDE host that reaches the daemon goes to one handler, which checks for itself.
+            route = self._route(request, "ide") or self._routes["*", "ide"]
+            return await route.handler(request)
+        route = self._route(request, "ui")
+        if route is None:
+            raise web.HTTPNotFound
+        if request.method in UNSAFE:
+            check_same_origin(request, self._settings.ui_origin)
+            _check_kind(request, route)
+        principal = self._principal(request)
+        if principal is not None:
+            request[PRINCIPAL] = principal
+        await self._check_role(request, route, principal)
+        self._slide(request, route, principal)
+        return await handler(request)
+
+    def _route(self, request: web.Request, host: str) -> Route | None:
+        method = "GET" if request.method == "HEAD" else request.method
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource is not None else ""
+        return self._routes.get((method, path if host == "ui" else f"ide:{request.path}"))
+
+    def _principal(self, request: web.Request) -> Principal | None:
+        session = self._sessions.check(request.cookies.get(COOKIE, ""))
+        return Principal(session.user.id, session.user.role, session.user, session) if session else None
+
+    async def _check_role(self, request: web.Request, route: Route, principal: Principal | None) -> None:
+        if route.role is None:
+            return
+        if principal is None:
+            raise Unauthenticated("you are not signed in", hint="Sign in, then try again.")
+        if principal.role < route.role:
+            await self._audit.note("access.denied", principal.actor, route=f"{route.method} {route.path}")
+            raise Forbidden(f"this needs the role {route.role.name}", hint="Ask an admin of this appliance.")
+
+    def _slide(self, request: web.Request, route: Route, principal: Principal | None) -> None:
+        """Navigations and unsafe requests are activity; streams, polls and sub-requests are not (DECIDED 14)."""
+        navigation = request.headers.get("Sec-Fetch-Mode") == "navigate"
+        if principal and principal.session and route.slides and (navigation or request.method in UNSAFE):
+            self._sessions.slide(principal.session)
+
+    async def _console(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        sock = request.transport.get_extra_info("socket") if request.transport else None
+        if sock is None or peer_uid(sock) not in self._console_uids:
+            raise Forbidden("this socket is for the machine's own command line")
+        if self._route(request, "ui") is None:
+            raise web.HTTPNotFound
+        request[PRINCIPAL] = CONSOLE
+        return await handler(request)
+
+
+def _from_console(request: web.Request) -> bool:
+    name = request.transport.get_extra_info("sockname") if request.transport else None
+    return isinstance(name, str) and name.endswith("/control.sock")
+
+
+def check_same_origin(request: web.Request, origin: str) -> None:
+    """Refuse a request that another site, or another host of ours, made the browser send (WEB-5, DECIDED 15).
+
+    ``Sec-Fetch-Site`` decides where a browser sends it; ``Origin`` is compared where it is absent. Raises Forbidden.
+    """
+    site = request.headers.getall("Sec-Fetch-Site", [])
+    allowed = site == ["same-origin"] if site else request.headers.getall("Origin", []) == [origin]
+    if not allowed:
+        raise Forbidden("this request did not come from Croft's own page", hint="Reload the page and try again.",
+                        code="cross_site")
+
+
+def _check_kind(request: web.Request, route: Route) -> None:
+    """A body is JSON, or a form where the route takes forms: no other type a foreign page could send passes (WEB-6)."""
+    if not request.body_exists:
+        return
+    kind = request.content_type
+    if kind != "application/json" and not (route.form and kind in FORMS):
+        raise Invalid("this content type is not accepted here", hint="Send application/json.", code="content_type")
+
+
+def principal_of(request: web.Request) -> Principal:
+    """Who is asking; only for handlers whose route names a role."""
+    return request[PRINCIPAL]
+
+
+def client_address(request: web.Request) -> str:
+    """The caller's address as Caddy saw it: the last entry, since Caddy drops what clients send (FWD-7)."""
+    return request.headers.get("X-Forwarded-For", "").split(",")[-1].strip() or "unknown"
+
+
+def as_error(error: BaseException) -> tuple[int, CroftError, dict[str, str]]:
+    """Any exception as (status, words for people, headers). The cause of a fault of ours goes to the log alone."""
+    if isinstance(error, CroftError):
+        retry = getattr(error, "retry_after", None)
+        return error.status, error, {"Retry-After": str(max(1, round(retry)))} if retry is not None else {}
+    if isinstance(error, web.HTTPException):
+        return error.status, _of_http(error), {key: value for key, value in error.headers.items() if key in ("Allow", "Retry-After")}
+    if isinstance(error, (sqlite3.OperationalError, OSError)):
+        log.error("a request failed on storage", exc_info=error)
+        return 503, Unavailable("Croft cannot use its disk right now", hint="Check free disk space, then try again."), {}
+    log.error("a request failed", exc_info=error)
+    return 500, CroftError("something went wrong on our side", hint="The log of the daemon says more."), {}
+
+
+def _of_http(error: web.HTTPException) -> CroftError:
+    if error.status == 404:
+        return NotFound("there is nothing at this address")
+    if error.status == 413:
+        return Invalid("that is too large", hint="At most 1 MiB is taken here.", code="too_large")
+    names = {405: "method_not_allowed", 421: "wrong_host", 429: "too_many_requests", 502: "bad_gateway"}
+    return CroftError(error.text or error.reason, code=names.get(error.status, "refused"))

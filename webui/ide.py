@@ -1,0 +1,107 @@
+"""The IDE host's own few addresses, and the door to the relay.
+
+Rule: nothing on this host is trusted to have been checked by Caddy. Only ``/__croft/`` answers; everything else that comes here
+is a WebSocket for the relay or is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from appliance.errors import Forbidden, Unauthenticated
+from appliance.identity.sessions import Session
+from appliance.identity.users import Role
+from webui import cookies, keys, streams, views
+from webui.api import Item
+from webui.guard import IDE_COOKIE
+from webui.render import page
+from webui.safe import relative_path
+
+# WEB-16: sockets one session may hold. One IDE window uses two or three.
+SOCKETS_MAX = 64
+
+
+def session_of(request: web.Request) -> Session:
+    """The live session behind the IDE host's cookie, if it may use the IDE. Raises Unauthenticated or Forbidden."""
+    session = request.app[keys.SESSIONS].check_ide(request.cookies.get(IDE_COOKIE, ""))
+    if session is None:
+        raise Unauthenticated("you are not signed in to the editor", hint="Open the workspace page again.")
+    if session.user.role < Role.operator:
+        raise Forbidden("the editor needs the role operator", hint="Ask an admin of this appliance.")
+    return session
+
+
+async def enter(request: web.Request) -> web.StreamResponse:
+    """Turn a hand-off code into the IDE host's own cookie (DECIDED 16)."""
+    if request.headers.getall("Origin", []) != [request.app[keys.SETTINGS].ui_origin]:
+        raise Forbidden("the editor is opened from the workspace page", code="cross_site")
+    form = await request.post()
+    found = await request.app[keys.SESSIONS].enter_ide(str(form.get("code", "")))
+    if found is None:
+        raise Unauthenticated("this way in was used or is too old", hint="Open the workspace page again.")
+    session, cookie = found
+    request.app[keys.SESSIONS].slide(session)
+    request.app[keys.SERVICES].wake("ide")
+    response = web.Response(status=303, headers={"Location": relative_path(str(form.get("next", ""))) or "/"})
+    cookies.put(response, IDE_COOKIE, cookie, keep=session.remember)
+    return response
+
+
+async def wake(request: web.Request) -> web.StreamResponse:
+    """The page shown while the editor starts; it goes on to the asked-for address by itself."""
+    session_of(request)
+    return wake_page(request, relative_path(request.query.get("to", "")) or "/")
+
+
+def wake_page(request: web.Request, target: str) -> web.Response:
+    """The progress page as a response (503: caches and scripts must not take it for the real thing)."""
+    services = request.app[keys.SERVICES]
+    services.wake("ide")
+    response = page(request, "wake.html", status=503, target=target, service=views.find(services, "ide"))
+    response.headers["Retry-After"] = "2"
+    return response
+
+
+async def progress(request: web.Request) -> web.StreamResponse:
+    """How far the editor's start is (SSE, event ``ide``), until it is ready."""
+    session = session_of(request)
+    services, translate = request.app[keys.SERVICES], views.translator(request)
+    services.wake("ide")
+
+    async def items() -> AsyncIterator[Item]:
+        async with request.app[keys.EVENTS].subscribe({"services"}, tag=session.id) as reader:
+            yield "ide", views.wake_event(services, translate), None
+            async for event in reader:
+                yield "ide", views.wake_event(services, translate), event.id
+
+    return await request.app[keys.STREAMS].run(session.id, streams.pump(request, items()))
+
+
+async def state(request: web.Request) -> web.StreamResponse:
+    """The same as one JSON answer, for pages that poll."""
+    session_of(request)
+    services = request.app[keys.SERVICES]
+    services.wake("ide")
+    return web.json_response(views.wake_event(services, views.translator(request)), headers={"Cache-Control": "no-store"})
+
+
+async def static(request: web.Request) -> web.StreamResponse:
+    """Style and scripts of the progress page."""
+    version, _, name = request.path.removeprefix("/__croft/static/").partition("/")
+    return request.app[keys.ASSETS].serve(request, version, name)
+
+
+async def anything_else(request: web.Request) -> web.StreamResponse:
+    """A WebSocket goes to the relay; nothing else is served here."""
+    if request.path.startswith("/__croft/static/") and request.method in ("GET", "HEAD"):
+        return await static(request)
+    if request.path.startswith("/__croft/"):
+        raise web.HTTPNotFound
+    if request.method != "GET" or request.headers.get("Upgrade", "").lower() != "websocket":
+        raise web.HTTPMethodNotAllowed(request.method, ["GET"])
+    session = session_of(request)
+    if request.headers.getall("Origin", []) != [request.app[keys.SETTINGS].ide_origin]:
+        raise Forbidden("this connection does not come from the editor's own page", code="cross_site")
+    return await request.app[keys.RELAY].run(request, session, SOCKETS_MAX)

@@ -1,0 +1,61 @@
+"""From a template and its variables to a response, with what every page needs: language, theme, person, top line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+
+from appliance.services.model import Message
+from webui import filters, keys, views
+from webui.assets import Assets
+from webui.guard import PRINCIPAL, Principal
+
+FOLDER = Path(__file__).parent
+LANGUAGE_COOKIE = "croft-language"
+THEME_COOKIE = "croft-theme"
+
+
+def set_up(app: web.Application, assets: Assets) -> None:
+    """Prepare the templates of an application."""
+    environment = aiohttp_jinja2.setup(
+        app, loader=jinja2.FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=jinja2.StrictUndefined)
+    filters.register(environment, assets)
+
+
+def page(request: web.Request, template: str, *, status: int = 200, notice: Message | None = None, **variables: Any) -> web.Response:
+    """Render ``template`` with the common variables (listed in webui.filters) and its own."""
+    response = aiohttp_jinja2.render_template(template, request, {**_common(request, notice), **variables}, status=status)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _common(request: web.Request, notice: Message | None) -> dict[str, Any]:
+    principal, settings = request.get(PRINCIPAL), request.app[keys.SETTINGS]
+    services = request.app[keys.SERVICES]
+    return {
+        "t": views.translator(request),
+        "user": _user(principal),
+        "page": "",
+        "host": settings.host,
+        "origin_ide": settings.ide_origin,
+        "now": request.app[keys.CLOCK].now(),
+        "theme": _theme(request, principal),
+        "path": request.path,
+        "state": filters.summary(services.views(), services.problems()) if principal else None,
+        "notice": notice,
+    }
+
+
+def _user(principal: Principal | None) -> dict[str, str] | None:
+    if principal is None or principal.user is None:
+        return None
+    return {"name": principal.user.name, "email": principal.user.email, "role": principal.user.role.name}
+
+
+def _theme(request: web.Request, principal: Principal | None) -> str:
+    chosen = principal.user.theme if principal and principal.user else request.cookies.get(THEME_COOKIE, "")
+    return chosen if chosen in filters.THEMES else "auto"
