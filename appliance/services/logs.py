@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from appliance.services.model import LogLine
@@ -33,15 +33,13 @@ class Lines:
         """The lines that ``data`` completes."""
         *whole, rest = (self._rest + data).split(b"\n")
         if self._skipping and whole:
-            whole[0] = b""  # the end of a line whose beginning was given out already
+            whole = whole[1:]  # the end of a line whose beginning was given out already
             self._skipping = False
-            whole = whole[1:]
         lines = [_line(one) for one in whole]
-        if len(rest) > LONGEST or self._skipping:
-            if not self._skipping:
-                lines.append(_line(rest))
-            self._skipping, rest = True, b""
-        self._rest = rest
+        if len(rest) > LONGEST and not self._skipping:
+            lines.append(_line(rest))
+            self._skipping = True
+        self._rest = b"" if self._skipping else rest
         return lines
 
     def forget(self) -> None:
@@ -55,7 +53,7 @@ async def tail(fd: int, lines: int) -> list[LogLine]:
     return [_line(one) for one in [*found, *([rest] if rest else [])]][-lines:] if lines else []
 
 
-async def follow(open_log: OpenLog, lines: int, *, every: float = LOOK_EVERY) -> AsyncIterator[LogLine]:
+async def follow(open_log: OpenLog, lines: int, *, every: float = LOOK_EVERY) -> AsyncGenerator[LogLine, None]:
     """The last lines and then each new one, for as long as it is iterated; outlives truncation and
     replacement.
 
@@ -79,7 +77,7 @@ async def follow(open_log: OpenLog, lines: int, *, every: float = LOOK_EVERY) ->
         wanted = 1 << 20  # a file that took its place is new to us from its beginning
 
 
-async def _follow_one(fd: int, lines: int, every: float) -> AsyncIterator[LogLine | None]:
+async def _follow_one(fd: int, lines: int, every: float) -> AsyncGenerator[LogLine | None, None]:
     """Lines of one file; None now and then, when it is time to see whether it is still the right file."""
     found, rest, offset = await asyncio.to_thread(_tail, fd, lines)
     for one in found[-lines:] if lines else []:
@@ -107,7 +105,7 @@ async def _same(fd: int, open_log: OpenLog) -> bool:
     if other is None:
         return True
     try:
-        return os.path.sameopenfile(fd, other)
+        return os.path.samestat(os.fstat(fd), os.fstat(other))
     finally:
         os.close(other)
 

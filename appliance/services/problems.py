@@ -18,9 +18,9 @@ from appliance.services.model import Desired, Missing, Observed, Params, Problem
 
 DAY = 86_400
 WARN_BEFORE_DAYS = 14  # R22
-# Caddy's own authority issues for 12 hours and renews when a third is left; less than this means renewing
+# Caddy's own authority issues for 12 hours and renews when a third is left; so little means that renewing
 # fails.
-OWN_WARN_HOURS = 1
+OWN_WARN_MINUTES = 60
 DISK_WARN_MB = 2048
 CADDY_FLOOR = (2, 11, 4)  # FWD-12
 CADDY_LEAST = (2, 6, 2)
