@@ -10,6 +10,7 @@ set -euo pipefail
 CACHE=${CROFT_TEST_CACHE:-/var/tmp/croft-tests}
 PLUGINS=/usr/local/libexec/docker/cli-plugins
 COMPOSE_VERSION=2.26.1-4      # Debian trixie's; bookworm carries only the old 1.29 (needs libc >= 2.34, bookworm has 2.36)
+BASE_PACKAGES=ca-certificates,curl,git,libcap2-bin,libzstd1,procps,python3,wget
 PID_FILE=$CACHE/dockerd.pid
 SOCKET=/var/run/docker.sock
 
@@ -100,14 +101,15 @@ ensure_engine() {
 # The root file system all test images stand on: plain debootstrap, without package lists and manuals.
 ensure_base() {
     local root=$CACHE/rootfs
-    [[ -s $CACHE/base.tar ]] && return 0
+    [[ -s $CACHE/base.tar && $(cat "$CACHE/base.packages" 2>/dev/null) == "$BASE_PACKAGES" ]] && return 0
     say "making the base root file system"
     rm -rf "$root"
-    debootstrap --variant=minbase --include=ca-certificates bookworm "$root" "$(mirror)" >"$CACHE/debootstrap.log" 2>&1 ||
+    debootstrap --variant=minbase --include="$BASE_PACKAGES" bookworm "$root" "$(mirror)" >"$CACHE/debootstrap.log" 2>&1 ||
         { tail -n 20 "$CACHE/debootstrap.log" >&2; return 1; }
     tar -C "$root" --exclude='./var/lib/apt/lists/*' --exclude='./var/cache/apt/*' --exclude='./usr/share/doc/*' \
-        --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' -cf "$CACHE/base.tar.part" .
+        --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' --exclude='*/__pycache__/*' -cf "$CACHE/base.tar.part" .
     mv "$CACHE/base.tar.part" "$CACHE/base.tar"
+    printf '%s\n' "$BASE_PACKAGES" >"$CACHE/base.packages"
     rm -rf "$root"
 }
 
