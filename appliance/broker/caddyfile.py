@@ -31,6 +31,12 @@ _CONTAINER_RUN = "/run/croft"
 _CONTAINER_STORAGE = "/data"
 
 
+# Behind another web server, which ends TLS.
+_FRONTED = """\
+header_up X-Forwarded-For {http.vars.client_ip}
+header_up X-Forwarded-Proto https"""
+
+
 class _Text(Template):
     delimiter = "%"
 
@@ -96,18 +102,23 @@ _SNIPPETS = _Text("""\
 	request_header -Cf-*
 	request_header -Fastly-*
 	request_header -True-Client-Ip
+}
+(hygiene) {
 	header {
 		?X-Content-Type-Options nosniff
 		?Referrer-Policy same-origin
-		%{hsts}
+		?Strict-Transport-Security "max-age=31536000"
+		?Cross-Origin-Opener-Policy same-origin
+		?Cross-Origin-Resource-Policy same-origin
+		?Permissions-Policy "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
 		-Server
 	}
 }
 (failure) {
 	route {
+		import hygiene
 		header Cache-Control no-store
 		header Content-Security-Policy "default-src 'none'; frame-ancestors 'self' %{ui_origin}"
-		header X-Content-Type-Options nosniff
 		@navigation {
 			vars {http.error.status_code} 502 503 504
 			header Accept *text/html*
@@ -127,6 +138,7 @@ _UI = _Text("""\
 	%{bind}
 	%{tls}
 	route {
+		import hygiene
 		import entry
 		error /auth/verify* 404
 		request_body {
@@ -148,6 +160,7 @@ _IDE = _Text("""\
 	%{bind}
 	%{tls}
 	route {
+		import hygiene
 		import entry
 		@hidden path /auth/* /login /login/* /logout /logout/* /update /update/* /healthz /healthz/* /proxy /proxy/* /absproxy /absproxy/* /vscode /vscode/*
 		error @hidden 404
@@ -168,7 +181,7 @@ _IDE = _Text("""\
 		request_header -Upgrade
 		request_header -Connection
 		forward_auth unix/%{verify} {
-			uri /auth/verify
+			uri /auth/verify?
 			%{client_header}
 			header_up -Accept-Encoding
 			transport http {
@@ -199,7 +212,7 @@ _IDE = _Text("""\
 	handle_errors {
 		@wake {
 			vars allowed yes
-			vars {http.error.status_code} 502 503 504
+			expression {http.error.status_code} in [502, 503, 504]
 			method GET
 		}
 		route @wake {
@@ -233,6 +246,7 @@ _BUSY_PAGE = (
 _REDIRECT = _Text("""\
 http://%{host}:%{http_port} {
 	%{bind}
+	import hygiene
 	redir %{origin}{uri} 308
 }
 """)
@@ -240,6 +254,7 @@ http://%{host}:%{http_port} {
 _UNKNOWN = _Text("""\
 %{scheme}://:%{port} {
 	%{bind}
+	import hygiene
 	respond 421
 }
 """)
@@ -297,10 +312,9 @@ def _values(settings: Settings, runtime: str, fallback: bool, lifetime: int, ren
         "storage": _path(_CONTAINER_STORAGE if inside else str(settings.paths.caddy_data)),
         "bind": _bind(settings.proxy_bind),
         "tls": _tls(settings, fallback, lifetime),
-        "hsts": "" if off else '?Strict-Transport-Security "max-age=31536000"',
         "ui_origin": settings.ui_origin,
         "client": _client(off),
-        "client_header": "header_up X-Forwarded-For {http.vars.client_ip}" if off else "",
+        "client_header": _FRONTED if off else "",
         "busy_page": _BUSY_PAGE,
         **{name: _socket(settings, inside, name) for name in ("web", "verify", "ide")},
     }
