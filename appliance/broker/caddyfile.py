@@ -105,14 +105,15 @@ _SNIPPETS = _Text("""\
 }
 (hygiene) {
 	header {
-		?X-Content-Type-Options nosniff
-		?Referrer-Policy same-origin
-		?Strict-Transport-Security "max-age=31536000"
-		?Cross-Origin-Opener-Policy same-origin
-		?Cross-Origin-Resource-Policy same-origin
-		?Permissions-Policy "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
+		defer
+		X-Content-Type-Options nosniff
+		Strict-Transport-Security "max-age=31536000"
+		Cross-Origin-Opener-Policy same-origin
+		Cross-Origin-Resource-Policy same-origin
 		-Server
 	}
+	header ?Referrer-Policy same-origin
+	header ?Permissions-Policy "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
 }
 (failure) {
 	route {
@@ -216,6 +217,7 @@ _IDE = _Text("""\
 			method GET
 		}
 		route @wake {
+			import hygiene
 			rewrite * /__croft/wake
 			request_header X-Forwarded-Uri {http.request.orig_uri}
 			%{wake}
@@ -310,7 +312,7 @@ def _values(settings: Settings, runtime: str, fallback: bool, lifetime: int, ren
         "https_port": str(settings.proxy_https_port),
         "renew_interval": str(renew_interval),
         "storage": _path(_CONTAINER_STORAGE if inside else str(settings.paths.caddy_data)),
-        "bind": _bind(settings.proxy_bind),
+        "bind": "" if inside else _bind(settings.proxy_bind),
         "tls": _tls(settings, fallback, lifetime),
         "ui_origin": settings.ui_origin,
         "client": _client(off),
