@@ -49,9 +49,9 @@ class Field:
 
 @dataclass(frozen=True)
 class Verb:
-    """One operation: the keys it takes and what runs it."""
+    """One operation: the keys it takes and what runs it (a Reply in the broker, a plain object in the file helper)."""
 
-    run: Callable[..., Reply]
+    run: Callable[..., Any]
     takes: Mapping[str, Field] = field(default_factory=dict)
 
 

@@ -1,0 +1,144 @@
+"""The process runtime without systemd: the broker forks each service itself.
+
+Rule: at most one process per service, also across a broker that died: what the record names and still lives is adopted.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import selectors
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from appliance.broker import caddyfile, catalogue, layout
+from appliance.broker.accounts import Accounts
+from appliance.broker.backend import SERVICES, Notify, Row
+from appliance.broker.caddy_check import check
+from appliance.broker.cgroups import Limits
+from appliance.broker.launch import Launch, launch
+from appliance.broker.logs import Logs
+from appliance.broker.processes import Process, Processes
+from appliance.broker.protocol import Verb
+from appliance.broker.runs import discard, make_group, outcome
+from appliance.errors import Conflict, NotFound
+from appliance.settings import Settings
+
+_ROTATE_SECONDS = 2.0
+_SHUTDOWN_GRACE = 10.0
+
+
+class ForkedBackend:
+    """See :class:`~appliance.broker.backend.ServiceBackend`."""
+
+    runtime = "process"
+
+    def __init__(self, settings: Settings, accounts: Accounts, processes: Processes, logs: Logs,
+                 notify: Notify) -> None:
+        self._settings = settings
+        self._accounts = accounts
+        self._processes = processes
+        self._logs = logs
+        self._notify = notify
+        processes.on_gone("service", self._gone)
+        self._last: dict[str, dict[str, Any]] = {}
+
+    def register(self, selector: selectors.BaseSelector) -> None:
+        """Nothing of its own: the processes are watched where they are kept."""
+
+    def verbs(self) -> Mapping[str, Verb]:
+        return {}
+
+    def services(self) -> list[Row]:
+        return [self._row(service) for service in SERVICES]
+
+    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str) -> Row:
+        running = self._processes.get(_name(service))
+        if running is not None:
+            if running.reason or running.ended:
+                raise Conflict(f"the {service} service is still stopping", code="stopping")
+            return self._row(service)
+        program = catalogue.program(self._settings, self._accounts, service)
+        if service == "proxy":
+            self._render(program)
+        self._last.pop(service, None)
+        process = self._launch(service, program, Limits(memory_mb, cpus, program.pids))
+        process.started_by, process.note = started_by, {"service": service, "run_id": secrets.token_hex(8)}
+        self._processes.add(process)
+        return self._row(service)
+
+    def stop(self, service: str, grace: float) -> Row:
+        process = self._processes.get(_name(service))
+        if process is not None:
+            self._processes.stop(process, grace, "stopped")
+        elif service in self._last:
+            self._last[service] |= {"state": "stopped"}
+        return self._row(service)
+
+    def logs(self, service: str) -> int:
+        try:
+            return self._logs.read(service)
+        except FileNotFoundError as error:
+            raise NotFound(f"the {service} service has not written a log yet") from error
+
+    def pump(self) -> float | None:
+        live = self._processes.of_kind("service")
+        for process in live:
+            self._logs.rotate(process.note["service"])
+        return _ROTATE_SECONDS if live else None
+
+    def shutdown(self) -> None:
+        for process in self._processes.of_kind("service"):
+            self._processes.stop(process, _SHUTDOWN_GRACE, "stopped")
+
+    def busy(self) -> bool:
+        return bool(self._processes.of_kind("service"))
+
+    def _gone(self, process: Process) -> None:
+        """Tell everyone; the service's row keeps how it ended."""
+        service, end = process.note["service"], outcome(process)
+        state = "stopped" if process.reason == "stopped" or end["exit_code"] == 0 else "failed"
+        self._last[service] = {"state": state, "since": time.time(), "exit_code": end["exit_code"], "signal": end["signal"],
+                               "started_by": process.started_by, "run_id": process.note["run_id"]}
+        self._notify({"event": "exit", "service": service, "run_id": process.note["run_id"], **end})
+
+    def _row(self, service: str) -> Row:
+        row: Row = {"service": service, "state": "stopped", "since": None, "pid": None, "exit_code": None, "signal": None,
+                    "started_by": None, "run_id": None, "memory_bytes": None, "cpu_usec": None}
+        process = self._processes.get(_name(service))
+        if process is None:
+            absent = {} if catalogue.present(self._settings, service) else {"state": "absent"}
+            return row | self._last.get(service, {}) | absent
+        figures = process.group.figures() if process.group else {}
+        return row | {
+            "state": "stopping" if process.reason or process.ended else "running", "since": process.since,
+            "pid": process.pid, "started_by": process.started_by, "run_id": process.note["run_id"],
+            "memory_bytes": figures.get("memory_bytes"), "cpu_usec": figures.get("cpu_usec")}
+
+    def _render(self, program: catalogue.Program) -> None:
+        text = caddyfile.render(self._settings, self.runtime)
+        check(program, text, catalogue.caddyfile_path(self._settings),
+              program.account if self._accounts.switching else None)
+
+    def _launch(self, service: str, program: catalogue.Program, limits: Limits) -> Process:
+        group = make_group(self._processes, _name(service), limits)
+        root = layout.open_folder(program.folder, program.account.uid)
+        log, null = self._logs.append(service), os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            pid = launch(Launch(
+                program.argv, root, null, log, log, env=program.env | {"CROFT_RUN": _name(service)}, group=group,
+                account=program.account if self._accounts.switching else None, rlimits=catalogue.rlimits(program),
+                capabilities=program.capabilities, oom_score_adj=program.oom_score_adj, umask=program.umask,
+                entry=program.entry))
+        except BaseException:
+            discard(group)
+            raise
+        finally:
+            for fd in (root, log, null):
+                os.close(fd)
+        return Process(_name(service), "service", pid, 0, time.time(), group)
+
+
+def _name(service: str) -> str:
+    return f"service-{service}"

@@ -1,0 +1,129 @@
+"""Linux calls that Python 3.11 does not offer, by ctypes.
+
+Rule: every call raises OSError with the kernel's errno; none is ignored, because each of them takes a power away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+PR_SET_KEEPCAPS = 8
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+
+CAP_NET_BIND_SERVICE = 10
+CLONE_NEWNET = 0x40000000
+
+# openat2(2); the number is the same on every architecture since Linux 5.6.
+SYS_OPENAT2 = 437
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_BENEATH = 0x08
+
+RENAME_NOREPLACE = 1
+
+_CAPABILITY_VERSION_3 = 0x20080522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapData(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+def _checked(result: int, path: str | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result
+
+
+def prctl(option: int, value: int = 0, second: int = 0) -> None:
+    """prctl(2) with up to two arguments."""
+    _checked(_libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(second), ctypes.c_ulong(0), ctypes.c_ulong(0)))
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    _checked(_libc.unshare(flags))
+
+
+def open_beneath(root: int, path: str, flags: int, mode: int = 0) -> int:
+    """Open ``path`` without ever leaving the folder that ``root`` is a descriptor of.
+
+    Links that stay inside are followed; links out, ``..`` out and /proc's magic links fail with EXDEV or ELOOP. The kernel
+    checks each step, so a link swapped meanwhile gains nothing. Source: openat2(2).
+    """
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    size = ctypes.c_size_t(ctypes.sizeof(how))
+    return _checked(_libc.syscall(ctypes.c_long(SYS_OPENAT2), ctypes.c_int(root), os.fsencode(path), ctypes.byref(how), size),
+                    path)
+
+
+def rename_new(folder: int, old: str, new: str) -> None:
+    """Rename within ``folder``; fails with EEXIST instead of replacing (renameat2(2))."""
+    _checked(_libc.renameat2(folder, os.fsencode(old), folder, os.fsencode(new), RENAME_NOREPLACE), new)
+
+
+def drop_bounding(keep: frozenset[int]) -> None:
+    """Empty the capability bounding set but for ``keep``. Needs CAP_SETPCAP, so it comes before the change of user."""
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text("ascii"))
+    for capability in range(last + 1):
+        if capability not in keep:
+            prctl(PR_CAPBSET_DROP, capability)
+
+
+def set_capabilities(keep: frozenset[int]) -> None:
+    """Hold exactly ``keep`` (numbers below 32), inheritable and ambient too, so that they survive exec."""
+    bits = sum(1 << capability for capability in keep)
+    header = _CapHeader(_CAPABILITY_VERSION_3, 0)
+    data = (_CapData * 2)(_CapData(bits, bits, bits), _CapData(0, 0, 0))
+    _checked(_libc.capset(ctypes.byref(header), data))
+    for capability in keep:
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)
+
+
+def default_signals() -> None:
+    """Undo what Python and the broker changed, so that a program starts as from a shell."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is not signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def start_time(pid: int) -> int:
+    """Clock ticks after boot at which ``pid`` started (field 22 of /proc/PID/stat); with the pid it names one process.
+
+    Raises ProcessLookupError when there is none.
+    """
+    return int(stat_fields(pid)[19])
+
+
+def stat_fields(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third (state) on. Raises ProcessLookupError."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes().decode("ascii", "replace")
+    except FileNotFoundError as error:
+        raise ProcessLookupError(pid) from error
+    # The second field is the program's name and may itself hold spaces and brackets.
+    return text[text.rindex(")") + 2:].split()
+
+
+def boot_id() -> str:
+    """Names this boot of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

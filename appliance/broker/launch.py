@@ -1,0 +1,189 @@
+"""Start one process with exactly the powers it is given, and none of the broker's.
+
+Rule: between fork and exec the child only takes powers away, in the one order that works, and any failure ends it there: it
+never runs with more than was asked. A fork is safe because the broker has one thread, and cheap because it is small.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import select
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from appliance.broker import kernel
+from appliance.broker.accounts import Account
+from appliance.broker.cgroups import Group
+from appliance.errors import Invalid, Unavailable
+
+SEARCH_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
+# Longest wait for exec. A program or folder on a hung file system of the workspace must not hold the broker up.
+EXEC_SECONDS = 2.0
+_NO_CAPABILITIES: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A process to be: what to run, as whom, where, and how bounded. Descriptors stay the caller's.
+
+    ``argv[0]`` is an absolute path or a bare name on SEARCH_PATH. ``cwd`` is relative to the folder that ``root`` describes.
+    ``entry`` runs in the forked child with the descriptor of ``root``, with the child's powers: before the program, or in
+    place of it when ``argv`` is empty. ``account`` None means no change of user.
+    """
+
+    argv: tuple[str, ...]
+    root: int
+    stdin: int
+    stdout: int
+    stderr: int
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: str = "."
+    account: Account | None = None
+    group: Group | None = None
+    rlimits: tuple[tuple[int, int], ...] = ()
+    capabilities: frozenset[int] = _NO_CAPABILITIES
+    oom_score_adj: int = 0
+    network: bool = True
+    umask: int = 0o022
+    entry: Callable[[int], None] | None = None
+
+
+def launch(plan: Launch) -> int:
+    """Start it and return its pid once the program runs. Raises Invalid (it cannot run) or Unavailable (no process)."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(read)
+        os.close(write)
+        raise Unavailable(f"cannot start a process: {error.strerror}") from error
+    if pid == 0:
+        _become(plan, write)
+    os.close(write)
+    try:
+        problem = _await_exec(read)
+    finally:
+        os.close(read)
+    if problem:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise Invalid(problem, code="cannot_run")
+    return pid
+
+
+def _await_exec(read: int) -> str:
+    """Empty when the pipe closed on exec; else why it did not come to that."""
+    poller = select.poll()
+    poller.register(read, select.POLLIN)
+    if not poller.poll(EXEC_SECONDS * 1000):
+        return "cannot run the program: it did not start in time"
+    return os.read(read, 4096).decode("utf-8", "replace")
+
+
+def _become(plan: Launch, report: int) -> NoReturn:
+    """The child. Writes why it failed to ``report``, which closes by itself on exec."""
+    step = "prepare"
+    try:
+        kernel.default_signals()
+        os.setsid()
+        step = "enter the cgroup of"
+        for path in plan.group.join_paths() if plan.group else ():
+            _write(path, "0")
+        _write("/proc/self/oom_score_adj", str(plan.oom_score_adj))
+        report = _place_descriptors(plan, report)
+        step = "limit"
+        os.umask(plan.umask)
+        for which, value in ((resource.RLIMIT_CORE, 0), *plan.rlimits):
+            hard = resource.getrlimit(which)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(which, (value, value))
+        if not plan.network:
+            kernel.unshare(kernel.CLONE_NEWNET)
+        step = "drop the privileges of"
+        _drop(plan)
+        step = "open the folder of"
+        folder = kernel.open_beneath(_ROOT, plan.cwd, os.O_PATH | os.O_DIRECTORY)
+        os.fchdir(folder)
+        os.close(folder)
+        step = "run"
+        if not plan.argv:
+            os.close(report)
+        if plan.entry:
+            plan.entry(_ROOT)
+        if plan.argv:
+            os.close(_ROOT)
+            _exec(plan)
+        os._exit(0)
+    except OSError as error:
+        _write_all(report, f"cannot {step} the program: {error.strerror}")
+    except BaseException as error:
+        _write_all(report, f"cannot {step} the program: {type(error).__name__}")
+    finally:
+        os._exit(127)
+
+
+_ROOT = 3  # where the child keeps the descriptor of the folder it starts beneath
+_ALL_DESCRIPTORS = 1 << 30  # one close_range(2), whatever the limit is
+
+
+def _place_descriptors(plan: Launch, report: int) -> int:
+    """0, 1, 2 and _ROOT as planned, ``report`` just above, everything else closed. Returns the new ``report``."""
+    wanted = (plan.stdin, plan.stdout, plan.stderr, plan.root, report)
+    # First out of the way of the numbers they will overwrite.
+    safe = [_above(fd) for fd in wanted]
+    for number, fd in enumerate(safe):
+        os.dup2(fd, number, inheritable=number < _ROOT)
+    os.closerange(len(wanted), _ALL_DESCRIPTORS)
+    return len(wanted) - 1
+
+
+def _above(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
+
+
+def _drop(plan: Launch) -> None:
+    """Change user, give up every capability but the planned ones, for good (no_new_privs)."""
+    if plan.account is not None:
+        kernel.drop_bounding(plan.capabilities)
+        os.setgroups(plan.account.groups)
+        if plan.capabilities:
+            kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
+        os.setresgid(plan.account.gid, plan.account.gid, plan.account.gid)
+        os.setresuid(plan.account.uid, plan.account.uid, plan.account.uid)
+        kernel.set_capabilities(plan.capabilities)
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _exec(plan: Launch) -> NoReturn:
+    program = plan.argv[0]
+    if "/" in program:
+        os.execve(program, plan.argv, plan.env)
+    failure: OSError = FileNotFoundError(2, "No such file or directory")
+    for folder in SEARCH_PATH:
+        try:
+            os.execve(f"{folder}/{program}", plan.argv, plan.env)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            failure = error
+    raise failure
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode("ascii"))
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, text: str) -> None:
+    try:
+        os.write(fd, text.encode("utf-8", "replace")[:4096])
+    except OSError:
+        sys.stderr.write(text)

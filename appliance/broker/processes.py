@@ -1,0 +1,204 @@
+"""The processes the broker answers for: watched by pidfd, recorded on disk, adopted by the next broker, buried when gone.
+
+Rule: a process is named by pid and start time together, and signalled only through its pidfd, so a reused pid is never hit. It
+counts as gone only when its whole group is empty. The record lies in a folder that only root may write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from appliance.broker import kernel, stragglers
+from appliance.broker.cgroups import Group, Hierarchy
+
+_VERSION = 1
+_AGAIN = 0.02  # seconds between looks at a group that is dying
+
+
+@dataclass
+class Process:
+    """One live run or service. Times named ``*_at`` are seconds of CLOCK_BOOTTIME; ``since`` is Unix time."""
+
+    id: str
+    kind: str
+    pid: int
+    start: int
+    since: float
+    group: Group | None
+    started_by: str = ""
+    kill_at: float | None = None
+    child: bool = True
+    reason: str = ""
+    began_at: float = 0.0
+    note: dict[str, Any] = field(default_factory=dict)
+    pidfd: int = -1
+    ended: bool = False
+    outcome: dict[str, Any] = field(default_factory=dict)
+
+    def send(self, number: int) -> None:
+        """Signal the first process alone; nothing happens when it has ended."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            return
+
+
+Gone = Callable[[Process], None]
+
+
+class Processes:
+    """All of them."""
+
+    def __init__(self, record: Path, hierarchy: Hierarchy, selector: selectors.BaseSelector) -> None:
+        self.hierarchy = hierarchy
+        self._record = record
+        self._gone: dict[str, Gone] = {}
+        self._live: dict[str, Process] = {}
+        self._selector = selector
+
+    def adopt(self) -> None:
+        """Take over what an earlier broker recorded, and kill groups that nobody recorded."""
+        for row in self._recorded():
+            self._adopt(row)
+        for name in self.hierarchy.leftovers():
+            if name not in self._live:
+                self._bury_group(name)
+        self._save()
+
+    def on_gone(self, kind: str, gone: Gone) -> None:
+        """Call ``gone`` once for each process of ``kind`` that is gone, after the record has been written."""
+        self._gone[kind] = gone
+
+    def add(self, process: Process) -> None:
+        """Watch a process that has just been started."""
+        process.began_at = process.began_at or now()
+        process.pidfd = os.pidfd_open(process.pid)
+        process.start = process.start or kernel.start_time(process.pid)
+        self._watch(process)
+        self._save()
+
+    def get(self, name: str) -> Process | None:
+        return self._live.get(name)
+
+    def of_kind(self, kind: str) -> list[Process]:
+        return [process for process in self._live.values() if process.kind == kind]
+
+    def stop(self, process: Process, grace: float, reason: str) -> None:
+        """Ask with SIGTERM, kill the group ``grace`` seconds later. A second call can only bring the end nearer."""
+        process.reason = process.reason or reason
+        end = now() + grace
+        process.kill_at = end if process.kill_at is None else min(end, process.kill_at)
+        if grace > 0:
+            if process.group:
+                process.group.thaw()
+            process.send(signal.SIGTERM)
+        self._save()
+
+    def pump(self) -> float | None:
+        """Kill what is overdue, bury what is empty. Seconds until there may be more to do."""
+        for process in list(self._live.values()):
+            if process.ended or (process.kill_at is not None and process.kill_at <= now()):
+                self._finish(process)
+        waits = [now() if process.ended else process.kill_at for process in self._live.values()]
+        due = min((wait for wait in waits if wait is not None), default=None)
+        return None if due is None else max(_AGAIN, due - now())
+
+    def __bool__(self) -> bool:
+        return bool(self._live)
+
+    def _finish(self, process: Process) -> None:
+        process.reason = process.reason or ("exit" if process.ended else "timeout")
+        if process.group:
+            empty = process.group.kill()
+        else:
+            empty = stragglers.kill(process.id, process.pid, process.pidfd, process.ended)
+        if empty and process.ended and self._clear(process):
+            del self._live[process.id]
+            os.close(process.pidfd)
+            self._save()
+            self._gone.get(process.kind, _nothing)(process)
+
+    def _clear(self, process: Process) -> bool:
+        if process.group is None:
+            return True
+        process.outcome.setdefault("figures", process.group.figures())
+        return process.group.remove()
+
+    def _watch(self, process: Process) -> None:
+        self._live[process.id] = process
+        self._selector.register(process.pidfd, selectors.EVENT_READ, lambda mask: self._ended(process))
+
+    def _ended(self, process: Process) -> None:
+        """The first process has exited: collect its status. The rest of its group goes in :meth:`pump`."""
+        self._selector.unregister(process.pidfd)
+        process.ended = True
+        process.outcome |= {"exit_code": None, "signal": None, "wall": now() - process.began_at}
+        if not process.child:
+            return  # adopted: its status went to another parent
+        _, status, usage = os.wait4(process.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        process.outcome |= {"exit_code": code if code >= 0 else None, "signal": -code if code < 0 else None,
+                            "user": usage.ru_utime, "system": usage.ru_stime, "maxrss_bytes": usage.ru_maxrss * 1024}
+
+    def _adopt(self, row: dict[str, Any]) -> None:
+        folders = {name: Path(path) for name, path in row.pop("folders").items()}
+        process = Process(**row, child=False, group=Group(folders) if folders else None)
+        try:
+            process.pidfd = os.pidfd_open(process.pid)
+            if kernel.start_time(process.pid) != process.start:
+                raise ProcessLookupError(process.pid)
+        except ProcessLookupError:
+            self._adopt_remains(process)
+            return
+        self._watch(process)
+
+    def _adopt_remains(self, process: Process) -> None:
+        """It ended while no broker watched. Its group may still hold others, so it takes the usual way out."""
+        process.pidfd = process.pidfd if process.pidfd >= 0 else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        process.ended = True
+        process.outcome |= {"exit_code": None, "signal": None, "wall": now() - process.began_at}
+        self._live[process.id] = process
+
+    def _bury_group(self, name: str) -> None:
+        group = self.hierarchy.group(name)
+        deadline = now() + 2.0
+        while not (group.kill() and group.remove()) and now() < deadline:
+            time.sleep(_AGAIN)
+
+    def _recorded(self) -> list[dict[str, Any]]:
+        try:
+            document = json.loads(self._record.read_text("utf-8"))
+        except FileNotFoundError:
+            return []
+        if document.get("version") != _VERSION or document.get("boot_id") != kernel.boot_id():
+            return []
+        return list(document["processes"])
+
+    def _save(self) -> None:
+        rows = [{"id": one.id, "kind": one.kind, "pid": one.pid, "start": one.start, "since": one.since,
+                 "started_by": one.started_by, "kill_at": one.kill_at, "reason": one.reason, "began_at": one.began_at,
+                 "note": one.note, "folders": {key: str(path) for key, path in one.group.folders.items()} if one.group else {}}
+                for one in self._live.values()]
+        document = {"version": _VERSION, "boot_id": kernel.boot_id(), "processes": rows}
+        fresh = self._record.with_suffix(".new")
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            json.dump(document, file)
+        fresh.replace(self._record)
+
+
+def _nothing(process: Process) -> None:
+    """For kinds whose end nobody waits for."""
+
+
+def now() -> float:
+    """Seconds of CLOCK_BOOTTIME, which no change of the wall clock moves."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

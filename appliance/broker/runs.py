@@ -1,0 +1,175 @@
+"""The verbs spawn, kill, freeze, thaw and runs: one execution as the workspace's user, bounded and reported.
+
+Rule: a request chooses the program, its words and its bounds; never the user, a folder outside the workspace or a way to be
+killed late. Output goes through pipes that only the caller holds.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import secrets
+import signal
+import time
+from collections import deque
+from typing import Any
+
+from appliance.broker import environment, layout
+from appliance.broker.accounts import Accounts
+from appliance.broker.backend import Notify
+from appliance.broker.cgroups import Group, Limits
+from appliance.broker.launch import Launch, launch
+from appliance.broker.processes import Process, Processes
+from appliance.broker.protocol import Field, Object, Peer, Reply, Verb, nested, one_of, table, text, whole, words
+from appliance.errors import Invalid, NotFound, TooMany, Unavailable
+from appliance.settings import Settings
+
+MOST_RUNS = 16
+MOST_SECONDS = 3600
+MOST_PIDS = 512
+MOST_FILE_BYTES = 4 << 30
+_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)
+_RUN = Field(text(r"run-[0-9a-f]{16}"))
+
+
+class Runs:
+    """All runs of this broker."""
+
+    def __init__(self, settings: Settings, accounts: Accounts, processes: Processes, notify: Notify) -> None:
+        self._settings = settings
+        self._accounts = accounts
+        self._processes = processes
+        self._notify = notify
+        self._ended: deque[Object] = deque(maxlen=64)
+        processes.on_gone("run", self._gone)
+
+    def verbs(self) -> dict[str, Verb]:
+        limits = {"seconds": Field(whole(1, MOST_SECONDS), False), "pids": Field(whole(1, MOST_PIDS), False),
+                  "memory_mb": Field(whole(16, most_memory_mb()), False)}
+        return {
+            "spawn": Verb(self.spawn, {
+                "argv": Field(words(1024)), "cwd": Field(text(), False), "env": Field(table(32), False),
+                "limits": Field(nested(limits), False), "stdin": Field(one_of((None, "pipe")), False),
+                "view": Field(one_of(("plain",)), False)}),
+            "kill": Verb(self.kill, {"run": _RUN, "signal": Field(one_of([int(one) for one in _SIGNALS]), False)}),
+            "freeze": Verb(self.freeze, {"run": _RUN}),
+            "thaw": Verb(self.thaw, {"run": _RUN}),
+            "runs": Verb(self.all)}
+
+    def spawn(self, peer: Peer, argv: list[str], cwd: str = ".", env: dict[str, str] | None = None,
+              limits: dict[str, int] | None = None, stdin: str | None = None, view: str = "plain") -> Reply:
+        """Start a run. The answer carries pidfd, stdout, stderr and, if asked for, stdin. Raises CroftError."""
+        bounds = {"seconds": 30, "pids": 64, "memory_mb": min(512, most_memory_mb())} | (limits or {})
+        if "/" in argv[0] and not argv[0].startswith("/"):
+            raise Invalid("argv[0] must be a bare name or an absolute path")
+        if not argv[0]:
+            raise Invalid("argv[0] is empty")
+        if len(self._processes.of_kind("run")) >= MOST_RUNS:
+            raise TooMany(f"{MOST_RUNS} commands are running already", retry_after=5)
+        name = f"run-{secrets.token_hex(8)}"
+        account = self._accounts.workspace
+        variables = environment.build(env or {}, account, str(self._settings.paths.ide_home), name)
+        group = make_group(self._processes, name, Limits(bounds["memory_mb"], None, bounds["pids"], swap=False))
+        process, ends = self._launch(name, argv, cwd or ".", variables, group, stdin)
+        process.kill_at = process.began_at + bounds["seconds"]
+        process.started_by, process.note = str(peer.uid), {"argv0": argv[0][:256]}
+        self._processes.add(process)
+        return Reply({"run": name, "pid": process.pid}, [os.dup(process.pidfd), *ends])
+
+    def kill(self, peer: Peer, run: str, signal: int = 9) -> Reply:
+        """Signal the run's first process; 9 kills everything the run started."""
+        process = self._find(run)
+        if signal == 9:
+            self._processes.stop(process, 0, "killed")
+        else:
+            process.send(signal)
+        return Reply()
+
+    def freeze(self, peer: Peer, run: str) -> Reply:
+        self._group(run).freeze()
+        return Reply()
+
+    def thaw(self, peer: Peer, run: str) -> Reply:
+        self._group(run).thaw()
+        return Reply()
+
+    def all(self, peer: Peer) -> Reply:
+        """Live runs, and the last 64 that ended: a daemon that was away learns what became of its own."""
+        live = [{"run": one.id, "pid": one.pid, "since": one.since, **one.note} for one in self._processes.of_kind("run")]
+        return Reply({"runs": live, "ended": list(self._ended)})
+
+    def _gone(self, process: Process) -> None:
+        ended = {"run": process.id, **outcome(process)}
+        self._ended.append(ended)
+        self._notify({"event": "exit", **ended})
+
+    def _launch(self, name: str, argv: list[str], cwd: str, env: dict[str, str], group: Group | None,
+                stdin: str | None) -> tuple[Process, list[int]]:
+        root = layout.open_folder(self._settings.paths.workspace, self._accounts.workspace.uid)
+        out, err = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+        into = os.pipe2(os.O_CLOEXEC) if stdin == "pipe" else (os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1)
+        began = time.clock_gettime(time.CLOCK_BOOTTIME)
+        ours = [out[0], err[0]] + ([into[1]] if into[1] >= 0 else [])
+        try:
+            pid = launch(Launch(
+                tuple(argv), root, into[0], out[1], err[1], env=env, cwd=cwd, group=group, oom_score_adj=500,
+                account=self._accounts.workspace if self._accounts.switching else None,
+                rlimits=((resource.RLIMIT_NOFILE, 1024), (resource.RLIMIT_FSIZE, MOST_FILE_BYTES))))
+        except BaseException:
+            _close(ours)
+            discard(group)
+            raise
+        finally:
+            _close([root, into[0], out[1], err[1]])
+        return Process(name, "run", pid, 0, time.time(), group, began_at=began), ours
+
+    def _find(self, run: str) -> Process:
+        process = self._processes.get(run)
+        if process is None:
+            raise NotFound("there is no such run")
+        return process
+
+    def _group(self, run: str) -> Group:
+        group = self._find(run).group
+        if group is None:
+            raise Unavailable("cannot freeze a run: cgroups cannot be written on this machine")
+        return group
+
+
+def make_group(processes: Processes, name: str, limits: Limits) -> Group | None:
+    """A fresh group with its limits. Raises Unavailable when the kernel refuses one."""
+    group = processes.hierarchy.create(name)
+    if group is not None:
+        try:
+            group.limit(limits)
+        except OSError as error:
+            group.remove()
+            raise Unavailable(f"cannot limit the process: {error.strerror}") from error
+    return group
+
+
+def discard(group: Group | None) -> None:
+    """Remove a group in which nothing was started."""
+    if group is not None:
+        group.remove()
+
+
+def outcome(process: Process) -> dict[str, Any]:
+    """``exit_code signal reason usage`` of a process that is gone. Times in usage are seconds."""
+    found = dict(process.outcome)
+    figures = found.pop("figures", {})
+    figures.pop("memory_bytes", None)
+    code, number, wall = found.pop("exit_code", None), found.pop("signal", None), found.pop("wall", None)
+    reason = "oom" if process.reason == "exit" and number == signal.SIGKILL and figures.get("oom_kills") else process.reason
+    return {"exit_code": code, "signal": number, "reason": reason, "usage": {"wall": wall, **found, **figures}}
+
+
+def most_memory_mb() -> int:
+    """What one run may have at most: the machine less 256 MiB for the daemon and sshd (SYS-5)."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    return max(64, total - 256)
+
+
+def _close(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)

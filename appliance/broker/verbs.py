@@ -1,0 +1,70 @@
+"""The table of verbs: everything the broker does for anybody.
+
+Rule: adding a line here adds a privilege; docs/architecture.md and the threat model name every one of them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from appliance import __version__
+from appliance.broker import kernel, terminals
+from appliance.broker.accounts import Accounts
+from appliance.broker.backend import SERVICES, ServiceBackend
+from appliance.broker.files import Files
+from appliance.broker.processes import Processes
+from appliance.broker.protocol import Field, Peer, Reply, Verb, number, one_of, whole
+from appliance.broker.runs import Runs, most_memory_mb
+
+_SERVICE = Field(one_of(SERVICES))
+
+
+class Verbs:
+    """The verbs that belong to no single part, and the table of all."""
+
+    def __init__(self, accounts: Accounts, backend: ServiceBackend, processes: Processes, runs: Runs, files: Files) -> None:
+        self._accounts = accounts
+        self._backend = backend
+        self._processes = processes
+        self._runs = runs
+        self._files = files
+
+    def table(self) -> dict[str, Verb]:
+        memory = Field(whole(64, most_memory_mb()), False)
+        cpus = Field(number(0.05, os.cpu_count() or 1), False)
+        own = {
+            "hello": Verb(self.hello),
+            "services": Verb(self.services),
+            "start": Verb(self.start, {"service": _SERVICE, "memory_mb": memory, "cpus": cpus}),
+            "stop": Verb(self.stop, {"service": _SERVICE, "grace": Field(number(0, 60), False)}),
+            "logs": Verb(self.logs, {"service": _SERVICE}),
+            "files": Verb(self._files.open),
+            "terminals": Verb(self.terminals)}
+        return own | self._runs.verbs() | dict(self._backend.verbs())
+
+    def hello(self, peer: Peer) -> Reply:
+        """What this broker is and what it can hold people to."""
+        hierarchy = self._processes.hierarchy
+        return Reply({"version": __version__, "runtime": self._backend.runtime, "boot_id": kernel.boot_id(),
+                      "pid": os.getpid(), "limits": hierarchy.limits,
+                      "containment": "cgroup" if hierarchy.contains else "session", "switching": self._accounts.switching})
+
+    def services(self, peer: Peer) -> Reply:
+        return Reply({"services": self._backend.services()})
+
+    def start(self, peer: Peer, service: str, memory_mb: int | None = None, cpus: float | None = None) -> Reply:
+        return Reply(self._backend.start(service, memory_mb, cpus, str(peer.uid)))
+
+    def stop(self, peer: Peer, service: str, grace: float = 10.0) -> Reply:
+        return Reply(self._backend.stop(service, grace))
+
+    def logs(self, peer: Peer, service: str) -> Reply:
+        return Reply({}, [self._backend.logs(service)])
+
+    def terminals(self, peer: Peer) -> Reply:
+        """Where everything runs as one person only the IDE's own terminals count."""
+        uid = self._accounts.workspace.uid
+        if self._accounts.switching:
+            return Reply({"foreground": terminals.foreground(uid)})
+        pid = next(row["pid"] for row in self._backend.services() if row["service"] == "ide")
+        return Reply({"foreground": terminals.foreground(uid, pid) if pid else 0})
