@@ -51,6 +51,9 @@ EVENTS: dict[str, str] = {
     "outcome": "How an announced action ended",
 }
 
+# Events whose effect lies outside the database: an outcome must follow, or the action counts as interrupted.
+ANNOUNCED = frozenset({"service.start", "service.stop", "service.restart"})
+
 
 @dataclass(frozen=True)
 class Record:
@@ -96,6 +99,7 @@ class AuditLog:
         self._boot = boot_id
         self._anchor = anchor
         self._last_checkpoint = (0, 0.0)
+        self._anchored = 0
 
     async def append(self, tx: aiosqlite.Connection, event: str, actor: str, intent: int | None = None, **detail: Any) -> int:
         """Add a record inside the caller's transaction, so that it and the change it names are one commit."""
@@ -135,18 +139,25 @@ class AuditLog:
     async def interrupted(self) -> int:
         """Close announced actions that never reported an outcome (the daemon died meanwhile). Returns how many."""
         open_ones = await self._db.rows(
-            "SELECT seq, actor FROM audit a WHERE event LIKE 'service.%' AND boot_id <> '' "
-            "AND NOT EXISTS (SELECT 1 FROM audit o WHERE o.intent = a.seq)")
+            "SELECT seq FROM audit a WHERE event IN (SELECT value FROM json_each(?)) "
+            "AND NOT EXISTS (SELECT 1 FROM audit o WHERE o.intent = a.seq)", (json.dumps(sorted(ANNOUNCED)),))
         for row in open_ones:
             await self.note("outcome", "daemon", row["seq"], result="interrupted")
         return len(open_ones)
 
     async def checkpoint(self) -> None:
-        """Sign the head now if anything was added since the last signature (called on a timer and at stop)."""
+        """Sign the head if anything was added since, then anchor it (called on a timer and at stop).
+
+        Anchored after the commit only: a head that never reached the disk would later read as a cut tail.
+        """
         async with self._db.transaction() as tx:
             last = list(await tx.execute_fetchall("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1"))
-            if last and last[0]["seq"] > self._last_checkpoint[0]:
+            if not last or last[0]["seq"] <= self._anchored:
+                return
+            if last[0]["seq"] > self._last_checkpoint[0]:
                 await self._sign(tx, last[0]["seq"], last[0]["hash"])
+        self._anchor(last[0]["seq"], last[0]["hash"])
+        self._anchored = last[0]["seq"]
 
     async def records(self, *, before: int | None = None, limit: int = 100, event: str = "", actor: str = "") -> list[Record]:
         """Newest first; ``before`` is a sequence number for the next page."""
@@ -170,7 +181,6 @@ class AuditLog:
         await tx.execute("INSERT INTO audit_checkpoints VALUES (?, ?, ?, ?)",
                          (seq, self._clock.now(), digest, self._key.sign(_signed_part(seq, digest))))
         self._last_checkpoint = (seq, self._clock.uptime())
-        self._anchor(seq, digest)
 
 
 def check_chain(rows: list[Row], marks: list[Row], key: Ed25519PublicKey, anchored: tuple[int, bytes] | None) -> Fault | None:

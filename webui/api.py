@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -68,28 +68,25 @@ async def healthz(request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """The daemon can do its work: store and supervisor answer."""
-    settled = request.app[keys.SERVICES].settled
-    return answer({"ok": settled}, 200 if settled else 503)
+    ready = request.app[keys.SERVICES].is_ready("proxy")
+    return answer({"ok": ready}, 200 if ready else 503)
 
 
 async def status(request: web.Request) -> web.Response:
     """The whole state of the appliance."""
-    services, settings = request.app[keys.SERVICES], request.app[keys.SETTINGS]
+    settings = request.app[keys.SETTINGS]
     return answer({
         "version": __version__,
         "url": settings.ui_origin,
         "ide_url": settings.ide_origin,
-        "services": [views.service_json(view) for view in services.views()],
-        "problems": [views.problem_json(problem) for problem in services.problems()],
+        **views.services_event(request.app[keys.SERVICES], views.translator(request)),
         "machine": request.app[keys.MACHINE](),
     })
 
 
 async def list_services(request: web.Request) -> web.Response:
     """Every service with its state, and what is wrong."""
-    services = request.app[keys.SERVICES]
-    return answer({"services": [views.service_json(view) for view in services.views()],
-                   "problems": [views.problem_json(problem) for problem in services.problems()]})
+    return answer(views.services_event(request.app[keys.SERVICES], views.translator(request)))
 
 
 async def act_on_service(request: web.Request) -> web.Response:
@@ -114,7 +111,7 @@ def service_name(request: web.Request) -> ServiceName:
     name = request.match_info["name"]
     if name not in SERVICES:
         raise NotFound("there is no such service", hint=f"There are {', '.join(SERVICES)}.")
-    return cast(ServiceName, name)
+    return name
 
 
 async def service_logs(request: web.Request) -> web.Response:

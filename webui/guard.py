@@ -46,7 +46,8 @@ PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 
 @dataclass(frozen=True)
 class Route:
-    """One row of the table. ``role`` None means anyone; ``form`` says that a plain HTML form may post it."""
+    """One row of the table. ``role`` None means anyone; ``form`` says that a plain HTML form may post it; ``fresh`` asks
+    for a proof of identity within the last five minutes; ``host`` is ui, ide or console (the control socket alone)."""
 
     method: str
     path: str
@@ -56,6 +57,7 @@ class Route:
     form: bool = False
     host: str = "ui"
     slides: bool = True
+    fresh: bool = False
 
 
 class Guard:
@@ -79,10 +81,10 @@ class Guard:
             raise web.HTTPMisdirectedRequest(text="this name is not served here")
         if host == "ide":
             # Every address of the IDE host that reaches the daemon goes to one handler, which checks for itself.
-            route = self._route(request, "ide") or self._routes["*", "ide"]
-            return await route.handler(request)
+            own = self._route(request, "ide") or self._routes["*", "ide"]
+            return await own.handler(request)
         route = self._route(request, "ui")
-        if route is None:
+        if route is None or route.host == "console":
             raise web.HTTPNotFound
         if request.method in UNSAFE:
             check_same_origin(request, self._settings.ui_origin)
@@ -112,6 +114,9 @@ class Guard:
         if principal.role < route.role:
             await self._audit.note("access.denied", principal.actor, route=f"{route.method} {route.path}")
             raise Forbidden(f"this needs the role {route.role.name}", hint="Ask an admin of this appliance.")
+        if route.fresh and principal.session and not self._sessions.fresh(principal.session):
+            raise Forbidden("this needs a fresh sign-in", hint="Sign in again, then repeat it within five minutes.",
+                            code="step_up")
 
     def _slide(self, request: web.Request, route: Route, principal: Principal | None) -> None:
         """Navigations and unsafe requests are activity; streams, polls and sub-requests are not (DECIDED 14)."""

@@ -6,17 +6,13 @@ is a WebSocket for the relay or is refused.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 from aiohttp import web
 
 from appliance.errors import Forbidden, Unauthenticated
 from appliance.identity.sessions import Session
 from appliance.identity.users import Role
-from webui import cookies, keys, streams, views
-from webui.api import Item
+from webui import cookies, keys, views
 from webui.guard import IDE_COOKIE
-from webui.render import page
 from webui.safe import relative_path
 
 # WEB-16: sockets one session may hold. One IDE window uses two or three.
@@ -50,41 +46,22 @@ async def enter(request: web.Request) -> web.StreamResponse:
 
 
 async def wake(request: web.Request) -> web.StreamResponse:
-    """The page shown while the editor starts; it goes on to the asked-for address by itself."""
+    """The page shown while the editor starts (Caddy comes here when code-server does not answer)."""
     session_of(request)
-    return wake_page(request, relative_path(request.query.get("to", "")) or "/")
-
-
-def wake_page(request: web.Request, target: str) -> web.Response:
-    """The progress page as a response (503: caches and scripts must not take it for the real thing)."""
-    services = request.app[keys.SERVICES]
-    services.wake("ide")
-    response = page(request, "wake.html", status=503, target=target, service=views.find(services, "ide"))
-    response.headers["Retry-After"] = "2"
+    request.app[keys.SERVICES].wake("ide")
+    target = relative_path(request.query.get("to", "")) or "/"
+    response = web.Response(body=request.app[keys.IDE_PAGES]("waking", target, request.headers.get("Accept-Language", "")),
+                            status=503, content_type="text/html", charset="utf-8")
+    response.headers.update({"Retry-After": "2", "Cache-Control": "no-store"})
     return response
 
 
-async def progress(request: web.Request) -> web.StreamResponse:
-    """How far the editor's start is (SSE, event ``ide``), until it is ready."""
-    session = session_of(request)
-    services, translate = request.app[keys.SERVICES], views.translator(request)
-    services.wake("ide")
-
-    async def items() -> AsyncIterator[Item]:
-        async with request.app[keys.EVENTS].subscribe({"services"}, tag=session.id) as reader:
-            yield "ide", views.wake_event(services, translate), None
-            async for event in reader:
-                yield "ide", views.wake_event(services, translate), event.id
-
-    return await request.app[keys.STREAMS].run(session.id, streams.pump(request, items()))
-
-
 async def state(request: web.Request) -> web.StreamResponse:
-    """The same as one JSON answer, for pages that poll."""
+    """How far the editor's start is; asking counts as wanting it."""
     session_of(request)
     services = request.app[keys.SERVICES]
     services.wake("ide")
-    return web.json_response(views.wake_event(services, views.translator(request)), headers={"Cache-Control": "no-store"})
+    return web.json_response(views.wake_event(services), headers={"Cache-Control": "no-store"})
 
 
 async def static(request: web.Request) -> web.StreamResponse:

@@ -1,0 +1,88 @@
+"""The command line's end of the control socket: HTTP over a unix socket, standard library only so that it starts fast."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import CroftError, Unavailable
+
+TIMEOUT = 90.0
+
+
+class NotRunning(Unavailable):
+    """No daemon answers on the control socket."""
+
+    code = "not_running"
+
+
+class Refused(CroftError):
+    """The daemon refused; its own words and hint."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Control:
+    """Calls the running daemon as actor ``console``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """The JSON answer. Raises NotRunning, or Refused with the daemon's words."""
+        connection = self._send(method, path, body)
+        try:
+            return _read(connection.getresponse())
+        finally:
+            connection.close()
+
+    def lines(self, path: str) -> Iterator[dict[str, Any]]:
+        """Data of each event of a stream, until it ends."""
+        connection = self._send("GET", path, None)
+        try:
+            response = connection.getresponse()
+            if response.status != 200:
+                _read(response)
+            if connection.sock is not None:
+                connection.sock.settimeout(None)
+            for raw in response:
+                if raw.startswith(b"data: "):
+                    yield json.loads(raw[6:])
+        finally:
+            connection.close()
+
+    def _send(self, method: str, path: str, body: Any) -> _Connection:
+        connection = _Connection(self._path)
+        headers = {"Content-Type": "application/json", "Accept": "application/json"} if body is not None else {}
+        try:
+            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+        except PermissionError as error:
+            raise Refused("this command is for root and the croft account", hint="Run it with sudo.") from error
+        except OSError as error:
+            raise NotRunning("Croft is not running", hint="Start it with `croft serve`, or see `croft doctor`.") from error
+        return connection
+
+
+def _read(response: http.client.HTTPResponse) -> Any:
+    text = response.read()
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise Refused(f"the daemon answered {response.status} without an explanation") from error
+    if response.status >= 400:
+        words = data.get("error", {})
+        raise Refused(words.get("message", "refused"), hint=words.get("hint", ""), code=words.get("code", "refused"))
+    return data

@@ -1,0 +1,222 @@
+"""The daemon: builds every part, starts and stops them in one readable order. The only importer of webui.
+
+Order: store, identity, broker, services, web. Stopping goes the other way: streams and sockets get a close, the queue is
+written, services go on running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import pwd
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp_jinja2
+from aiohttp import web
+
+import webui
+from appliance import keys as key_files
+from appliance import log as logs
+from appliance.errors import CroftError
+from appliance.events import EventBus
+from appliance.identity.links import Links
+from appliance.identity.sessions import Limits, Session, Sessions
+from appliance.identity.sign_in import SignIn
+from appliance.identity.throttle import Throttle
+from appliance.identity.tokens import WorkspaceTokens
+from appliance.identity.users import Users
+from appliance.identity.verify import Site, Verifier, VerifyProtocol
+from appliance.notify import Notifier
+from appliance.services.assembly import build_services
+from appliance.settings import Paths, Settings, load
+from appliance.sockets import listen
+from appliance.store import Store, open_store, read_anchor
+from appliance.telemetry.machine import Machine
+from webui import app as web_app
+from webui import keys
+from webui.assets import Assets
+from webui.guard import IDE_COOKIE
+from webui.i18n import Catalogue
+from webui.ide_gate import IdeGate, IdePages
+from webui.relay import Relay
+from webui.streams import Streams
+
+log = logging.getLogger("croft")
+
+HOUSEKEEPING_SECONDS = 60.0
+DRAIN_SECONDS = 8.0
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises CroftError when something needed is missing."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    notifier = Notifier()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(settings))
+        await _announce_start(store)
+        tasks = await stack.enter_async_context(_serve(settings, store))
+        # Imports leave garbage and a heap that will never be freed; freezing it keeps it out of every later collection.
+        gc.collect()
+        gc.freeze()
+        notifier.send("READY=1")
+        log.info("croft is up", extra={"url": settings.ui_origin})
+        tasks.append(asyncio.create_task(_heartbeat(notifier), name="heartbeat"))
+        waiting = asyncio.create_task(stop.wait(), name="stop")
+        done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        notifier.send("STOPPING=1")
+        for task in done:
+            task.result()
+    log.info("croft has stopped")
+
+
+async def _announce_start(store: Store) -> None:
+    interrupted = await store.audit.interrupted()
+    await store.audit.note("daemon.start", "daemon", interrupted=interrupted)
+
+
+@asynccontextmanager
+async def _serve(settings: Settings, store: Store) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Everything between the store and the sockets."""
+    users = Users(store.database, store.audit, store.clock)
+    sessions = Sessions(store.database, store.audit, store.clock, store.boot_id, Limits(
+        idle=settings.session_idle_minutes * MINUTE, absolute=settings.session_hours * HOUR,
+        remembered=settings.session_remember_days * DAY))
+    await sessions.load()
+    links = Links(store.database, users, store.audit, store.clock, store.boot_id)
+    throttle = Throttle(store.database, store.clock)
+    sign_in = SignIn(store.database, links, sessions, throttle, store.audit, store.clock)
+    tokens = WorkspaceTokens(key_files.ed25519(settings.paths.keys / "tokens.key"), store.instance, store.clock,
+                             store.database)
+    bus = EventBus(store.clock)
+    services = build_services(settings, store, bus, jitter=random.random)
+    relay = Relay(settings.paths.socket("ide"), workspace_uid(settings), services.socket_opened, services.socket_closed)
+    streams, assets = Streams(), Assets(Path(webui.__file__).parent / "static")
+    catalogue = Catalogue.load(Path(webui.__file__).parent / "locale")
+
+    def let_go(session: Session) -> None:
+        relay.close(session)
+        streams.close(session.id)
+        tokens.forget()
+
+    sessions.on_end(let_go)
+    application = web_app.build({
+        keys.SETTINGS: settings, keys.CLOCK: store.clock, keys.USERS: users, keys.SESSIONS: sessions, keys.SIGN_IN: sign_in,
+        keys.LINKS: links, keys.TOKENS: tokens, keys.AUDIT: store.audit, keys.EVENTS: bus, keys.SERVICES: services,
+        keys.CATALOGUE: catalogue, keys.ASSETS: assets, keys.RELAY: relay, keys.STREAMS: streams,
+        keys.MACHINE: Machine(settings.paths.state), keys.ANCHOR: lambda: read_anchor(settings),
+    }, console_uids=frozenset({0, os.getuid()}))
+    pages = IdePages(aiohttp_jinja2.get_env(application), catalogue, settings, services)
+    application[keys.IDE_PAGES] = pages
+    verifier = Verifier(IdeGate(sessions, tokens, services, pages), Site(
+        settings.ide_origin.split("//")[1].split(":")[0], settings.ide_origin, settings.ui_origin, IDE_COOKIE))
+
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(_web(settings, application))
+        await stack.enter_async_context(_forward_auth(settings, verifier))
+        tasks = [asyncio.create_task(services.run(), name="services"),
+                 asyncio.create_task(_housekeeping(sessions, store), name="housekeeping")]
+        try:
+            yield tasks
+        finally:
+            streams.close_all()
+            relay.close_all()
+            await _end(tasks)
+            await sessions.save()
+            await store.audit.note("daemon.stop", "daemon")
+
+
+@asynccontextmanager
+async def _web(settings: Settings, application: web.Application) -> AsyncIterator[None]:
+    runner = web.AppRunner(application, access_log=None, keepalive_timeout=75, shutdown_timeout=DRAIN_SECONDS,
+                           max_line_size=8190, max_field_size=16384, handler_cancellation=True)
+    await runner.setup()
+    try:
+        for name, mode in (("web", 0o660), ("control", 0o600)):
+            await web.SockSite(runner, listen(settings.paths.socket(name), mode)).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def _forward_auth(settings: Settings, verifier: Verifier) -> AsyncIterator[None]:
+    sock = listen(settings.paths.socket("verify"), 0o660)
+    server = await asyncio.get_running_loop().create_unix_server(lambda: VerifyProtocol(verifier), sock=sock)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+async def _housekeeping(sessions: Sessions, store: Store) -> None:
+    """Each minute: save sessions, sign the audit head, notice a clock that jumped (LOG-8)."""
+    drift = store.clock.now() - store.clock.uptime()
+    while True:
+        await asyncio.sleep(HOUSEKEEPING_SECONDS)
+        now_drift = store.clock.now() - store.clock.uptime()
+        if abs(now_drift - drift) > 5:
+            await store.audit.note("clock.jump", "daemon", seconds=round(now_drift - drift))
+        drift = now_drift
+        try:
+            await sessions.save()
+            await store.audit.checkpoint()
+        except (OSError, CroftError) as error:
+            log.error("housekeeping could not write; it tries again in a minute", exc_info=error)
+
+
+async def _heartbeat(notifier: Notifier) -> None:
+    """Tell systemd's watchdog that the event loop turns (SYS-6)."""
+    while True:
+        notifier.send("WATCHDOG=1")
+        await asyncio.sleep(notifier.interval or 3600)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception):
+            log.error("a part of the daemon failed", exc_info=result)
+
+
+def workspace_uid(settings: Settings) -> int:
+    """Uid that code-server runs as: the workspace account, or our own in a checkout."""
+    if settings.paths == Paths.system():
+        return pwd.getpwnam(settings.users_workspace).pw_uid
+    try:
+        return pwd.getpwnam(settings.users_workspace).pw_uid
+    except KeyError:
+        return os.getuid()
+
+
+def main() -> int:
+    """Entry point of ``python -m appliance.daemon``."""
+    parser = argparse.ArgumentParser(prog="croft-daemon")
+    parser.add_argument("--home", help="use the appliance beneath this folder")
+    args = parser.parse_args()
+    os.umask(0o077)
+    try:
+        settings = load(Paths.under(Path(args.home)) if args.home else Paths.system())
+        logs.set_up(settings.log_level, settings.log_format)
+        asyncio.run(run(settings))
+    except CroftError as error:
+        log.error("croft cannot run", extra={"cause": error.message, "hint": error.hint})
+        print(f"croft: {error.message}\n       {error.hint}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

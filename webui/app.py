@@ -1,0 +1,71 @@
+"""The web application: one route table, one gate, one error shape. Built from the parts it uses, each under its own key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from appliance.errors import Unauthenticated
+from webui import headers, keys, routes
+from webui.guard import Guard, Handler, Route, as_error
+from webui.render import page, set_up
+from webui.safe import relative_path
+
+BODY_MAX = 1024 * 1024
+
+
+def build(parts: dict[web.AppKey[Any], Any], console_uids: frozenset[int]) -> web.Application:
+    """An application over ``parts`` (every key of webui.keys). ``console_uids`` may use the control socket."""
+    table = _table()
+    guard = Guard(parts[keys.SETTINGS], parts[keys.SESSIONS], parts[keys.AUDIT], table, console_uids)
+    app = web.Application(middlewares=[errors, guard], client_max_size=BODY_MAX)
+    for key, value in parts.items():
+        app[key] = value
+    app[keys.OPENAPI] = routes.openapi()
+    set_up(app, parts[keys.ASSETS])
+    headers.attach(app, parts[keys.SETTINGS])
+    for route in routes.UI:
+        app.router.add_route(route.method, route.path, route.handler)
+        if route.method == "GET":
+            app.router.add_route("HEAD", route.path, route.handler)
+    return app
+
+
+def _table() -> dict[tuple[str, str], Route]:
+    ui = {(route.method, route.path.split(":", 1)[0] + "}" if ":" in route.path else route.path): route for route in routes.UI}
+    ide = {(route.method, "ide" if route.method == "*" else f"ide:{route.path}"): route for route in routes.IDE}
+    return ui | ide
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever went wrong into the one error shape, or a page for people."""
+    try:
+        return await handler(request)
+    except (ConnectionResetError, ConnectionAbortedError):
+        raise
+    except Exception as error:  # noqa: BLE001 - as_error logs the cause of everything that is not meant for people
+        if isinstance(error, web.HTTPException) and error.status < 400:
+            raise
+        return refuse(request, error)
+
+
+def refuse(request: web.Request, error: Exception) -> web.Response:
+    """The response for an exception."""
+    status, words, extra = as_error(error)
+    wants_page = "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
+    if isinstance(error, Unauthenticated) and wants_page and request.method == "GET":
+        return web.Response(status=302, headers={"Location": _sign_in_for(request), "Cache-Control": "no-store"})
+    if wants_page:
+        response = page(request, "error.html", status=status, code=words.code, status_code=status)
+    else:
+        response = web.json_response({"error": {"code": words.code, "message": words.message, "hint": words.hint}}, status=status)
+    response.headers.update({"Cache-Control": "no-store", **extra})
+    return response
+
+
+def _sign_in_for(request: web.Request) -> str:
+    origin = request.app[keys.SETTINGS].ui_origin
+    target = relative_path(request.raw_path)
+    return f"{origin}/sign-in" + (f"?next={target}" if target and target != "/" else "")

@@ -1,0 +1,159 @@
+"""What templates call besides the translator: asset addresses, navigation, states in words, log text made safe to show.
+
+Rule: nothing here reads a request or keeps state between requests; templates decide nothing that is not computed here.
+
+Put to use once, at start::
+
+    assets = Assets(Path("webui/static"))         # webui.assets
+    register(environment, assets)                 # the Jinja environment; autoescape stays on
+
+Every template also gets, per request: ``t`` (webui.i18n.Translator), ``user`` (name, email, role; None before sign-in),
+``page`` (an id of NAVIGATION, or ""), ``host``, ``origin_ide``, ``now`` (Unix seconds), ``theme`` (auto, light, dark),
+``path`` (of this request, for forms that lead back), ``state`` (the top line's sentence: ``.key`` and ``.params``, or
+None), ``notice`` (None, or ``.kind`` good or bad, ``.key``, ``.params``: the answer to a form sent without scripts).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from jinja2 import Environment
+
+from appliance.services.model import Health, Message, Problem, ServiceView, State, Want
+from webui.assets import Assets
+from webui.i18n import LANGUAGES, Translator
+
+THEMES = ("auto", "light", "dark")
+
+
+class Place(NamedTuple):
+    """One entry of the rail. ``label`` is ``nav.ID`` in the catalogue, the icon has the id's name."""
+
+    id: str
+    path: str
+    roles: frozenset[str]
+
+
+EVERYONE = frozenset({"viewer", "operator", "admin"})
+OPERATORS = frozenset({"operator", "admin"})
+
+# The order of the rail. A page joins here when it exists; the phone's bottom bar shows the first four and the person.
+NAVIGATION: tuple[Place, ...] = (
+    Place("home", "/", EVERYONE),
+    Place("workspace", "/workspace", OPERATORS),
+    Place("machine", "/machine", EVERYONE),
+)
+
+
+class Piece(NamedTuple):
+    """A stretch of log text; ``hidden`` ones are the names of characters that would not be seen, or would lie."""
+
+    text: str
+    hidden: bool
+
+
+def places(role: str) -> list[Place]:
+    """The rail of a person with ``role``."""
+    return [place for place in NAVIGATION if role in place.roles]
+
+
+def may_operate(role: str) -> bool:
+    """Whether to offer starting and stopping. What is allowed is decided by the handlers."""
+    return role in OPERATORS
+
+
+def shown_state(view: ServiceView) -> str:
+    """The state people are told: ``state.NAME`` in the catalogue and ``state-NAME`` in the icon sprite."""
+    if view.parked:
+        return "parked"
+    if view.state is State.RUNNING and view.health is Health.UNHEALTHY:
+        return "unwell"
+    if view.state is State.STOPPED and view.want is Want.ON_DEMAND:
+        return "sleeping"
+    return str(view.state)
+
+
+def summary(views: Sequence[ServiceView], problems: Iterable[Problem]) -> Message:
+    """The sentence of the top line: the worst that is true, else what runs and what sleeps."""
+    serious = sum(1 for problem in problems if problem.severity != "info")
+    if serious:
+        return Message("summary.problems", {"n": serious})
+    states = {view.name: shown_state(view) for view in views}
+    if "starting" in states.values():
+        return Message("summary.starting")
+    if states.get("ide") == "sleeping":
+        return Message("summary.ide_sleeps")
+    if states.get("ide") == "stopped":
+        return Message("summary.ide_stopped")
+    running = sum(1 for state in states.values() if state == "running")
+    return Message("summary.running", {"n": running})
+
+
+_LEVELS = (("error", re.compile(r"\b(error|fatal|panic|critical|alert|emerg)\b", re.IGNORECASE)),
+           ("warning", re.compile(r"\bwarn(ing)?\b", re.IGNORECASE)),
+           ("debug", re.compile(r"\b(debug|trace)\b", re.IGNORECASE)))
+
+
+def log_level(text: str) -> str:
+    """What a log line seems to be: error, warning, debug or info. Looks at its first 160 characters."""
+    head = text[:160]
+    return next((level for level, pattern in _LEVELS if pattern.search(head)), "info")
+
+
+# Control characters, and those that change direction or are not seen: a log line may not pretend to be another.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+                     "\u3164\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
+
+
+def pieces(text: str) -> list[Piece]:
+    """Cut ``text`` so that a template can show unseen characters by their code points."""
+    found: list[Piece] = []
+    start = 0
+    for match in _UNSEEN.finditer(text):
+        if match.start() > start:
+            found.append(Piece(text[start : match.start()], False))
+        found.append(Piece(f"U+{ord(match[0]):04X}", True))
+        start = match.end()
+    if start < len(text) or not found:
+        found.append(Piece(text[start:], False))
+    return found
+
+
+def iso(ts: float) -> str:
+    """A moment as the ``datetime`` attribute wants it."""
+    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def share(used: float, total: float) -> float:
+    """``used`` of ``total`` in percent, 0 to 100, for a meter's width."""
+    return round(min(100.0, max(0.0, 100 * used / total)), 1) if total > 0 else 0.0
+
+
+def level(percent: float) -> str:
+    """How a meter looks at ``percent``: ok, warn or bad. Scripts use the same limits (static/js/services.js)."""
+    return "bad" if percent >= 95 else "warn" if percent >= 85 else "ok"
+
+
+def palette(t: Translator, role: str, services: Sequence[str]) -> list[dict[str, str]]:
+    """The entries of the command palette: where one can go and what one can do, in the reader's language."""
+    entries = [{"label": t(f"nav.{place.id}"), "icon": place.id, "href": place.path} for place in places(role)]
+    entries.append({"label": t("nav.sessions"), "icon": "sessions", "href": "/sessions"})
+    for name in services:
+        entries.append({"label": t(f"service.{name}.logs"), "icon": "log", "href": f"/machine/logs/{name}"})
+        if may_operate(role):
+            entries.extend({"label": t(f"service.{name}.{action}"), "icon": action, "service": name, "action": action}
+                           for action in ("start", "restart", "stop"))
+    return entries
+
+
+def register(environment: Environment, assets: Assets) -> None:
+    """Make everything above known to the templates."""
+    environment.globals.update(
+        asset=assets, places=places, may_operate=may_operate, shown_state=shown_state, share=share, level=level,
+        palette=palette, LANGUAGES=tuple(LANGUAGES), THEMES=THEMES, SERVICE_NAMES=("ide", "proxy", "ai"),
+    )
+    environment.filters.update(iso=iso, pieces=pieces)
+    environment.trim_blocks = environment.lstrip_blocks = True

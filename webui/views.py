@@ -1,0 +1,95 @@
+"""From the domain's values to what scripts and programs read: finished sentences in the reader's language, plain JSON.
+
+Rule: nothing leaves here that the page itself would not show.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from aiohttp import web
+
+from appliance.services.manager import Services
+from appliance.services.model import LogLine, Message, Problem, ServiceView
+from webui import filters, keys
+from webui.guard import PRINCIPAL
+from webui.i18n import LANGUAGES, Translator
+
+# CSI, OSC and other escape sequences (ECMA-48), whole: their arguments must not stay behind as text (WEB-15).
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]")
+
+
+def translator(request: web.Request) -> Translator:
+    """Words in the language of whoever asks: chosen, then the cookie, then the browser's, then the setting."""
+    principal = request.get(PRINCIPAL)
+    chosen = principal.user.language if principal and principal.user else ""
+    language = chosen or request.cookies.get("croft-language", "")
+    if language not in LANGUAGES:
+        language = preferred(request.headers.get("Accept-Language", ""), request.app[keys.SETTINGS].language)
+    return Translator(request.app[keys.CATALOGUE], language)
+
+
+def preferred(accepted: str, default: str) -> str:
+    """The first of our languages that ``Accept-Language`` names with the highest weight (RFC 9110 12.5.4)."""
+    best, weight = default, 0.0
+    for part in accepted[:500].split(","):
+        tag, _, rest = part.strip().partition(";")
+        language = tag.split("-")[0].strip().lower()
+        match = re.fullmatch(r"\s*q=([01](?:\.\d{0,3})?)\s*", rest)
+        quality = float(match[1]) if match else 1.0 if not rest else 0.0
+        if language in LANGUAGES and quality > weight:
+            best, weight = language, quality
+    return best
+
+
+def service_json(view: ServiceView, t: Translator) -> dict[str, Any]:
+    """One service; ``reason`` is a sentence, ``shown`` the state people are told."""
+    return {
+        "name": view.name, "state": str(view.state), "shown": filters.shown_state(view), "since": view.since,
+        "health": str(view.health), "want": str(view.want), "reason": t.message(view.reason) if view.reason else None,
+        "memory_bytes": view.memory_bytes, "memory_limit": view.memory_limit, "cpu_percent": view.cpu_percent,
+        "parked": view.parked, "retry_at": view.retry_at, "safe": view.safe,
+        "log_tail": [clean(line) for line in view.log_tail],
+        "progress": {"phase": view.progress.phase, "current": view.progress.current, "total": view.progress.total}
+        if view.progress else None,
+        "actions": list(view.actions),
+    }
+
+
+def problem_json(problem: Problem, t: Translator) -> dict[str, Any]:
+    """A known problem with its three sentences."""
+    sentences = {part: t.message(Message(f"problem.{problem.code}.{part}", problem.params)) for part in ("title", "why", "next")}
+    return {"code": problem.code, "severity": problem.severity, "service": problem.service, **sentences}
+
+
+def services_event(services: Services, t: Translator) -> dict[str, Any]:
+    """What pages show of the services, whole: a reader that missed something is right again after the next one."""
+    views, problems = services.views(), services.problems()
+    return {
+        "services": [service_json(view, t) for view in views],
+        "problems": [problem_json(problem, t) for problem in problems],
+        "summary": t.message(filters.summary(views, problems)),
+    }
+
+
+def wake_event(services: Services) -> dict[str, Any]:
+    """How far the editor's start is: ``phase`` ends at ``ready`` or ``failed``."""
+    if services.is_ready("ide"):
+        return {"phase": "ready", "current": 0, "total": 0}
+    view = services.view("ide")
+    if view.parked or view.want == "stop":
+        return {"phase": "failed", "current": 0, "total": 0}
+    progress = view.progress
+    return {"phase": progress.phase if progress else "starting", "current": progress.current if progress else 0,
+            "total": progress.total if progress else 0}
+
+
+def line_json(line: LogLine) -> dict[str, Any]:
+    text = clean(line.text)
+    return {"at": line.at, "level": filters.log_level(text), "text": text}
+
+
+def clean(text: str) -> str:
+    """``text`` without terminal control sequences; other control characters are named where it is shown."""
+    return _ESCAPES.sub("", text)
