@@ -17,6 +17,7 @@ RESERVED_MB = 256
 ENGINE_MB = 192  # dockerd with containerd: 171 MiB measured at rest
 PROXY_MB = 128  # Caddy: 31 MiB at rest, more with many connections
 IDE_LEAST_MB = 384
+LEAST_MB = 64  # what the broker takes for a limit at all
 IDE_SHARE = 0.35  # beside a model; weights and their cache need the rest
 CPU_SHARE = 0.9
 
@@ -33,13 +34,13 @@ def shares(machine: Machine, *, docker: bool, ai: bool, ide_memory_mb: int = 0) 
     """Limits of every service. ``ai``: the engine is installed. ``ide_memory_mb``: the owner's wish, 0 for
     none; it is granted as far as the rule allows."""
     reserved = max(RESERVED_MB, machine.memory_mb // 16) + (ENGINE_MB if docker else 0)
-    free = max(machine.memory_mb - reserved - PROXY_MB, 1)
+    free = max(machine.memory_mb - reserved - PROXY_MB, LEAST_MB)
     ide = min(ide_memory_mb or (max(IDE_LEAST_MB, int(free * IDE_SHARE)) if ai else free), free)
     cpus = max(round(machine.cpus * CPU_SHARE, 2), 0.1)
     return {
         "proxy": Limits(PROXY_MB, cpus),
         "ide": Limits(ide, cpus),
-        "ai": Limits(max(free - ide, 1) if ai else free, cpus),
+        "ai": Limits(max(free - ide, LEAST_MB) if ai else free, cpus),
     }
 
 

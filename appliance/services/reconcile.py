@@ -88,7 +88,7 @@ class Reconciler:
         self._changed = changed
         self._watched = watched
         self.records: dict[ServiceName, Record] = {name: Record(one) for name, one in desired.items()}
-        self.gone: str = ""
+        self.gone: str = ""  # problem code while the runtime does not answer
         self._gone_tries = 0
         self._steps: dict[ServiceName, tuple[Step, asyncio.Task[None]]] = {}
         self._held: dict[ServiceName, float] = {}
@@ -203,7 +203,7 @@ class Reconciler:
     def _lost(self, error: Exception) -> float:
         if not self.gone:
             log.warning("runtime does not answer", extra={"cause": str(error) or "time limit"})
-        self.gone = str(error) or "no answer in time"
+        self.gone = error.code if isinstance(error, RuntimeGone) else RuntimeGone.code
         self._gone_tries += 1
         delay: float = min(GONE_LONGEST, 0.5 * 2 ** min(self._gone_tries, 10)) * (1 - 0.2 * self._jitter())
         return self._clock.uptime() + delay
