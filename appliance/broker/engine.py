@@ -7,9 +7,11 @@ to parse. Rule: nothing here blocks, and paths come from this package alone, nev
 from __future__ import annotations
 
 import json
+import os
 import selectors
+import signal
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ SOCKET = Path("/var/run/docker.sock")
 API = "/v1.41"  # engine 20.10, the oldest we support
 MAX_HEAD = 64 * 1024
 MAX_BODY = 8 * 1024 * 1024
+MAX_OUTPUT = 16 * 1024
 CHUNK = 64 * 1024
 
 Line = Callable[[bytes], None]
@@ -156,8 +159,50 @@ class Call:
             self._done(result)
 
 
+class Program:
+    """A program run to its end. The step gives ``(status, output)``: the last MAX_OUTPUT bytes of both streams as text."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        self._argv, self._env = argv, env
+        self._pid: int | None = None
+
+    @classmethod
+    def adopt(cls, pid: int) -> Program:
+        """A child that runs already; its output is somebody else's."""
+        step = cls((), {})
+        step._pid = pid
+        return step
+
+    def begin(self, selector: selectors.BaseSelector, done: Callable[[Any], None]) -> None:
+        """Start it (OSError goes to ``done``) and wait for it in the loop."""
+        output = os.memfd_create("output", os.MFD_CLOEXEC)
+        try:
+            pid = self._pid or _spawn(self._argv, self._env, output)
+            watched = os.pidfd_open(pid)
+        except OSError as error:
+            os.close(output)
+            done(error)
+            return
+
+        def ended(mask: int) -> None:
+            selector.unregister(watched)
+            os.close(watched)
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            size = os.fstat(output).st_size
+            said = os.pread(output, MAX_OUTPUT, max(0, size - MAX_OUTPUT)).decode("utf-8", "replace")
+            os.close(output)
+            done((status, said))
+        selector.register(watched, selectors.EVENT_READ, ended)
+
+
+def _spawn(argv: Sequence[str], env: Mapping[str, str], output: int) -> int:
+    streams = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, output, 1),
+               (os.POSIX_SPAWN_DUP2, output, 2)]
+    return os.posix_spawn(argv[0], argv, env, file_actions=streams, setsid=True, setsigdef=[signal.SIGPIPE])
+
+
 Step = Any  # anything with begin(selector, done); what it hands to ``done`` is what the generator is resumed with
-Work = Generator[Step, Any, None]
+Work = Generator[Step, Any, Any]
 
 
 class Task:

@@ -1,4 +1,4 @@
-"""The Compose project: where its files are, the values they are filled with, and the one command that makes a container.
+"""The Compose project: where its files are, what they are filled with, and the one command that makes a container.
 
 Rule: a request reaches Compose only as one of three service names and two bounded numbers. Everything else comes from
 root-owned files and checked settings, and Compose sees no other environment.
@@ -71,8 +71,8 @@ class Project:
             raise Invalid(f"cpus must be a number from {LEAST_CPUS} to {cores:g}")
         return Limits(memory, round(float(share), 2))
 
-    def environment(self, service: str, limits: Limits) -> dict[str, str]:
-        """Every value of compose.yaml (compose/environment.example says what each is)."""
+    def environment(self, service: str, limits: Limits, image: str) -> dict[str, str]:
+        """Every value of compose.yaml (compose/environment.example says what each is). ``image`` is the id it gets."""
         settings, accounts, paths = self._settings, self._accounts, self._settings.paths
         values = {
             "CROFT_RUN": str(paths.run), "CROFT_WORKSPACE": str(paths.workspace), "CROFT_HOME": str(paths.ide_home),
@@ -88,20 +88,22 @@ class Project:
             "CROFT_AI_KEY": self._ai_key()}
         for name in SERVICES:
             mine = limits if name == service else Limits(LEAST_MB, 1.0)  # the others are not touched, only parsed
-            values |= {f"CROFT_{name.upper()}_MEMORY_MB": str(mine.memory_mb), f"CROFT_{name.upper()}_CPUS": f"{mine.cpus:g}"}
-        return values | {"CROFT_FINGERPRINT": self._fingerprint(values)}
+            values |= {f"CROFT_{name.upper()}_MEMORY_MB": str(mine.memory_mb),
+                       f"CROFT_{name.upper()}_CPUS": f"{mine.cpus:g}"}
+        return values | {"CROFT_FINGERPRINT": self._fingerprint(values, image)}
 
     def create(self, service: str, values: dict[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
         """The command that creates (or replaces) the stopped container of ``service``, and its whole environment."""
         argv = ("/usr/bin/timeout", "-k", "5", SECONDS, str(self._compose), "--ansi", "never", "-p", NAME,
                 "-f", str(self.file), "--project-directory", str(self.state), "--env-file", "/dev/null",
                 "create", "--pull", "never", "--no-build", service)
-        return argv, values | {"DOCKER_HOST": f"unix://{self._engine}", "DOCKER_CONFIG": str(self.state), "HOME": str(self.state)}
+        folder = str(self.state)
+        return argv, values | {"DOCKER_HOST": f"unix://{self._engine}", "DOCKER_CONFIG": folder, "HOME": folder}
 
-    def _fingerprint(self, values: dict[str, str]) -> str:
+    def _fingerprint(self, values: dict[str, str], image: str) -> str:
         """Changes when, and only when, a container made earlier is no longer what would be made now."""
         text = "\0".join(f"{name}={value}" for name, value in sorted(values.items()))
-        return hashlib.sha256(self.file.read_bytes() + text.encode()).hexdigest()[:32]
+        return hashlib.sha256(self.file.read_bytes() + image.encode() + text.encode()).hexdigest()[:32]
 
     def _ensure_state(self) -> None:
         """The folder of what only root writes: names for the uids, the ledger of images, the engine's key."""
@@ -131,7 +133,7 @@ def require_safe(path: Path) -> None:
         except OSError as error:
             raise SettingsError(f"cannot use {path.name}: {error.strerror}") from error
         loose = found.st_mode & 0o022 and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX)
-        if found.st_uid not in allowed or loose or stat.S_ISLNK(found.st_mode) and one == path:
+        if found.st_uid not in allowed or loose or (stat.S_ISLNK(found.st_mode) and one == path):
             raise SettingsError(f"cannot use {path.name}: others than root may change {one}")
 
 
@@ -148,7 +150,8 @@ def _keep(path: Path, text: str, mode: int) -> None:
 def _compose() -> Path:
     found = next((path for path in _COMPOSE if path.exists()), None)
     if found is None:
-        raise SettingsError("Docker Compose 2 is not installed", hint="Install docker-compose 2.26 or later, or use --runtime process.")
+        raise SettingsError("Docker Compose 2 is not installed",
+                            hint="Install docker-compose 2.26 or later, or use --runtime process.")
     return found.resolve()
 
 
@@ -156,5 +159,6 @@ def _bind(addresses: str) -> str:
     """Compose publishes a port on one address or on all."""
     listed = [item.strip() for item in addresses.split(",") if item.strip()]
     if len(listed) > 1:
-        raise SettingsError("proxy.bind can name only one address in the docker runtime", hint="Leave it empty for all addresses.")
+        raise SettingsError("proxy.bind can name only one address in the docker runtime",
+                            hint="Leave it empty for all addresses.")
     return listed[0] if listed else ""
