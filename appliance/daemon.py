@@ -11,7 +11,6 @@ import asyncio
 import gc
 import logging
 import os
-import pwd
 import random
 import signal
 import sys
@@ -25,6 +24,7 @@ from aiohttp import web
 import webui
 from appliance import keys as key_files
 from appliance import log as logs
+from appliance.assembly import ask_broker, build_services, ide_uid
 from appliance.errors import CroftError
 from appliance.events import EventBus
 from appliance.identity.links import Links
@@ -35,7 +35,6 @@ from appliance.identity.tokens import WorkspaceTokens
 from appliance.identity.users import Users
 from appliance.identity.verify import Site, Verifier, VerifyProtocol
 from appliance.notify import Notifier
-from appliance.services.assembly import build_services
 from appliance.settings import Paths, Settings, load
 from appliance.sockets import listen
 from appliance.store import Store, open_store, read_anchor
@@ -100,8 +99,9 @@ async def _serve(settings: Settings, store: Store) -> AsyncIterator[list[asyncio
     tokens = WorkspaceTokens(key_files.ed25519(settings.paths.keys / "tokens.key"), store.instance, store.clock,
                              store.database)
     bus = EventBus(store.clock)
-    services = build_services(settings, store, bus, jitter=random.random)
-    relay = Relay(settings.paths.socket("ide"), workspace_uid(settings), services.socket_opened, services.socket_closed)
+    broker = await ask_broker(settings)
+    services = build_services(settings, store, bus, broker, random.random)
+    relay = Relay(settings.paths.socket("ide"), ide_uid(settings), services.socket_opened, services.socket_closed)
     streams, assets = Streams(), Assets(Path(webui.__file__).parent / "static")
     catalogue = Catalogue.load(Path(webui.__file__).parent / "locale")
 
@@ -117,7 +117,7 @@ async def _serve(settings: Settings, store: Store) -> AsyncIterator[list[asyncio
         keys.CATALOGUE: catalogue, keys.ASSETS: assets, keys.RELAY: relay, keys.STREAMS: streams,
         keys.MACHINE: Machine(settings.paths.state), keys.ANCHOR: lambda: read_anchor(settings),
     }, console_uids=frozenset({0, os.getuid()}))
-    pages = IdePages(aiohttp_jinja2.get_env(application), catalogue, settings, services)
+    pages = IdePages(aiohttp_jinja2.get_env(application), catalogue, assets, settings, services)
     application[keys.IDE_PAGES] = pages
     verifier = Verifier(IdeGate(sessions, tokens, services, pages), Site(
         settings.ide_origin.split("//")[1].split(":")[0], settings.ide_origin, settings.ui_origin, IDE_COOKIE))
@@ -189,16 +189,6 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(result, Exception):
             log.error("a part of the daemon failed", exc_info=result)
-
-
-def workspace_uid(settings: Settings) -> int:
-    """Uid that code-server runs as: the workspace account, or our own in a checkout."""
-    if settings.paths == Paths.system():
-        return pwd.getpwnam(settings.users_workspace).pw_uid
-    try:
-        return pwd.getpwnam(settings.users_workspace).pw_uid
-    except KeyError:
-        return os.getuid()
 
 
 def main() -> int:

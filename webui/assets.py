@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,10 @@ class Assets:
         if name not in self._files:
             raise KeyError(f"there is no static file {name}")
         return f"{self._prefix}/{self.version}/{name}"
+
+    def at(self, prefix: str) -> Callable[[str], str]:
+        """The same addresses under another prefix, for another host."""
+        return lambda name: prefix + self(name).removeprefix(self._prefix)
 
     def serve(self, request: web.Request, version: str, name: str) -> web.Response:
         """The file called ``name``; kept by browsers for good when they ask for the current version."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import jinja2
@@ -13,8 +14,9 @@ from appliance.identity.users import Role
 from appliance.identity.verify import NOBODY, Access, PageName, Verdict
 from appliance.services.manager import Services
 from appliance.settings import Settings
+from webui.assets import Assets
 from webui.i18n import Catalogue, Translator
-from webui.views import preferred, wake_event
+from webui.views import preferred
 
 
 class IdeGate:
@@ -59,16 +61,20 @@ def _verdict(session: Session) -> Verdict:
 
 
 class IdePages:
-    """Renders the pages shown in the IDE's place. They stand alone: no person, no frame."""
+    """Renders the pages shown in the IDE's place. They stand alone: no person, no frame, assets of the IDE host."""
 
-    def __init__(self, environment: jinja2.Environment, catalogue: Catalogue, settings: Settings, services: Services) -> None:
+    def __init__(self, environment: jinja2.Environment, catalogue: Catalogue, assets: Assets, settings: Settings,
+                 services: Services) -> None:
         self._environment = environment
         self._catalogue = catalogue
+        self._asset = assets.at("/__croft/static")
         self._settings = settings
         self._services = services
 
     def __call__(self, name: PageName, path: str, accept_language: str) -> bytes:
         t = Translator(self._catalogue, preferred(accept_language, self._settings.language))
         template = self._environment.get_template("wake.html" if name == "waking" else "ide_refused.html")
-        return template.render(t=t, name=name, next=path, progress=wake_event(self._services), theme="auto",
-                               origin_ui=self._settings.ui_origin).encode()
+        page = template.render(
+            t=t, asset=self._asset, theme="auto", page="", user=None, now=time.time(), name=name, target=path,
+            service=self._services.view("ide"), origin_ui=self._settings.ui_origin)
+        return page.encode()

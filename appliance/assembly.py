@@ -1,0 +1,86 @@
+"""Putting `Services` together for this machine: the runtime the broker serves, the probes, the limits. Used by the daemon alone."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from appliance.broker.client import BrokerClient
+from appliance.broker.client import call as broker_call
+from appliance.errors import Unavailable
+from appliance.events import EventBus
+from appliance.host.machine import listeners
+from appliance.services import health, limits
+from appliance.services.manager import Services, Surroundings
+from appliance.services.model import Limits, ServiceName
+from appliance.services.process_runtime import ProcessRuntime
+from appliance.services.runtime import Runtime
+from appliance.services.wishes import Wishes
+from appliance.settings import Settings
+from appliance.store import Store
+
+BROKER_TRIES = 40
+
+
+async def ask_broker(settings: Settings) -> dict[str, Any]:
+    """What the broker says of itself, waiting for it as long as a slow boot takes (R25). Raises Unavailable."""
+    for attempt in range(BROKER_TRIES):
+        try:
+            return (await asyncio.to_thread(broker_call, settings.paths.socket("broker"), "hello")).data
+        except Unavailable:
+            if attempt == BROKER_TRIES - 1:
+                raise
+            await asyncio.sleep(0.1 * min(attempt + 1, 10))
+    raise AssertionError("the loop above ends by returning or raising")
+
+
+def ide_uid(settings: Settings) -> int:
+    """Uid that must answer on the IDE's socket: the owner of its folder, which only the broker makes."""
+    return settings.paths.socket("ide").parent.stat().st_uid
+
+
+def build_services(settings: Settings, store: Store, bus: EventBus, broker: Mapping[str, Any],
+                   jitter: Callable[[], float]) -> Services:
+    """``broker`` is what :func:`ask_broker` returned."""
+    docker = broker["runtime"] == "docker"
+    processes = ProcessRuntime(BrokerClient(settings.paths.socket("broker")))
+    shares = limits.shares(limits.measure(), docker=docker, ai=False, ide_memory_mb=settings.ide_memory_mb)
+    return Services(
+        _docker_runtime(settings) if docker else processes, health.probes(settings, ide_uid=ide_uid(settings)),
+        _looking_up(shares), store.clock, bus, Wishes(store.database, store.clock),
+        Surroundings(
+            state=settings.paths.state, acme=settings.proxy_tls == "acme",
+            idle_minutes={"ide": settings.ide_idle_minutes}, terminals=processes.terminals, port_owner=port_owner,
+            proxy_version="" if docker else caddy_version(settings)),
+        jitter=jitter)
+
+
+def _docker_runtime(settings: Settings) -> Runtime:
+    from appliance.services.docker_runtime import DockerRuntime
+
+    return DockerRuntime(settings)
+
+
+def _looking_up(shares: Mapping[ServiceName, Limits]) -> Callable[[ServiceName], Limits]:
+    return lambda service: shares[service]
+
+
+def port_owner(port: int) -> str:
+    """Name of the program that listens on a TCP port, as far as this account may see it; '' when nothing does."""
+    found = listeners(port)
+    return found[0].program if found else ""
+
+
+def caddy_version(settings: Settings) -> str:
+    """What ``caddy version`` prints, '' when there is no Caddy (the services page says so then)."""
+    program = settings.paths_caddy or shutil.which("caddy")
+    if not program:
+        return ""
+    try:
+        done = subprocess.run([program, "version"], capture_output=True, timeout=10, check=False, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip()
