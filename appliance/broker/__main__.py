@@ -25,13 +25,13 @@ from appliance.errors import CroftError
 from appliance.settings import Paths, Settings
 
 _STOP_SECONDS = 15.0
-_LIFELINE = "--lifeline"
+CANNOT_START = 78  # EX_CONFIG of sysexits.h: trying again would not help
 
 
 class Broker:
     """Everything wired together."""
 
-    def __init__(self, settings: Settings, installed: bool, lifeline: int | None) -> None:
+    def __init__(self, settings: Settings, installed: bool) -> None:
         self.accounts = accounts.resolve(settings)
         layout.ensure(settings, self.accounts)
         self.selector = selectors.DefaultSelector()
@@ -47,16 +47,13 @@ class Broker:
         self.server = Server(self.selector, settings.paths.socket("broker"), self.accounts.daemon.gid, uids, verbs)
         self._deadline: float | None = None
         self._wake = self._wake_on_signals()
-        self._lifeline = lifeline
 
     def run(self) -> int:
-        """Serve until SIGTERM, SIGINT or the supervisor's end; then stop what was started."""
+        """Serve until SIGTERM or SIGINT (the supervisor's end comes as SIGTERM too); then stop what was started."""
         self.processes.adopt()
         self.backend.register(self.selector)
         self.server.begin()
         self.selector.register(self._wake, selectors.EVENT_READ, lambda mask: self._stop())
-        if self._lifeline is not None:
-            self.selector.register(self._lifeline, selectors.EVENT_READ, lambda mask: self._stop())
         while not self._done():
             for key, mask in self.selector.select(self._turn()):
                 key.data(mask)
@@ -71,10 +68,8 @@ class Broker:
         return min(waits, default=None)
 
     def _stop(self) -> None:
-        """A deliberate end. The same event cannot come twice, so its descriptors leave the loop."""
-        for fd in (self._wake, self._lifeline):
-            if fd is not None and fd in self.selector.get_map():
-                self.selector.unregister(fd)
+        """A deliberate end."""
+        self.selector.unregister(self._wake)
         self._deadline = time.monotonic() + _STOP_SECONDS
         self.backend.shutdown()
         for process in (*self.processes.of_kind("run"), *self.processes.of_kind("files")):
@@ -100,19 +95,16 @@ class Broker:
 def main(argv: list[str]) -> int:
     """Parse the two options by hand (argparse would cost a tenth of the broker's memory) and serve."""
     options = dict(zip(argv[::2], argv[1::2], strict=False))
-    if len(argv) % 2 or set(options) - {"--home", _LIFELINE}:
+    if len(argv) % 2 or set(options) - {"--home"}:
         sys.stderr.write("usage: python -I -m appliance.broker [--home DIR]\n")
         return 2
     home = options.get("--home")
     paths = Paths.under(Path(home)) if home else Paths.system()
-    lifeline = int(options[_LIFELINE]) if _LIFELINE in options else None
-    if lifeline is not None:
-        os.set_inheritable(lifeline, False)
     try:
-        return Broker(settings_module.load(paths), home is None, lifeline).run()
+        return Broker(settings_module.load(paths), home is None).run()
     except CroftError as error:
         sys.stderr.write(f"croft broker: {error.message}\n")
-        return 1
+        return CANNOT_START
 
 
 def _base(settings: Settings, installed: bool) -> str:

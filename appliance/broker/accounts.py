@@ -1,7 +1,7 @@
 """Who runs what: the accounts named in the settings, resolved once.
 
-Rule: only here is it decided whether the broker changes user. As root every part has its own account; otherwise all parts run
-as the person who started them.
+Rule: only here is it decided whether the broker changes user. As root every part has its own account; otherwise all
+parts run as the person who started them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.errors import SettingsError
 from appliance.settings import Settings
@@ -45,7 +45,8 @@ def resolve(settings: Settings) -> Accounts:
                                 (settings.users_daemon, settings.users_workspace, settings.users_proxy))
     if len({daemon.uid, workspace.uid, proxy.uid}) != 3:
         raise SettingsError("users.daemon, users.workspace and users.proxy must be three different accounts")
-    return Accounts(daemon, workspace, proxy, _group(web_group(settings)), True)
+    web = _group(web_group(settings))
+    return Accounts(_joined(daemon, web), workspace, _joined(proxy, web), web, True)
 
 
 def web_group(settings: Settings) -> str:
@@ -64,8 +65,13 @@ def _account(name: str) -> Account:
     try:
         entry = pwd.getpwnam(name)
     except KeyError as error:
-        raise SettingsError(f"there is no account {name}", hint="Run the installer, or set users.* in croft.toml.") from error
+        raise SettingsError(f"there is no account {name}",
+                            hint="Run the installer, or set users.* in croft.toml.") from error
     return Account(name, entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid)))
+
+
+def _joined(account: Account, gid: int) -> Account:
+    return replace(account, groups=tuple(sorted({*account.groups, gid})))
 
 
 def _group(name: str) -> int:

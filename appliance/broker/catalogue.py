@@ -39,7 +39,9 @@ def present(settings: Settings, service: str) -> bool:
     """Whether the service's program is on this machine."""
     if service == "ide":
         return _ide_root(settings).joinpath("node/bin/node").exists()
-    return find(settings.paths_caddy if service == "proxy" else "", {"proxy": "caddy", "ai": "local-ai"}[service]) is not None
+    if service == "proxy":
+        return find(settings.paths_caddy, "caddy") is not None
+    return find("", "local-ai") is not None
 
 
 def program(settings: Settings, accounts: Accounts, service: str) -> Program:
@@ -73,8 +75,8 @@ def ide(settings: Settings, accounts: Accounts) -> Program:
     argv = (str(root / "node/bin/node"), str(root / "code/node_modules/code-server"),
             "--socket", str(settings.paths.socket("ide")), "--socket-mode", "0660", "--auth", "none",
             "--disable-telemetry", "--disable-update-check", "--disable-getting-started-override", "--disable-proxy",
-            "--reconnection-grace-time", "120", "--user-data-dir", str(data), "--extensions-dir", str(data / "extensions"),
-            "--config", str(data / "config.yaml"), str(settings.paths.workspace))
+            "--reconnection-grace-time", "120", "--user-data-dir", str(data),
+            "--extensions-dir", str(data / "extensions"), "--config", str(data / "config.yaml"), str(settings.paths.workspace))
     env = {"HOME": str(home), "USER": account.name, "LOGNAME": account.name, "SHELL": "/bin/bash", "LANG": "C.UTF-8",
            "PATH": ":".join(SEARCH_PATH)}
     return Program(argv, env, account, home, oom_score_adj=500, pids=1024, entry=ide_settings.write_defaults)

@@ -1,7 +1,8 @@
 """One cgroup per run and service: its limits, its figures, and a kill that nothing inside can outrun.
 
-Rule: a group is removed only when it is empty, and it is empty only after everything in it was killed. Works on cgroup v2
-(a delegated subtree) and v1 (one folder per controller). Source: Linux Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
+Rule: a group is removed only when it is empty, and it is empty only after everything in it was killed. Works on
+cgroup v2 (a delegated subtree) and v1 (one folder per controller). Source: Linux Documentation/admin-guide/cgroup-v1
+and cgroup-v2.rst.
 """
 
 from __future__ import annotations
@@ -79,14 +80,17 @@ class Group:
     def figures(self) -> dict[str, int | None]:
         """``memory_bytes memory_peak_bytes cpu_usec oom_kills pids_refused``; None where the kernel does not say."""
         if self.unified:
-            return {"memory_bytes": self._number("memory.current"), "memory_peak_bytes": self._number("memory.peak"),
-                    "cpu_usec": self._keyed("cpu.stat", "usage_usec"), "oom_kills": self._keyed("memory.events", "oom_kill"),
+            return {"memory_bytes": self._number("memory.current"),
+                    "memory_peak_bytes": self._number("memory.peak"),
+                    "cpu_usec": self._keyed("cpu.stat", "usage_usec"),
+                    "oom_kills": self._keyed("memory.events", "oom_kill"),
                     "pids_refused": self._keyed("pids.events", "max")}
         nanoseconds = self._number("cpuacct.usage")
         return {"memory_bytes": self._number("memory.usage_in_bytes"),
                 "memory_peak_bytes": self._number("memory.max_usage_in_bytes"),
                 "cpu_usec": None if nanoseconds is None else nanoseconds // 1000,
-                "oom_kills": self._keyed("memory.oom_control", "oom_kill"), "pids_refused": self._keyed("pids.events", "max")}
+                "oom_kills": self._keyed("memory.oom_control", "oom_kill"),
+                "pids_refused": self._keyed("pids.events", "max")}
 
     def remove(self) -> bool:
         """Remove the empty group; False while the kernel still counts something in it."""

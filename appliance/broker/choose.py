@@ -19,7 +19,7 @@ ENGINE_SOCKET = "/run/docker.sock"
 
 
 def runtime(settings: Settings) -> str:
-    """``docker`` or ``process``; ``auto`` is docker if an engine answers here (DECIDED 21 is applied by the installer)."""
+    """``docker`` or ``process``; ``auto`` is docker if an engine answers here."""
     if settings.runtime != "auto":
         return settings.runtime
     return "docker" if os.geteuid() == 0 and _engine_answers() else "process"
@@ -31,7 +31,7 @@ def backend(settings: Settings, installed: bool, accounts: Accounts, processes: 
     if runtime(settings) == "docker":
         from appliance.broker.compose import ComposeBackend
 
-        return ComposeBackend(settings, notify)
+        return ComposeBackend(settings, accounts, notify)
     if installed and accounts.switching and Path("/run/systemd/system").is_dir():
         from appliance.broker.units import UnitsBackend
 

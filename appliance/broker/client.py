@@ -1,7 +1,7 @@
 """The daemon's end of the broker's socket (asyncio), and a plain one for the command line.
 
-Rule: the broker's process never imports this module. A lost connection fails every waiting call at once; connecting again is
-the caller's decision.
+Rule: the broker's process never imports this module. A lost connection fails every waiting call at once; connecting
+again is the caller's decision.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ class BrokerClient:
                 raise Unavailable("the connection to the broker was lost") from error
 
     def _readable(self) -> None:
-        assert self._socket is not None
+        if self._socket is None:
+            return
         try:
             packet, fds, flags, _ = _receive(self._socket)
         except BlockingIOError:
@@ -136,7 +137,10 @@ class BrokerClient:
 
 
 def call(path: Path, op: str, *, timeout: float = 10.0, **arguments: Any) -> Reply:
-    """One request on a connection of its own, without asyncio: for the command line. Raises as :meth:`BrokerClient.call`."""
+    """One request on a connection of its own, without asyncio: for the command line.
+
+    Raises as :meth:`BrokerClient.call`.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(timeout)
         try:

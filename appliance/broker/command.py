@@ -18,7 +18,10 @@ _MOST_OUTPUT = 65_536
 
 def run(argv: tuple[str, ...], *, seconds: float, account: Account | None = None,
         env: dict[str, str] | None = None) -> tuple[int, str]:
-    """Exit status (negative: the signal that ended it) and the end of what it printed. It is killed after ``seconds``."""
+    """Exit status (negative: the signal that ended it) and the end of what it printed.
+
+    It is killed after ``seconds``. Raises CroftError when it cannot be started.
+    """
     read, write = os.pipe2(os.O_CLOEXEC)
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)

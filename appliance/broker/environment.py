@@ -1,7 +1,8 @@
 """The environment of a run: made from nothing, plus the few names a request may set.
 
-Rule: a list of what is allowed, never of what is refused. Names that make a program load or run something (LD_*, GIT_*, NODE_OPTIONS,
-PYTHON*, BASH_ENV, pagers, editors) are not on it; where a policy turns a pager off, that one value is.
+Rule: a list of what is allowed, never of what is refused. Names that make a program load or run something (LD_*,
+GIT_*, NODE_OPTIONS, PYTHON*, BASH_ENV, pagers, editors) are not on it; where a policy turns a pager off, that one
+value is.
 """
 
 from __future__ import annotations

@@ -1,18 +1,20 @@
 """The file helper: opens the workspace's files as the workspace's user, for a daemon that never does.
 
-Rule: every path goes through openat2 beneath the workspace's descriptor; nothing is opened that is not a regular file or a
-folder, and nothing blocks on one. Standard input is the socket; the process has no network and can start nothing.
+Rule: every path goes through openat2 beneath the workspace's descriptor; nothing is opened that is not a regular file
+or a folder, and nothing blocks on one. Standard input is the socket; the process has no network and can start
+nothing.
 """
 
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import secrets
 import socket
 import stat
 from collections.abc import Callable
-from typing import Any
+from pathlib import PurePath
 
 from appliance.broker import kernel, protocol
 from appliance.broker.protocol import Field, Object, Verb, flag, one_of, text, whole
@@ -20,7 +22,7 @@ from appliance.errors import Conflict, CroftError, Forbidden, Invalid, NotFound
 
 MOST_READ = 40_000  # bytes in one answer: as base64 with its frame they fit one packet
 MOST_FILE = 64 << 20
-MOST_ENTRIES = 300  # names in one answer
+MOST_LIST = 60_000  # bytes of names in one answer
 _PATH = Field(text(longest=4096))
 _REGULAR = "only regular files can be opened"
 
@@ -43,20 +45,26 @@ class Helper:
                 "folders": Field(flag, False)})}
 
     def entries(self, fds: list[int], path: str, after: str = "") -> Object:
-        """Names after ``after`` in order of bytes, at most MOST_ENTRIES; ``more`` says whether to ask again."""
+        """Names after ``after`` in order of bytes, as many as fit one packet; ``more`` says whether to ask again."""
         folder = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            names = sorted(name for name in os.listdir(folder) if _sendable(name) and name > after)
-            rows = [row for name in names[:MOST_ENTRIES] if (row := _row_at(folder, name))]
+            names = sorted(name for name in os.listdir(folder)  # noqa: PTH208 - a descriptor, not a path
+                           if _sendable(name) and name > after)
+            rows, size = [], 0
+            for row in filter(None, (_row_at(folder, name) for name in names)):
+                size += len(protocol.encode(row)) + 1
+                if size > MOST_LIST:
+                    return {"entries": rows, "more": True}
+                rows.append(row)
+            return {"entries": rows, "more": False}
         finally:
             os.close(folder)
-        return {"entries": rows, "more": len(names) > MOST_ENTRIES}
 
     def stat(self, fds: list[int], path: str) -> Object:
         """The row of what ``path`` names, links followed inside the workspace."""
         fd = self._open(path, os.O_PATH)
         try:
-            return _row(os.path.basename(path), os.fstat(fd))
+            return _row(PurePath(path).name, os.fstat(fd))
         finally:
             os.close(fd)
 
@@ -70,14 +78,15 @@ class Helper:
             data = os.pread(fd, length, offset)
         finally:
             os.close(fd)
-        return {**_row(os.path.basename(path), found), "data": base64.b64encode(data).decode("ascii"),
+        return {**_row(PurePath(path).name, found), "data": base64.b64encode(data).decode("ascii"),
                 "end": offset + len(data) >= found.st_size}
 
     def write(self, fds: list[int], path: str, data: str | None = None, mode: str = "new", version: str | None = None,
               folders: bool = False) -> Object:
-        """Write a whole file at once: readers see the old one or the new one. The content is ``data`` or one descriptor.
+        """Write a whole file at once: readers see the old one or the new one.
 
-        ``new`` fails if there is one; ``replace`` can ask for the ``version`` it was read as. Raises CroftError.
+        The content is ``data`` or one descriptor. ``new`` fails if there is one; ``replace`` can
+        ask for the ``version`` it was read as. Raises CroftError.
         """
         parent, _, name = path.rstrip("/").rpartition("/")
         if name in ("", ".", ".."):
@@ -146,7 +155,7 @@ def _explain(error: OSError) -> CroftError:
     """Words for a failed call; EXDEV is how openat2 says that a path leads out."""
     kinds: dict[type[OSError], type[CroftError]] = {
         FileNotFoundError: NotFound, PermissionError: Forbidden, FileExistsError: Conflict}
-    if error.errno == 18:
+    if error.errno == errno.EXDEV:
         return Forbidden("the path leads out of the workspace", code="outside")
     return kinds.get(type(error), Invalid)(f"cannot use the file: {error.strerror}")
 

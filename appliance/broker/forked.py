@@ -99,13 +99,15 @@ class ForkedBackend:
         """Tell everyone; the service's row keeps how it ended."""
         service, end = process.note["service"], outcome(process)
         state = "stopped" if process.reason == "stopped" or end["exit_code"] == 0 else "failed"
-        self._last[service] = {"state": state, "since": time.time(), "exit_code": end["exit_code"], "signal": end["signal"],
-                               "started_by": process.started_by, "run_id": process.note["run_id"]}
+        self._last[service] = {
+            "state": state, "since": time.time(), "exit_code": end["exit_code"], "signal": end["signal"],
+            "started_by": process.started_by, "run_id": process.note["run_id"]}
         self._notify({"event": "exit", "service": service, "run_id": process.note["run_id"], **end})
 
     def _row(self, service: str) -> Row:
-        row: Row = {"service": service, "state": "stopped", "since": None, "pid": None, "exit_code": None, "signal": None,
-                    "started_by": None, "run_id": None, "memory_bytes": None, "cpu_usec": None}
+        row: Row = {
+            "service": service, "state": "stopped", "since": None, "pid": None, "exit_code": None, "signal": None,
+            "started_by": None, "run_id": None, "memory_bytes": None, "cpu_usec": None}
         process = self._processes.get(_name(service))
         if process is None:
             absent = {} if catalogue.present(self._settings, service) else {"state": "absent"}
@@ -129,8 +131,8 @@ class ForkedBackend:
             pid = launch(Launch(
                 program.argv, root, null, log, log, env=program.env | {"CROFT_RUN": _name(service)}, group=group,
                 account=program.account if self._accounts.switching else None, rlimits=catalogue.rlimits(program),
-                capabilities=program.capabilities, oom_score_adj=program.oom_score_adj, umask=program.umask,
-                entry=program.entry))
+                capabilities=program.capabilities, umask=program.umask, entry=program.entry,
+                oom_score_adj=program.oom_score_adj if self._accounts.switching else None))
         except BaseException:
             discard(group)
             raise

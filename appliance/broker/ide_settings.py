@@ -1,7 +1,7 @@
 """The editor's first settings, written once and never again.
 
-Rule: this runs as the workspace's user inside a forked child, beneath that user's home by openat2, so that a link planted there
-can only ever point its owner at its own files.
+Rule: this runs as the workspace's user inside a forked child, beneath that user's home by openat2, so that a link
+planted there can only ever point its owner at its own files.
 """
 
 from __future__ import annotations

@@ -65,13 +65,13 @@ def unshare(flags: int) -> None:
 def open_beneath(root: int, path: str, flags: int, mode: int = 0) -> int:
     """Open ``path`` without ever leaving the folder that ``root`` is a descriptor of.
 
-    Links that stay inside are followed; links out, ``..`` out and /proc's magic links fail with EXDEV or ELOOP. The kernel
-    checks each step, so a link swapped meanwhile gains nothing. Source: openat2(2).
+    Links that stay inside are followed; links out, ``..`` out and /proc's magic links fail with EXDEV or ELOOP. The
+    kernel checks each step, so a link swapped meanwhile gains nothing. Source: openat2(2).
     """
     how = _OpenHow(flags | os.O_CLOEXEC, mode, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
     size = ctypes.c_size_t(ctypes.sizeof(how))
-    return _checked(_libc.syscall(ctypes.c_long(SYS_OPENAT2), ctypes.c_int(root), os.fsencode(path), ctypes.byref(how), size),
-                    path)
+    result = _libc.syscall(ctypes.c_long(SYS_OPENAT2), ctypes.c_int(root), os.fsencode(path), ctypes.byref(how), size)
+    return _checked(result, path)
 
 
 def rename_new(folder: int, old: str, new: str) -> None:

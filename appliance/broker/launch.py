@@ -1,7 +1,8 @@
 """Start one process with exactly the powers it is given, and none of the broker's.
 
-Rule: between fork and exec the child only takes powers away, in the one order that works, and any failure ends it there: it
-never runs with more than was asked. A fork is safe because the broker has one thread, and cheap because it is small.
+Rule: between fork and exec the child only takes powers away, in the one order that works, and any failure ends it
+there: it never runs with more than was asked. A fork is safe because the broker has one thread, and cheap because it
+is small.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ _NO_CAPABILITIES: frozenset[int] = frozenset()
 class Launch:
     """A process to be: what to run, as whom, where, and how bounded. Descriptors stay the caller's.
 
-    ``argv[0]`` is an absolute path or a bare name on SEARCH_PATH. ``cwd`` is relative to the folder that ``root`` describes.
-    ``entry`` runs in the forked child with the descriptor of ``root``, with the child's powers: before the program, or in
-    place of it when ``argv`` is empty. ``account`` None means no change of user.
+    ``argv[0]`` is an absolute path or a bare name on SEARCH_PATH. ``cwd`` is relative to the folder that ``root``
+    describes. ``entry`` runs in the forked child with the descriptor of ``root``, with the child's powers: before the
+    program, or in place of it when ``argv`` is empty. ``account`` None means no change of user. ``dies_with_parent``
+    sends it SIGTERM when the broker or supervisor that started it ends, however that ends.
     """
 
     argv: tuple[str, ...]
@@ -47,15 +49,17 @@ class Launch:
     group: Group | None = None
     rlimits: tuple[tuple[int, int], ...] = ()
     capabilities: frozenset[int] = _NO_CAPABILITIES
-    oom_score_adj: int = 0
+    oom_score_adj: int | None = None
     network: bool = True
     umask: int = 0o022
+    dies_with_parent: bool = False
     entry: Callable[[int], None] | None = None
 
 
 def launch(plan: Launch) -> int:
     """Start it and return its pid once the program runs. Raises Invalid (it cannot run) or Unavailable (no process)."""
     read, write = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
     try:
         pid = os.fork()
     except OSError as error:
@@ -63,7 +67,7 @@ def launch(plan: Launch) -> int:
         os.close(write)
         raise Unavailable(f"cannot start a process: {error.strerror}") from error
     if pid == 0:
-        _become(plan, write)
+        _become(plan, write, parent)
     os.close(write)
     try:
         problem = _await_exec(read)
@@ -85,7 +89,7 @@ def _await_exec(read: int) -> str:
     return os.read(read, 4096).decode("utf-8", "replace")
 
 
-def _become(plan: Launch, report: int) -> NoReturn:
+def _become(plan: Launch, report: int, parent: int) -> NoReturn:
     """The child. Writes why it failed to ``report``, which closes by itself on exec."""
     step = "prepare"
     try:
@@ -94,7 +98,8 @@ def _become(plan: Launch, report: int) -> NoReturn:
         step = "enter the cgroup of"
         for path in plan.group.join_paths() if plan.group else ():
             _write(path, "0")
-        _write("/proc/self/oom_score_adj", str(plan.oom_score_adj))
+        if plan.oom_score_adj is not None:
+            _write("/proc/self/oom_score_adj", str(plan.oom_score_adj))
         report = _place_descriptors(plan, report)
         step = "limit"
         os.umask(plan.umask)
@@ -106,6 +111,8 @@ def _become(plan: Launch, report: int) -> NoReturn:
             kernel.unshare(kernel.CLONE_NEWNET)
         step = "drop the privileges of"
         _drop(plan)
+        if plan.dies_with_parent:
+            _die_with(parent)
         step = "open the folder of"
         folder = kernel.open_beneath(_ROOT, plan.cwd, os.O_PATH | os.O_DIRECTORY)
         os.fchdir(folder)
@@ -121,7 +128,7 @@ def _become(plan: Launch, report: int) -> NoReturn:
         os._exit(0)
     except OSError as error:
         _write_all(report, f"cannot {step} the program: {error.strerror}")
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - nothing may unwind into the broker's own frames
         _write_all(report, f"cannot {step} the program: {type(error).__name__}")
     finally:
         os._exit(127)
@@ -159,14 +166,21 @@ def _drop(plan: Launch) -> None:
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 
 
+def _die_with(parent: int) -> None:
+    """After the change of user, which would undo it. The check closes the gap before it."""
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise ProcessLookupError(3, "its parent has ended")
+
+
 def _exec(plan: Launch) -> NoReturn:
     program = plan.argv[0]
     if "/" in program:
-        os.execve(program, plan.argv, plan.env)
+        os.execve(program, plan.argv, plan.env)  # noqa: S606 - no shell is the point
     failure: OSError = FileNotFoundError(2, "No such file or directory")
     for folder in SEARCH_PATH:
         try:
-            os.execve(f"{folder}/{program}", plan.argv, plan.env)
+            os.execve(f"{folder}/{program}", plan.argv, plan.env)  # noqa: S606
         except (FileNotFoundError, NotADirectoryError):
             continue
         except PermissionError as error:

@@ -1,7 +1,7 @@
 """The folders that must exist before anything starts, with their owners.
 
-Rule: a folder is made once and never recreated (containers hold it by inode), and one that exists is used only if it is a real
-folder of the expected owner: some of their parents can be written by the daemon.
+Rule: a folder is made once and never recreated (containers hold it by inode), and one that exists is used only if it
+is a real folder of the expected owner: some of their parents can be written by the daemon.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def table(settings: Settings, accounts: Accounts) -> Iterator[Folder]:
     yield Folder(paths.workspace, workspace.uid, workspace.gid, 0o750)
     yield Folder(paths.ide_home, workspace.uid, workspace.gid, 0o750)
     yield Folder(paths.caddy_data, proxy.uid, proxy.gid, 0o700)
+    yield Folder(paths.state / "models", daemon.uid, daemon.gid, 0o700)
 
 
 def ensure(settings: Settings, accounts: Accounts) -> None:

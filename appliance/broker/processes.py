@@ -1,7 +1,8 @@
-"""The processes the broker answers for: watched by pidfd, recorded on disk, adopted by the next broker, buried when gone.
+"""The processes the broker answers for: watched by pidfd, recorded on disk, adopted by the next broker, buried when
+gone.
 
-Rule: a process is named by pid and start time together, and signalled only through its pidfd, so a reused pid is never hit. It
-counts as gone only when its whole group is empty. The record lies in a folder that only root may write.
+Rule: a process is named by pid and start time together, and signalled only through its pidfd, so a reused pid is
+never hit. It counts as gone only when its whole group is empty. The record lies in a folder that only root may write.
 """
 
 from __future__ import annotations
@@ -183,16 +184,20 @@ class Processes:
         return list(document["processes"])
 
     def _save(self) -> None:
-        rows = [{"id": one.id, "kind": one.kind, "pid": one.pid, "start": one.start, "since": one.since,
-                 "started_by": one.started_by, "kill_at": one.kill_at, "reason": one.reason, "began_at": one.began_at,
-                 "note": one.note, "folders": {key: str(path) for key, path in one.group.folders.items()} if one.group else {}}
-                for one in self._live.values()]
+        rows = [_recorded_row(one) for one in self._live.values()]
         document = {"version": _VERSION, "boot_id": kernel.boot_id(), "processes": rows}
         fresh = self._record.with_suffix(".new")
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             json.dump(document, file)
         fresh.replace(self._record)
+
+
+def _recorded_row(process: Process) -> dict[str, Any]:
+    names = ("id", "kind", "pid", "start", "since", "started_by", "kill_at", "reason", "began_at", "note")
+    folders = process.group.folders if process.group else {}
+    places = {key: str(path) for key, path in folders.items()}
+    return {name: getattr(process, name) for name in names} | {"folders": places}
 
 
 def _nothing(process: Process) -> None:

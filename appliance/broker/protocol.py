@@ -1,7 +1,7 @@
 """The packets of the broker's socket and the typed table that every request must fit.
 
-Rule: a request is refused unless every key is known, present where required and of exactly the declared type. Nothing is
-coerced, and nothing that failed here reaches a verb.
+Rule: a request is refused unless every key is known, present where required and of exactly the declared type. Nothing
+is coerced, and nothing that failed here reaches a verb.
 """
 
 from __future__ import annotations

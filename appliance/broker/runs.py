@@ -1,7 +1,7 @@
 """The verbs spawn, kill, freeze, thaw and runs: one execution as the workspace's user, bounded and reported.
 
-Rule: a request chooses the program, its words and its bounds; never the user, a folder outside the workspace or a way to be
-killed late. Output goes through pipes that only the caller holds.
+Rule: a request chooses the program, its words and its bounds; never the user, a folder outside the workspace or a way
+to be killed late. Output goes through pipes that only the caller holds.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Runs:
 
     def all(self, peer: Peer) -> Reply:
         """Live runs, and the last 64 that ended: a daemon that was away learns what became of its own."""
-        live = [{"run": one.id, "pid": one.pid, "since": one.since, **one.note} for one in self._processes.of_kind("run")]
+        found = self._processes.of_kind("run")
+        live = [{"run": one.id, "pid": one.pid, "since": one.since, **one.note} for one in found]
         return Reply({"runs": live, "ended": list(self._ended)})
 
     def _gone(self, process: Process) -> None:
@@ -160,7 +161,8 @@ def outcome(process: Process) -> dict[str, Any]:
     figures = found.pop("figures", {})
     figures.pop("memory_bytes", None)
     code, number, wall = found.pop("exit_code", None), found.pop("signal", None), found.pop("wall", None)
-    reason = "oom" if process.reason == "exit" and number == signal.SIGKILL and figures.get("oom_kills") else process.reason
+    starved = process.reason == "exit" and number == signal.SIGKILL and figures.get("oom_kills")
+    reason = "oom" if starved else process.reason
     return {"exit_code": code, "signal": number, "reason": reason, "usage": {"wall": wall, **found, **figures}}
 
 

@@ -1,7 +1,7 @@
 """The broker's socket: who may connect, one packet in, one packet out, and nobody can hold the loop up.
 
-Rule: no call here blocks. A peer is checked by the kernel's word (SO_PEERCRED) before its first packet is read, and a client
-that does not read its answers is dropped.
+Rule: no call here blocks. A peer is checked by the kernel's word (SO_PEERCRED) before its first packet is read, and a
+client that does not read its answers is dropped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Killing a run where cgroups cannot be written: by session and by a mark in the environment.
 
-Rule: this is the weaker way, and `hello` says so (`containment: "session"`): a process that leaves the session and clears its
-environment is not found. Without root only processes of the broker's own user are ever looked at.
+Rule: this is the weaker way, and `hello` says so (`containment: "session"`): a process that leaves the session and
+clears its environment is not found. Without root only processes of the broker's own user are ever looked at.
 """
 
 from __future__ import annotations

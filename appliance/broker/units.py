@@ -1,6 +1,7 @@
 """The process runtime under systemd: each service is a root-owned unit that the broker only starts and stops.
 
-Rule: every word of every systemctl call is fixed here or a checked number; unit names come from the catalogue's three names.
+Rule: every word of every systemctl call is fixed here or a checked number; unit names come from the catalogue's three
+names.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from appliance.errors import NotFound, Unavailable
 from appliance.settings import Settings
 
 SYSTEMCTL = "/usr/bin/systemctl"
-_PROPERTIES = ("Id,LoadState,ActiveState,Result,MainPID,ExecMainStatus,ExecMainCode,InvocationID,MemoryCurrent,CPUUsageNSec,"
-               "StateChangeTimestampMonotonic")
-_STATES = {"active": "running", "reloading": "running", "activating": "starting", "deactivating": "stopping", "failed": "failed"}
+_PROPERTIES = ("Id,LoadState,ActiveState,Result,MainPID,ExecMainStatus,ExecMainCode,InvocationID,MemoryCurrent,"
+               "CPUUsageNSec,StateChangeTimestampMonotonic")
+_STATES = {"active": "running", "reloading": "running", "activating": "starting", "deactivating": "stopping",
+           "failed": "failed"}
 _KILLED = 2  # CLD_KILLED, what ExecMainCode says of a death by signal
 _WATCH_SECONDS = 2.0
 
@@ -129,9 +131,9 @@ class UnitsBackend:
         self._selector.unregister(pidfd)
         os.close(pidfd)
         row = self._one(service)
+        reason = "stopped" if row["state"] in ("stopping", "stopped") else "exit"
         self._notify({"event": "exit", "service": service, "run_id": run_id, "exit_code": row["exit_code"],
-                      "signal": row["signal"], "reason": "stopped" if row["state"] in ("stopping", "stopped") else "exit",
-                      "usage": {"cpu_usec": row["cpu_usec"]}})
+                      "signal": row["signal"], "reason": reason, "usage": {"cpu_usec": row["cpu_usec"]}})
 
 
 def unit(service: str) -> str:

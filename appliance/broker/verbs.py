@@ -22,7 +22,8 @@ _SERVICE = Field(one_of(SERVICES))
 class Verbs:
     """The verbs that belong to no single part, and the table of all."""
 
-    def __init__(self, accounts: Accounts, backend: ServiceBackend, processes: Processes, runs: Runs, files: Files) -> None:
+    def __init__(self, accounts: Accounts, backend: ServiceBackend, processes: Processes, runs: Runs,
+                 files: Files) -> None:
         self._accounts = accounts
         self._backend = backend
         self._processes = processes
@@ -45,9 +46,10 @@ class Verbs:
     def hello(self, peer: Peer) -> Reply:
         """What this broker is and what it can hold people to."""
         hierarchy = self._processes.hierarchy
-        return Reply({"version": __version__, "runtime": self._backend.runtime, "boot_id": kernel.boot_id(),
-                      "pid": os.getpid(), "limits": hierarchy.limits,
-                      "containment": "cgroup" if hierarchy.contains else "session", "switching": self._accounts.switching})
+        return Reply({
+            "version": __version__, "runtime": self._backend.runtime, "boot_id": kernel.boot_id(), "pid": os.getpid(),
+            "limits": hierarchy.limits, "containment": "cgroup" if hierarchy.contains else "session",
+            "switching": self._accounts.switching})
 
     def services(self, peer: Peer) -> Reply:
         return Reply({"services": self._backend.services()})

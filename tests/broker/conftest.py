@@ -156,7 +156,7 @@ def broker(home: Home) -> Home:
 
 
 @pytest.fixture
-async def client(broker: Home) -> AsyncIterator["Connected"]:
+async def client(broker: Home) -> AsyncIterator[Connected]:
     connected = Connected(BrokerClient(broker.socket))
     await connected.client.connect()
     yield connected
