@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from appliance.services.certificate import Certificate
 from appliance.services.history import History, Tuning
-from appliance.services.model import Desired, Missing, Observed, Params, Problem, ServiceName, Severity
+from appliance.services.model import Desired, Missing, Observed, Params, Problem, ServiceName, Severity, Want
 
 DAY = 86_400
 WARN_BEFORE_DAYS = 14  # R22
@@ -92,7 +92,7 @@ def of_service(
     if seen.missing is Missing.PROGRAM:
         return [problem("not_installed", seen.service)]
     found = []
-    if desired.running or history.parked:
+    if desired.want is not Want.STOP:
         found += _failure(seen, history, tail, facts, tuning)
     if history.safe and not history.over:
         found.append(problem("ide_safe_mode", seen.service, {"tries": tuning.tries}))
