@@ -28,7 +28,7 @@ _ANSWER_SECONDS = 900
 
 _PATH = re.compile(r"/[A-Za-z0-9._/@+,:=-]*\Z")
 _CONTAINER_RUN = "/run/croft"
-_CONTAINER_STORAGE = "/data"
+_CONTAINER_STORAGE = "/data/caddy"
 
 
 # Behind another web server, which ends TLS.
@@ -111,6 +111,7 @@ _SNIPPETS = _Text("""\
 		Cross-Origin-Opener-Policy same-origin
 		Cross-Origin-Resource-Policy same-origin
 		-Server
+		-Via
 	}
 	header ?Referrer-Policy same-origin
 	header ?Permissions-Policy "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
@@ -154,6 +155,7 @@ _UI = _Text("""\
 }
 """)
 
+# A path that two programs could read in two ways is refused: browsers never send one.
 # `allowed` is set only after the check has passed; without it an error is answered here, so that a daemon that does not answer
 # the check is not asked a second time (FWD-5).
 _IDE = _Text("""\
@@ -163,6 +165,8 @@ _IDE = _Text("""\
 	route {
 		import hygiene
 		import entry
+		@ambiguous vars_regexp {http.request.uri} "(?i)^[^?]*(//|\\\\|%%(00|2f|5c)|/(\\.|%%2e){1,2}([/;?]|$))"
+		error @ambiguous 400
 		@hidden path /auth/* /login /login/* /logout /logout/* /update /update/* /healthz /healthz/* /proxy /proxy/* /absproxy /absproxy/* /vscode /vscode/*
 		error @hidden 404
 		%{own_pages}
@@ -311,7 +315,7 @@ def _values(settings: Settings, runtime: str, fallback: bool, lifetime: int, ren
         "http_port": str(settings.proxy_http_port),
         "https_port": str(settings.proxy_https_port),
         "renew_interval": str(renew_interval),
-        "storage": _path(_CONTAINER_STORAGE if inside else str(settings.paths.caddy_data)),
+        "storage": _path(_CONTAINER_STORAGE if inside else str(settings.paths.caddy_data / "caddy")),
         "bind": "" if inside else _bind(settings.proxy_bind),
         "tls": _tls(settings, fallback, lifetime),
         "ui_origin": settings.ui_origin,
@@ -322,10 +326,10 @@ def _values(settings: Settings, runtime: str, fallback: bool, lifetime: int, ren
     }
     return values | {
         "models": _DAEMON.substitute(values, matcher="/v1/*", seconds=_ANSWER_SECONDS),
-        "pages": _DAEMON.substitute(values, matcher="", seconds=_PAGE_SECONDS),
+        "pages": _DAEMON.substitute(values, matcher="*", seconds=_PAGE_SECONDS),
         "own_pages": _DAEMON.substitute(values, matcher="/__croft/*", seconds=_PAGE_SECONDS),
         "relay": _DAEMON.substitute(values, matcher="@relayed", seconds=_PAGE_SECONDS),
-        "wake": _DAEMON.substitute(values, matcher="", seconds=2),
+        "wake": _DAEMON.substitute(values, matcher="*", seconds=2),
     }
 
 

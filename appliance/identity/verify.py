@@ -18,15 +18,15 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 from urllib.parse import quote, unquote
 
 import httptools
 
 log = logging.getLogger(__name__)
 
-# Caddy takes 16 KiB of headers and adds a few of its own.
-REQUEST_MAX = 32 * 1024
+# Caddy takes about 20 KiB of headers and repeats the URL.
+REQUEST_MAX = 64 * 1024
 NEXT_MAX = 2048
 
 _COOKIE = re.compile(rb"[A-Za-z0-9_.~-]{16,512}\Z")
@@ -56,7 +56,7 @@ class Verdict:
 
 
 NOBODY = Verdict(Access.nobody)
-PageName = Literal["waking", "signed-out", "forbidden"]
+PageName = Literal["waking", "signed-out", "forbidden", "failed"]
 
 
 class Gate(Protocol):
@@ -83,19 +83,20 @@ class Gate(Protocol):
 
 @dataclass(frozen=True)
 class Site:
-    """Names of this appliance: origins as browsers write them, and the IDE host's cookie."""
+    """Names of this appliance, origins as browsers write them, and the IDE host's cookie."""
 
     ide_host: str
     ide_origin: str
     ui_origin: str
-    cookie: str
+    cookie: str = "__Host-croft-ide"
 
 
 def relative_path(uri: str) -> str:
     """``uri`` when it is a path of this host that is safe to come back to, else ``/`` (FWD-9)."""
-    path = unquote(uri.partition("?")[0])
-    safe = len(uri) <= NEXT_MAX and _RELATIVE.match(uri) and "\\" not in unquote(uri)
-    if not safe or "//" in path or "{" in uri or not path.isprintable() or ".." in path.split("/"):
+    path, readable = unquote(uri.partition("?")[0]), unquote(uri)
+    if len(uri) > NEXT_MAX or not _RELATIVE.match(uri) or any(char in readable for char in "\\{}"):
+        return "/"
+    if "//" in path or not path.isprintable() or ".." in path.split("/"):
         return "/"
     return uri
 
@@ -141,7 +142,8 @@ class Verifier:
     def answer(self, request: Request) -> bytes:
         """The whole HTTP response."""
         fields = request.fields
-        if request.doubled or not all(fields.get(name) for name in _ONCE) or request.target != b"/auth/verify":
+        asked = request.target.partition(b"?")[0]
+        if request.doubled or not all(fields.get(name) for name in _ONCE) or asked != b"/auth/verify":
             return self._refuse(HTTPStatus.UNAUTHORIZED, "sign_in_required", "This request did not come by the proxy.")
         host = fields[b"x-forwarded-host"].partition(b":")[0].lower()
         if host != self._host:
@@ -230,8 +232,7 @@ class VerifyProtocol(asyncio.Protocol):
         self._pending = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
