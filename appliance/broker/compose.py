@@ -1,7 +1,7 @@
 """The Docker runtime: containers created by Compose from our own file, started and stopped over the Engine API.
 
-Rule: at most one job per service, and nothing here decides to restart anything. What is running is adopted; what is made
-is made under the one name a service has, so nothing can be there twice.
+Rule: at most one job per service, and nothing here decides to restart anything. What is running is adopted; what is
+made is made under the one name a service has, so nothing can be there twice.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import os
 import selectors
 import signal
 import socket
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,10 @@ def connect(path: Path) -> socket.socket:
 class Call:
     """One request under way. ``line`` gets each line of a streamed body as it comes; ``done`` is called once."""
 
-    def __init__(self, engine: Path, method: str, path: str, body: Any = None, *, line: Line | None = None) -> None:
+    def __init__(self, engine: Path, method: str, path: str, body: Any = None, *, line: Line | None = None,
+                 version: str = API) -> None:
         self._engine = engine
-        self._out = request_bytes(method, API + path, body)
+        self._out = request_bytes(method, version + path, body)
         self._line = line
         self._in = bytearray()
         self._status = 0
@@ -160,9 +161,9 @@ class Call:
 
 
 class Program:
-    """A program run to its end. The step gives ``(status, output)``: the last MAX_OUTPUT bytes of both streams as text."""
+    """A program run to its end. The step gives ``(status, output)``: the last MAX_OUTPUT bytes of both streams."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(self, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
         self._argv, self._env = argv, env
         self._pid: int | None = None
 
@@ -195,7 +196,7 @@ class Program:
         selector.register(watched, selectors.EVENT_READ, ended)
 
 
-def _spawn(argv: Sequence[str], env: Mapping[str, str], output: int) -> int:
+def _spawn(argv: tuple[str, ...], env: Mapping[str, str], output: int) -> int:
     streams = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, output, 1),
                (os.POSIX_SPAWN_DUP2, output, 2)]
     return os.posix_spawn(argv[0], argv, env, file_actions=streams, setsid=True, setsigdef=[signal.SIGPIPE])
@@ -214,11 +215,19 @@ class Task:
 
     def __init__(self, selector: selectors.BaseSelector, work: Work, ended: Callable[[Exception | None], None]) -> None:
         self._selector, self._work, self._ended = selector, work, ended
+        self._step: Step = None
 
     def begin(self) -> None:
         self._resume(None)
 
+    def cancel(self) -> None:
+        """Give up a task whose steps are all calls; ``ended`` is not called."""
+        if self._step is not None:
+            self._step.cancel()
+        self._work.close()
+
     def _resume(self, result: Any) -> None:
+        self._step = None
         try:
             step = self._work.throw(result) if isinstance(result, Exception) else self._work.send(result)
         except StopIteration:
@@ -226,4 +235,5 @@ class Task:
         except Exception as error:  # noqa: BLE001 - whatever ends the work is handed on, not hidden
             self._ended(error)
         else:
+            self._step = step
             step.begin(self._selector, self._resume)

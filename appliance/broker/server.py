@@ -154,10 +154,10 @@ class Server:
             client.close()
 
 
-def listen(path: Path, gid: int) -> socket.socket:
-    """A packet socket at ``path``, 0660 with group ``gid``, in place of a dead one."""
+def listen(path: Path, gid: int, kind: int = socket.SOCK_SEQPACKET) -> socket.socket:
+    """A socket at ``path``, 0660 with group ``gid``, in place of a dead one."""
     path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
     before = os.umask(0o177)
     try:
         listener.bind(str(path))
