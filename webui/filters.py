@@ -10,7 +10,7 @@ Put to use once, at start::
 Every template also gets, per request: ``t`` (webui.i18n.Translator), ``user`` (name, email, role; None before sign-in),
 ``page`` (an id of NAVIGATION, or ""), ``host``, ``origin_ide``, ``now`` (Unix seconds), ``theme`` (auto, light, dark),
 ``path`` (of this request, for forms that lead back), ``state`` (the top line's sentence: ``.key`` and ``.params``, or
-None), ``notice`` (None, or ``.kind`` good or bad, ``.key``, ``.params``: the answer to a form sent without scripts).
+None), ``notice`` (None, or ``.key`` and ``.params``: the answer to a form; keys under ``fault.`` are bad news).
 """
 
 from __future__ import annotations
@@ -103,6 +103,29 @@ def log_level(text: str) -> str:
     return next((level for level, pattern in _LEVELS if pattern.search(head)), "info")
 
 
+_BROWSERS = (("Edg", "Edge"), ("OPR/", "Opera"), ("SamsungBrowser/", "Samsung Internet"), ("Firefox/", "Firefox"),
+             ("FxiOS/", "Firefox"), ("CriOS/", "Chrome"), ("Chrome/", "Chrome"), ("Safari/", "Safari"),
+             ("curl/", "curl"))
+_SYSTEMS = (("Windows", "Windows"), ("Android", "Android"), ("iPhone", "iOS"), ("iPad", "iPadOS"), ("CrOS", "ChromeOS"),
+            ("Mac OS X", "macOS"), ("Linux", "Linux"))
+
+
+class Device(NamedTuple):
+    """What a User-Agent header claims; empty where it says nothing we know."""
+
+    browser: str
+    system: str
+    icon: str
+
+
+def device(agent: str) -> Device:
+    """Read a User-Agent header, well enough for people to tell their devices apart."""
+    browser = next((name for mark, name in _BROWSERS if mark in agent), "")
+    system = next((name for mark, name in _SYSTEMS if mark in agent), "")
+    small = "Mobile" in agent or system in ("Android", "iOS")
+    return Device(browser, system, "phone" if small else "terminal" if browser == "curl" else "laptop")
+
+
 # Control characters, and those that change direction or are not seen: a log line may not pretend to be another.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
                      "\u3164\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
@@ -141,11 +164,10 @@ def palette(t: Translator, role: str, services: Sequence[str]) -> list[dict[str,
     """The entries of the command palette: where one can go and what one can do, in the reader's language."""
     entries = [{"label": t(f"nav.{place.id}"), "icon": place.id, "href": place.path} for place in places(role)]
     entries.append({"label": t("nav.sessions"), "icon": "sessions", "href": "/sessions"})
-    for name in services:
+    for name in services if may_operate(role) else ():
         entries.append({"label": t(f"service.{name}.logs"), "icon": "log", "href": f"/machine/logs/{name}"})
-        if may_operate(role):
-            entries.extend({"label": t(f"service.{name}.{action}"), "icon": action, "service": name, "action": action}
-                           for action in ("start", "restart", "stop"))
+        entries.extend({"label": t(f"service.{name}.{action}"), "icon": action, "service": name, "action": action}
+                       for action in ("start", "restart", "stop"))
     return entries
 
 
@@ -155,5 +177,5 @@ def register(environment: Environment, assets: Assets) -> None:
         asset=assets, places=places, may_operate=may_operate, shown_state=shown_state, share=share, level=level,
         palette=palette, LANGUAGES=tuple(LANGUAGES), THEMES=THEMES, SERVICE_NAMES=("ide", "proxy", "ai"),
     )
-    environment.filters.update(iso=iso, pieces=pieces)
+    environment.filters.update(iso=iso, pieces=pieces, device=device)
     environment.trim_blocks = environment.lstrip_blocks = True

@@ -1,0 +1,66 @@
+"""Every page in light and dark, English and Arabic, wide and phone: photographed, and checked while at it.
+
+The pictures go to tests/.artifacts/screens and are looked at before a change of the pages is called done.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page
+
+SCREENS = Path(__file__).parents[1] / ".artifacts" / "screens"
+WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+UI_PAGES = {"home": "/", "machine": "/machine", "logs": "/machine/logs/ide", "sessions": "/sessions",
+            "sessions-alone": "/sessions-alone", "workspace": "/workspace", "sign-in": "/sign-in", "sign-in-first": "/sign-in/first",
+            "link": "/sign-in/link", "setup": "/sign-in/setup", "gone": "/sign-in/gone", "error": "/nowhere"}
+IDE_PAGES = {"wake": "/wake", "broken": "/broken", "refused": "/editor"}
+TROUBLED = {"home-trouble": "/", "machine-trouble": "/machine"}
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+
+
+@pytest.mark.parametrize("lang", ["en", "ar"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", ["wide", "phone"])
+async def test_every_page_holds_up(browser: Browser, stage: Any, watch: Any, axe: str, lang: str, theme: str, size: str) -> None:
+    """WEB-3, WEB-4: no violation, no script from data, nothing from outside; axe finds nothing; nothing is wider than a phone."""
+    phone = size == "phone"
+    context = await watch.context(browser, stage.base, stage.ide, viewport=PHONE if phone else WIDE, has_touch=phone,
+                                  is_mobile=phone, locale=lang, reduced_motion="reduce")
+    page = await context.new_page()
+    try:
+        for name, path in UI_PAGES.items():
+            await look(page, f"{stage.base}{path}", name, lang, theme, size, axe)
+        for name, path in IDE_PAGES.items():
+            await look(page, f"{stage.ide}{path}", name, lang, theme, size, axe)
+        stage.trouble()
+        for name, path in TROUBLED.items():
+            await look(page, f"{stage.base}{path}", name, lang, theme, size, axe)
+    finally:
+        stage.push("drop", None)
+        await context.close()
+
+
+async def look(page: Page, address: str, name: str, lang: str, theme: str, size: str, axe: str) -> None:
+    await page.goto(f"{address}?lang={lang}&theme={theme}", wait_until="load")
+    await page.wait_for_function("document.readyState === 'complete'")
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    await page.screenshot(path=SCREENS / f"{name}.{lang}.{theme}.{size}.png", full_page=False)
+    assert await page.evaluate("window.pwned") is None
+    overflow = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0, f"{name} is {overflow} px too wide ({lang}, {size})"
+    if size == "phone":
+        assert await small_targets(page) == [], name
+    await page.evaluate(axe)
+    found = await page.evaluate("axe.run({resultTypes: ['violations'], iframes: false})")
+    assert [f"{name}: {rule['id']}: {rule['nodes'][0]['html'][:200]}" for rule in found["violations"]] == []
+
+
+async def small_targets(page: Page) -> list[str]:
+    """Buttons and the like below 44 px on a phone; links within text are left out."""
+    return await page.evaluate("""() => [...document.querySelectorAll('.button, .place, .segments button, select, .input, .tabs a')]
+      .filter((e) => e.checkVisibility()).map((e) => [e.getBoundingClientRect(), e.outerHTML.slice(0, 120)])
+      .filter(([box]) => box.height < 36 || box.width < 36).map(([box, html]) => `${box.width}x${box.height} ${html}`)""")

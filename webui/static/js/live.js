@@ -1,0 +1,77 @@
+/* The one event stream of a page: connect, retry with growing jittered pauses, mark what is shown as stale meanwhile.
+   Rule: a person always sees either live data or how old the data is. */
+
+import { announce, ask, find } from "./page.js";
+import { exact, t } from "./text.js";
+
+const FIRST_PAUSE = 1000;
+const LONGEST_PAUSE = 30_000;
+const QUIET_BEFORE_BANNER = 2500;
+
+/** Open `path` and hand each event's data to `handlers[event]`. `onState("live" | "lost")` is told of changes. */
+export function connect(path, handlers, onState = () => {}) {
+  const live = { source: null, pause: FIRST_PAUSE, timer: 0, lostAt: 0 };
+  const open = () => {
+    clearTimeout(live.timer);
+    live.source?.close();
+    live.source = new EventSource(path);
+    live.source.addEventListener("open", () => found(live, onState));
+    live.source.addEventListener("error", () => lost(live, open, onState));
+    for (const [name, handle] of Object.entries(handlers)) {
+      live.source.addEventListener(name, (event) => {
+        found(live, onState);
+        handle(JSON.parse(event.data));
+      });
+    }
+  };
+  open();
+  addEventListener("online", open);
+  addEventListener("pagehide", () => live.source.close());
+  find("#lost button")?.addEventListener("click", open);
+}
+
+function found(live, onState) {
+  live.pause = FIRST_PAUSE;
+  clearTimeout(live.timer);
+  if (!live.lostAt) return;
+  live.lostAt = 0;
+  showLost(0);
+  onState("live");
+}
+
+function lost(live, open, onState) {
+  // The browser would retry by itself at a fixed pace, and not at all after an answer such as 503.
+  live.source.close();
+  live.lostAt ||= Date.now();
+  const pause = live.pause * (0.5 + Math.random() / 2);
+  live.pause = Math.min(live.pause * 2, LONGEST_PAUSE);
+  live.timer = setTimeout(async () => {
+    if (await signedOut()) return;
+    if (Date.now() - live.lostAt >= QUIET_BEFORE_BANNER) showLost(live.lostAt);
+    open();
+  }, pause);
+  onState("lost");
+}
+
+async function signedOut() {
+  try {
+    await ask("GET", "/api/sessions");
+  } catch (error) {
+    if (error.status !== 401) return false;
+    find("#lost").hidden = true;
+    find("#signed-out").hidden = false;
+    announce(find("#signed-out p").textContent);
+    return true;
+  }
+  return false;
+}
+
+function showLost(since) {
+  const banner = find("#lost");
+  document.body.toggleAttribute("data-stale", Boolean(since));
+  if (!banner) return;
+  banner.hidden = !since;
+  if (!since) return;
+  const said = t("js.lost", { time: exact(since / 1000) });
+  if (find("p", banner).textContent !== said) find("p", banner).textContent = said;
+}

@@ -1,0 +1,144 @@
+/* The log view: follow, filter by text and level, wrap. The download is a plain link.
+   Rule: a line is text. It is put in by textContent, unseen characters are named, and each line keeps its own direction. */
+
+import { connect } from "./live.js";
+import { ask, copyOf, find, findAll } from "./page.js";
+import { exact, t } from "./text.js";
+
+const KEEP = 5000;
+const RANK = { debug: 0, info: 1, warning: 2, error: 3 };
+// The same set as webui/filters.py: control characters, and those that change direction or are not seen.
+const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
+
+const list = find(".log-lines");
+const api = list.dataset.api;
+const tools = { find: find("#log-find"), level: find("#log-level"), follow: find("#log-follow"), wrap: find("#log-wrap") };
+const toEnd = find(".to-end");
+let waiting = [];
+let catchingUp = false;
+let scheduled = false;
+
+function row(line) {
+  const item = copyOf("log-line");
+  const [time, level, words] = item.children;
+  item.dataset.level = line.level ?? "info";
+  if (line.at) {
+    time.dateTime = new Date(line.at * 1000).toISOString();
+    time.title = exact(line.at);
+    time.textContent = new Date(line.at * 1000).toLocaleTimeString("en-GB");
+  }
+  level.textContent = t(`level.${item.dataset.level}`);
+  words.append(...spell(line.text));
+  item.hidden = !wanted(item);
+  return item;
+}
+
+/** Text nodes, with every unseen character spelt out. */
+function spell(text) {
+  const nodes = [];
+  let from = 0;
+  for (const match of text.matchAll(UNSEEN)) {
+    nodes.push(text.slice(from, match.index));
+    const sign = document.createElement("span");
+    sign.className = "sign";
+    sign.textContent = `U+${match[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+    nodes.push(sign);
+    from = match.index + match[0].length;
+  }
+  nodes.push(text.slice(from));
+  return nodes;
+}
+
+function wanted(item) {
+  const query = tools.find.value.toLocaleLowerCase();
+  return (RANK[item.dataset.level] ?? 1) >= (RANK[tools.level.value] ?? 0)
+    && (!query || item.lastElementChild.textContent.toLocaleLowerCase().includes(query));
+}
+
+function filter() {
+  [...list.children].forEach((item) => { item.hidden = !wanted(item); });
+  count();
+  keepUp();
+}
+
+function count() {
+  const items = [...list.children];
+  const n = items.filter((item) => !item.hidden).length;
+  find("#log-count").textContent = t("log.shown", { n });
+  find("#log-none").hidden = n > 0;
+  find("#log-none h2").textContent = t(items.length ? "log.none_match" : "log.empty");
+}
+
+const following = () => tools.follow.getAttribute("aria-pressed") === "true";
+
+function keepUp() {
+  if (following()) list.scrollTop = list.scrollHeight;
+  toEnd.hidden = following();
+}
+
+function flush() {
+  scheduled = false;
+  list.append(...waiting.splice(0).map(row));
+  while (list.children.length > KEEP) list.firstElementChild.remove();
+  count();
+  keepUp();
+}
+
+function add(line) {
+  waiting.push(line);
+  if (scheduled || catchingUp) return;
+  scheduled = true;
+  requestAnimationFrame(flush);
+}
+
+/** After (re)connecting: fetch what was missed, then add only what the fetch did not hold. */
+async function catchUp() {
+  catchingUp = true;
+  try {
+    const { lines } = await ask("GET", `${api}?lines=500`);
+    const held = new Set(lines.slice(-200).map((line) => `${line.at}|${line.text}`));
+    const fresh = waiting.filter((line) => !held.has(`${line.at}|${line.text}`));
+    list.replaceChildren();
+    waiting = [...lines, ...fresh];
+  } catch (error) {
+    if (error.status === undefined) throw error;
+  }
+  catchingUp = false;
+  flush();
+}
+
+function press(button, on) {
+  button.setAttribute("aria-pressed", String(on));
+  if (button === tools.wrap) list.dataset.wrap = on ? "on" : "off";
+}
+
+tools.find.addEventListener("input", filter);
+tools.level.addEventListener("change", filter);
+tools.wrap.addEventListener("click", () => {
+  press(tools.wrap, tools.wrap.getAttribute("aria-pressed") !== "true");
+  localStorage.setItem("croft.log.wrap", list.dataset.wrap);
+  keepUp();
+});
+tools.follow.addEventListener("click", () => { press(tools.follow, !following()); keepUp(); });
+toEnd.addEventListener("click", () => { press(tools.follow, true); keepUp(); });
+list.addEventListener("wheel", (event) => {
+  if (event.deltaY < 0 && following()) { press(tools.follow, false); keepUp(); }
+}, { passive: true });
+list.addEventListener("keydown", (event) => {
+  if (["PageUp", "ArrowUp", "Home"].includes(event.key) && following()) { press(tools.follow, false); keepUp(); }
+});
+
+press(tools.wrap, localStorage.getItem("croft.log.wrap") !== "off");
+findAll(".log-lines time[datetime]").forEach((time) => {
+  const at = Date.parse(time.dateTime) / 1000;
+  time.textContent = new Date(at * 1000).toLocaleTimeString("en-GB");
+  time.title = exact(at);
+});
+count();
+keepUp();
+const light = find(".live");
+connect(`${api}/stream`, { line: add }, (state) => {
+  light.dataset.live = state === "live" ? "on" : "off";
+  light.textContent = t(`log.${state}`);
+  if (state === "live") catchUp();
+});

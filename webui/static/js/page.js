@@ -1,0 +1,95 @@
+/* Small tools every script of the pages uses: asking the server, toasts, dialogs, icons.
+   Rule: text enters the page by textContent only; nothing here makes markup out of strings. */
+
+import { has, lang, t } from "./text.js";
+
+export const find = (selector, root = document) => root.querySelector(selector);
+export const findAll = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+/** What the server said no to, in words for people. */
+export class Refused extends Error {
+  constructor(status, message, hint) {
+    super(message);
+    this.status = status;
+    this.hint = hint ?? "";
+  }
+}
+
+/** Ask the API. Returns the JSON answer; throws Refused with the server's words, or ours when it cannot be reached. */
+export async function ask(method, path, signal) {
+  let response;
+  try {
+    response = await fetch(path, { method, headers: { Accept: "application/json" }, cache: "no-store", signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused(0, t("js.unreachable"));
+  }
+  const answer = response.headers.get("content-type")?.startsWith("application/json") ? await response.json() : {};
+  if (response.ok) return answer;
+  if (response.status === 401) throw new Refused(401, t("js.signed_out"));
+  throw refusal(response.status, answer.error);
+}
+
+/** The API speaks English; people who read another language get the catalogue's words for the code. */
+function refusal(status, error) {
+  if (!error) return new Refused(status, t("js.unreachable"));
+  if (lang === "en") return new Refused(status, error.message, error.hint);
+  return new Refused(status, t(has(`fault.${error.code}`) ? `fault.${error.code}` : "fault.error"));
+}
+
+/** A copy of the <template> with this id, as its first element. */
+export const copyOf = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
+
+/** Point an icon at another drawing of the sprite. */
+export function setIcon(svg, name) {
+  const use = svg?.firstElementChild;
+  const target = `${document.documentElement.dataset.icons}#${name}`;
+  if (use && use.getAttribute("href") !== target) use.setAttribute("href", target);
+}
+
+/** Say what became of something the person just did. Bad news stays until it is closed. */
+export function toast(text, kind = "good", hint = "") {
+  const box = document.getElementById("toasts");
+  const item = copyOf("toast");
+  item.dataset.kind = kind;
+  find("[data-field=text]", item).textContent = text;
+  find("[data-field=hint]", item).textContent = hint;
+  setIcon(item.querySelector(".icon"), kind === "bad" ? "state-failed" : "check");
+  item.querySelector("button").addEventListener("click", () => item.remove());
+  box.append(item);
+  while (box.children.length > 3) box.firstElementChild.remove();
+  if (kind !== "bad") setTimeout(() => item.remove(), 5000);
+}
+
+/** Tell of a failure: what the server said, and what to do. */
+export function complain(error) {
+  if (!(error instanceof Refused)) throw error;
+  toast(error.message, "bad", error.hint);
+}
+
+/** Ask before something that cannot be undone; the button names the thing. Resolves to true or false. */
+export function confirmed(question, detail, verb) {
+  const dialog = document.getElementById("confirm");
+  find("h2", dialog).textContent = question;
+  find("p", dialog).textContent = detail;
+  find("[value=yes]", dialog).textContent = verb;
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+  });
+}
+
+/** Put text on the clipboard and say so on the button for a moment. */
+export async function copyText(text, button) {
+  await navigator.clipboard.writeText(text);
+  setIcon(find(".icon", button), "check");
+  announce(t("js.copied"));
+  setTimeout(() => setIcon(find(".icon", button), "copy"), 1500);
+}
+
+/** Words for those who listen rather than look. */
+export function announce(text) {
+  const region = document.getElementById("announcer");
+  if (region && region.textContent !== text) region.textContent = text;
+}

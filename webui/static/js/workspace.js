@@ -1,0 +1,59 @@
+/* The workspace: hand the session over to the editor's host, and keep the assistant's panel where the person left it.
+   Rule: the hand-off code goes by a form posted into the frame, never in an address (DECIDED 16). */
+
+import { find } from "./page.js";
+
+const MIN = 280;
+const desk = find(".desk");
+const grip = find(".grip");
+const panel = find(".panel");
+const toggle = find("#panel-toggle");
+
+function enter() {
+  const form = find("#enter");
+  const frame = find(".editor iframe");
+  const cover = find(".opening");
+  frame.addEventListener("load", () => { if (form.dataset.sent) cover.hidden = true; });
+  form.dataset.sent = "yes";
+  form.submit();
+}
+
+function showPanel(open, remember = true) {
+  panel.hidden = grip.hidden = !open;
+  desk.dataset.panel = open ? "open" : "closed";
+  toggle.setAttribute("aria-expanded", String(open));
+  toggle.setAttribute("aria-pressed", String(open));
+  if (remember) localStorage.setItem("croft.panel.open", open ? "yes" : "no");
+}
+
+function setWidth(width) {
+  const size = Math.round(Math.min(Math.max(width, MIN), innerWidth * 0.6));
+  desk.style.setProperty("--panel", `${size}px`);
+  grip.setAttribute("aria-valuenow", String(size));
+  grip.setAttribute("aria-valuemax", String(Math.round(innerWidth * 0.6)));
+  localStorage.setItem("croft.panel.width", String(size));
+}
+
+// The panel is at the inline end: on the right in English, on the left in Arabic.
+const widthAt = (x) => (document.documentElement.dir === "rtl" ? x - desk.getBoundingClientRect().left : desk.getBoundingClientRect().right - x);
+
+grip.addEventListener("pointerdown", (event) => {
+  grip.setPointerCapture(event.pointerId);
+  grip.dataset.held = desk.dataset.held = "yes";
+});
+grip.addEventListener("pointermove", (event) => { if (grip.dataset.held) setWidth(widthAt(event.clientX)); });
+grip.addEventListener("lostpointercapture", () => { delete grip.dataset.held; delete desk.dataset.held; });
+grip.addEventListener("keydown", (event) => {
+  const towardEnd = document.documentElement.dir === "rtl" ? "ArrowLeft" : "ArrowRight";
+  const towardStart = document.documentElement.dir === "rtl" ? "ArrowRight" : "ArrowLeft";
+  const step = { [towardStart]: 24, [towardEnd]: -24 }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  setWidth(panel.getBoundingClientRect().width + step);
+});
+toggle.addEventListener("click", () => showPanel(panel.hidden));
+find("#panel-close").addEventListener("click", () => { showPanel(false); toggle.focus(); });
+
+showPanel(localStorage.getItem("croft.panel.open") === "yes" && innerWidth > 720, false);
+setWidth(Number(localStorage.getItem("croft.panel.width")) || 360);
+enter();
