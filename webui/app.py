@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from appliance.errors import Unauthenticated
+from appliance.identity.verify import PageName
 from webui import headers, keys, routes
 from webui.guard import Guard, Handler, Route, as_error
 from webui.render import page, set_up
@@ -19,7 +20,7 @@ def build(parts: dict[web.AppKey[Any], Any], console_uids: frozenset[int]) -> we
     """An application over ``parts`` (every key of webui.keys). ``console_uids`` may use the control socket."""
     table = _table()
     guard = Guard(parts[keys.SETTINGS], parts[keys.SESSIONS], parts[keys.AUDIT], table, console_uids)
-    app = web.Application(middlewares=[errors, guard], client_max_size=BODY_MAX)
+    app = web.Application(middlewares=[errors, guard.check], client_max_size=BODY_MAX)
     for key, value in parts.items():
         app[key] = value
     app[keys.OPENAPI] = routes.openapi()
@@ -55,14 +56,22 @@ def refuse(request: web.Request, error: Exception) -> web.Response:
     """The response for an exception."""
     status, words, extra = as_error(error)
     wants_page = "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
-    if isinstance(error, Unauthenticated) and wants_page and request.method == "GET":
+    if isinstance(error, Unauthenticated) and wants_page and request.method == "GET" and not on_ide_host(request):
         return web.Response(status=302, headers={"Location": _sign_in_for(request), "Cache-Control": "no-store"})
-    if wants_page:
+    if wants_page and on_ide_host(request):
+        name: PageName = "signed-out" if status == 401 else "forbidden" if status == 403 else "failed"
+        body = request.app[keys.IDE_PAGES](name, "/", request.headers.get("Accept-Language", ""))
+        response = web.Response(body=body, status=status, content_type="text/html", charset="utf-8")
+    elif wants_page:
         response = page(request, "error.html", status=status, code=words.code, status_code=status)
     else:
         response = web.json_response({"error": {"code": words.code, "message": words.message, "hint": words.hint}}, status=status)
     response.headers.update({"Cache-Control": "no-store", **extra})
     return response
+
+
+def on_ide_host(request: web.Request) -> bool:
+    return request.headers.get("Host", "").partition(":")[0].lower() == request.app[keys.SETTINGS].ide_host
 
 
 def _sign_in_for(request: web.Request) -> str:

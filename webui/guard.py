@@ -70,13 +70,14 @@ class Guard:
         self._audit = audit
         self._routes = routes
         self._console_uids = console_uids
-        self._hosts = {settings.ui_origin.split("//")[1]: "ui", settings.ide_origin.split("//")[1]: "ide"}
+        self._hosts = {settings.host: "ui", settings.ide_host: "ide"}
 
     @web.middleware
-    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if _from_console(request):
             return await self._console(request, handler)
-        host = self._hosts.get(request.headers.get("Host", "").lower())
+        # By name alone (WEB-9): what defeats rebinding is the name; a port may be mapped on the way here.
+        host = self._hosts.get(request.headers.get("Host", "").partition(":")[0].lower())
         if host is None:
             raise web.HTTPMisdirectedRequest(text="this name is not served here")
         if host == "ide":

@@ -45,10 +45,10 @@ def for_ide_host(settings: Settings) -> dict[str, str]:
 def attach(app: web.Application, settings: Settings) -> None:
     """Put the headers on every response of an application, errors and streams included."""
     ui, ide = common(settings), for_ide_host(settings)
-    ide_host = settings.ide_origin.split("//")[1]
 
     async def add(request: web.Request, response: web.StreamResponse) -> None:
-        for name, value in (ide if request.headers.get("Host", "").lower() == ide_host else ui).items():
+        on_ide = request.headers.get("Host", "").partition(":")[0].lower() == settings.ide_host
+        for name, value in (ide if on_ide else ui).items():
             response.headers.setdefault(name, value)
         response.headers["Server"] = "croft"
 

@@ -91,10 +91,14 @@ async def workspace(request: web.Request) -> web.StreamResponse:
     assert principal.session is not None
     services = request.app[keys.SERVICES]
     services.wake("ide")
-    return page(request, "workspace.html", page="workspace", service=services.view("ide"),
-                enter_url=f"{settings.ide_origin}/__croft/enter",
-                handoff_code=request.app[keys.SESSIONS].hand_off(principal.session),
-                next=relative_path(request.query.get("next", "")) or "/")
+    response = page(request, "workspace.html", page="workspace", service=services.view("ide"),
+                    enter_url=f"{settings.ide_origin}/__croft/enter",
+                    handoff_code=request.app[keys.SESSIONS].hand_off(principal.session),
+                    next=relative_path(request.query.get("next", "")) or "/")
+    # Under "same-origin" a form posted to another host carries "Origin: null" (Fetch, "append a request Origin header"),
+    # and the IDE host must see ours.
+    response.headers["Referrer-Policy"] = "strict-origin"
+    return response
 
 
 async def machine(request: web.Request) -> web.StreamResponse:
