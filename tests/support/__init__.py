@@ -1,0 +1,1 @@
+"""Tools several test folders share: a running appliance, a browser, waiting for a condition."""

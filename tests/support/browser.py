@@ -1,0 +1,61 @@
+"""A real Chromium for the tests: Debian's, headless, quiet, trusting the appliance's own authority and nothing else new."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, BrowserContext, Frame, Page, sync_playwright
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+
+
+@contextmanager
+def chromium(root_certificate: Path) -> Iterator[Browser]:
+    """One browser process that trusts ``root_certificate``. Fails if chromium or certutil is not installed."""
+    with tempfile.TemporaryDirectory(prefix="croft-browser-", ignore_cleanup_errors=True) as home:
+        store = Path(home, ".pki/nssdb")
+        store.mkdir(parents=True)
+        subprocess.run(["certutil", "-d", f"sql:{store}", "-N", "--empty-password"], check=True, capture_output=True)
+        subprocess.run(["certutil", "-d", f"sql:{store}", "-A", "-t", "C,,", "-n", "croft", "-i", str(root_certificate)],
+                       check=True, capture_output=True)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS,
+                                                 env={**os.environ, "HOME": home})
+            try:
+                yield browser
+            finally:
+                browser.close()
+
+
+def person(browser: Browser) -> BrowserContext:
+    """A fresh profile, as another person or another machine would have."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(30_000)
+    return context
+
+
+def sign_in(page: Page, link: str, email: str = "owner@example.org", name: str = "Amal") -> None:
+    """Follow a sign-in link to the end."""
+    page.goto(link)
+    if page.locator("input[name=email]").count():
+        page.fill("input[name=email]", email)
+        page.fill("input[name=name]", name)
+    page.locator("form[action='/sign-in/link'] button").click()
+    page.wait_for_url(lambda url: "/sign-in" not in url)
+
+
+def editor_frame(page: Page, seconds: float = 90) -> Frame:
+    """The editor inside the workspace page, once its file tree is there."""
+    page.wait_for_selector(".editor iframe")
+    handle = page.locator(".editor iframe").element_handle()
+    assert handle is not None
+    frame = handle.content_frame()
+    assert frame is not None
+    frame.wait_for_selector(".explorer-folders-view, .explorer-viewlet", timeout=seconds * 1000)
+    return frame
