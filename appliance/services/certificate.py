@@ -23,7 +23,6 @@ class Certificate:
     issuer: str
     not_before: float
     not_after: float
-    trusted: bool = True
     distrust: str = ""
 
     @property
@@ -41,7 +40,7 @@ def read(der: bytes, distrust: str = "") -> Certificate:
     except x509.ExtensionNotFound:
         names = ()
     return Certificate(names, _issuer(parsed), parsed.not_valid_before_utc.timestamp(),
-                       parsed.not_valid_after_utc.timestamp(), not distrust, distrust)
+                       parsed.not_valid_after_utc.timestamp(), distrust)
 
 
 def _issuer(parsed: x509.Certificate) -> str:

@@ -12,7 +12,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -88,8 +88,8 @@ class TcpProbe:
 class TlsProbe:
     """GET ``target`` over TLS from this machine, as a visitor of ``host`` would, and look at the certificate.
 
-    The connection goes to ``address`` because the C library need not resolve the name. A certificate this machine does
-    not trust is reported, not counted as a miss: a restart would not mend it.
+    The connection goes to ``address`` because the C library need not resolve the name. A certificate this
+    machine does not trust is reported, not counted as a miss: a restart would not mend it.
     """
 
     def __init__(self, address: str, port: int, host: str, *, own_root: Path | None, public_roots: bool,
@@ -110,10 +110,7 @@ class TlsProbe:
         try:
             return await self._ask_with(await asyncio.to_thread(self._trusting), "")
         except ssl.SSLCertVerificationError as error:
-            blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            blind.check_hostname = False
-            blind.verify_mode = ssl.CERT_NONE
-            return await self._ask_with(blind, error.verify_message or "not trusted")
+            return await self._ask_with(_blind(), error.verify_message or "not trusted")
 
     async def _ask_with(self, context: ssl.SSLContext, distrust: str) -> Answer:
         reader, writer = await asyncio.open_connection(
@@ -122,6 +119,8 @@ class TlsProbe:
             tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
             der = tls.getpeercert(binary_form=True)
             served = certificate.read(der, distrust) if der else None
+            if served is not None and served.own and not _modified(self._own_root):
+                served = replace(served, distrust="")  # its root is not ours to read: no judgement
             answer = await _get(reader, writer, self._host, self._target)
             return Answer(answer.healthy, answer.why, served)
         finally:
@@ -139,6 +138,14 @@ class TlsProbe:
                 context.load_verify_locations(self._own_root)
             self._context = (stamp, context)
         return self._context[1]
+
+
+def _blind() -> ssl.SSLContext:
+    """Trusts anything: for looking at a certificate that was not trusted."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def own_root(settings: Settings) -> Path:

@@ -169,7 +169,7 @@ def _certificate(served: Certificate, facts: Facts, now: float) -> list[Problem]
     if facts.acme and served.own:
         cause = {"cause": facts.acme_cause}
         found.append(problem("acme_failing", "proxy", cause) if facts.acme_cause else problem("acme_pending", "proxy"))
-    elif not served.trusted:
+    elif served.distrust:
         found.append(problem("certificate_untrusted", "proxy", {"issuer": served.issuer}))
     left = served.not_after - now
     if served.own and left < OWN_WARN_MINUTES * 60:
