@@ -69,11 +69,11 @@ class ComposeBackend:
     def services(self) -> list[Row]:
         return [self._row(service) for service in SERVICES]
 
-    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str) -> Row:
+    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str, safe: bool = False) -> Row:
         limits = self._project.limits(service, memory_mb, cpus)
         if self._jobs.get(service) != "start":
             self._started_by[service] = started_by
-            self._begin("start", service, self._starting(service, limits))
+            self._begin("start", service, self._starting(service, limits, safe))
         return self._row(service)
 
     def stop(self, service: str, grace: float) -> Row:
@@ -155,11 +155,11 @@ class ComposeBackend:
         if self._ending and self._running(service):
             self._begin("stop", service, self._stopping(service, _SHUTDOWN_GRACE))
 
-    def _starting(self, service: str, limits: Limits) -> Work:
+    def _starting(self, service: str, limits: Limits, safe: bool) -> Work:
         yield from self._looking(service)
         if self._running(service):
             return
-        yield from self._creating(service, limits)
+        yield from self._creating(service, limits, safe)
         answer = yield Call(self._engine, "POST", f"/containers/{containers.name(service)}/start")
         if answer.status >= 400:
             raise Unavailable(f"cannot start the {service} service: {answer.message}", code="start_failed")
@@ -170,10 +170,10 @@ class ComposeBackend:
         if answer.status >= 400 and answer.status != 404:
             raise Unavailable(f"cannot stop the {service} service: {answer.message}", code="stop_failed")
 
-    def _creating(self, service: str, limits: Limits) -> Work:
+    def _creating(self, service: str, limits: Limits, safe: bool = False) -> Work:
         """Make the container unless the one there is what would be made; a service that runs is left alone."""
         image = yield from self._image(service)
-        values = self._project.environment(service, limits, image)
+        values = self._project.environment(service, limits, image, safe=safe)
         seen = self._seen.get(service)
         if seen and (seen.running or seen.labels.get(FINGERPRINT_LABEL) == values["CROFT_FINGERPRINT"]):
             yield from self._prepare(service)

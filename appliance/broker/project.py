@@ -71,8 +71,11 @@ class Project:
             raise Invalid(f"cpus must be a number from {LEAST_CPUS} to {cores:g}")
         return Limits(memory, round(float(share), 2))
 
-    def environment(self, service: str, limits: Limits, image: str) -> dict[str, str]:
-        """Every value of compose.yaml (compose/environment.example says what each is). ``image`` is the id it gets."""
+    def environment(self, service: str, limits: Limits, image: str, *, safe: bool = False) -> dict[str, str]:
+        """Every value of compose.yaml (compose/environment.example says what each is).
+
+        ``image`` is the id the container gets; ``safe`` starts the IDE without the extensions people installed.
+        """
         settings, accounts, paths = self._settings, self._accounts, self._settings.paths
         values = {
             "CROFT_RUN": str(paths.run), "CROFT_WORKSPACE": str(paths.workspace), "CROFT_HOME": str(paths.ide_home),
@@ -84,7 +87,7 @@ class Project:
             "CROFT_WEB_GID": str(accounts.web_gid),
             "CROFT_HTTP_PORT": str(settings.proxy_http_port), "CROFT_HTTPS_PORT": str(settings.proxy_https_port),
             "CROFT_BIND": _bind(settings.proxy_bind), "CROFT_LOG_MB": str(settings.log_service_mb),
-            "CROFT_IDE_COMMAND": shlex.join(catalogue.ide(settings, accounts).argv[2:]),
+            "CROFT_IDE_COMMAND": shlex.join(_ide_words(catalogue.ide(settings, accounts).argv[2:], safe)),
             "CROFT_AI_KEY": self._ai_key()}
         for name in SERVICES:
             mine = limits if name == service else Limits(LEAST_MB, 1.0)  # the others are not touched, only parsed
@@ -119,6 +122,13 @@ class Project:
         if not path.exists():
             _keep(path, secrets.token_hex(32), 0o600)
         return path.read_text("ascii")
+
+
+def _ide_words(words: tuple[str, ...], safe: bool) -> tuple[str, ...]:
+    if not safe:
+        return words
+    at = words.index("--extensions-dir") + 1
+    return (*words[:at], "/tmp/no-extensions", *words[at + 1:])  # noqa: S108 - the container's own tmpfs
 
 
 def require_safe(path: Path) -> None:
