@@ -50,7 +50,8 @@ class Helper:
         try:
             names = sorted(name for name in os.listdir(folder)  # noqa: PTH208 - a descriptor, not a path
                            if _sendable(name) and name > after)
-            rows, size = [], 0
+            rows: list[Object] = []
+            size = 0
             for row in filter(None, (_row_at(folder, name) for name in names)):
                 size += len(protocol.encode(row)) + 1
                 if size > MOST_LIST:

@@ -23,7 +23,6 @@ from appliance.broker.protocol import Object, Reply
 from appliance.settings import Paths
 
 ROOT = os.geteuid() == 0
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def poll(condition: Callable[[], object], seconds: float = 10.0, what: str = "the condition") -> object:
@@ -35,6 +34,11 @@ def poll(condition: Callable[[], object], seconds: float = 10.0, what: str = "th
             return found
         assert time.monotonic() < deadline, f"{what} did not hold within {seconds} s"
         time.sleep(0.02)
+
+
+@pytest.fixture(name="poll")
+def poll_fixture() -> Callable[..., object]:
+    return poll
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +68,8 @@ def names() -> Iterator[dict[str, str]]:
 class Home:
     """One appliance's folder and the broker that runs in it."""
 
-    def __init__(self, folder: Path, names: dict[str, str]) -> None:
+    def __init__(self, folder: Path, names: dict[str, str], person: str | None = None) -> None:
+        self.person = person
         self.folder = folder
         self.paths = Paths.under(folder)
         self.names = names
@@ -81,9 +86,13 @@ class Home:
         assert self.process is not None
         return self.process.pid
 
+    @property
+    def switching(self) -> bool:
+        return ROOT and self.person is None
+
     def configure(self, **lines: object) -> None:
         """Settings by dotted name with dots as ``__``."""
-        rows = {f"users.{role}": name for role, name in self.names.items()} if ROOT else {}
+        rows: dict[str, object] = {f"users.{role}": name for role, name in self.names.items()} if self.switching else {}
         rows |= {"runtime": "process"} | {key.replace("__", "."): value for key, value in lines.items()}
         text = "".join(f"{key} = {_toml(value)}\n" for key, value in rows.items())
         self.paths.config.write_text(text)
@@ -92,7 +101,8 @@ class Home:
         if not self.paths.config.exists():
             self.configure()
         self.process = subprocess.Popen([sys.executable, "-I", "-m", "appliance.broker", "--home", str(self.folder)],
-                                        cwd=CHECKOUT)
+                                        cwd="/", user=self.person, group=self.person,
+                                        extra_groups=[] if self.person else None)
         poll(self._answers, what="the broker")
 
     def stop(self) -> int:
@@ -139,13 +149,44 @@ def _toml(value: object) -> str:
 @pytest.fixture
 def home(names: dict[str, str]) -> Iterator[Home]:
     """A folder, configured but not started; whatever is started in it is stopped."""
+    made = _new(names)
+    yield made
+    _end(made)
+
+
+@pytest.fixture(scope="module")
+def shared_broker(names: dict[str, str]) -> Iterator[Home]:
+    """One running broker for many examples."""
+    made = _new(names)
+    made.start()
+    yield made
+    _end(made)
+
+
+@pytest.fixture
+def person_home(names: dict[str, str]) -> Iterator[Home]:
+    """The same as an ordinary person, who can change no user and write no cgroup."""
+    folder = Path(tempfile.mkdtemp(prefix="croft-b-", dir="/tmp"))
+    made = Home(folder, names, person=names["workspace"] if ROOT else None)
+    made.configure()
+    if ROOT:
+        for path in (folder, *folder.rglob("*")):
+            shutil.chown(path, names["workspace"], names["workspace"])
+    made.start()
+    yield made
+    _end(made)
+
+
+def _new(names: dict[str, str]) -> Home:
     folder = Path(tempfile.mkdtemp(prefix="croft-b-", dir="/tmp"))
     folder.chmod(0o755)
-    made = Home(folder, names)
-    yield made
-    if made.process is not None and made.process.poll() is None:
-        made.stop()
-    shutil.rmtree(folder)
+    return Home(folder, names)
+
+
+def _end(home: Home) -> None:
+    if home.process is not None and home.process.poll() is None:
+        home.stop()
+    shutil.rmtree(home.folder)
 
 
 @pytest.fixture
