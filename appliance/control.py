@@ -70,8 +70,10 @@ class Control:
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
         except PermissionError as error:
+            connection.close()
             raise Refused("this command is for root and the croft account", hint="Run it with sudo.") from error
         except OSError as error:
+            connection.close()
             raise NotRunning("Croft is not running", hint="Start it with `croft serve`, or see `croft doctor`.") from error
         return connection
 

@@ -99,7 +99,7 @@ def _become(plan: Launch, report: int, parent: int) -> NoReturn:
         for path in plan.group.join_paths() if plan.group else ():
             _write(path, "0")
         if plan.oom_score_adj is not None:
-            _write("/proc/self/oom_score_adj", str(plan.oom_score_adj))
+            _prefer_to_keep(plan.oom_score_adj)
         report = _place_descriptors(plan, report)
         step = "limit"
         os.umask(plan.umask)
@@ -136,6 +136,15 @@ def _become(plan: Launch, report: int, parent: int) -> NoReturn:
 
 _ROOT = 3  # where the child keeps the descriptor of the folder it starts beneath
 _ALL_DESCRIPTORS = 1 << 30  # one close_range(2), whatever the limit is
+
+
+def _prefer_to_keep(score: int) -> None:
+    """Lowering the score takes CAP_SYS_RESOURCE, which root lacks in many containers: better unprotected than not at all."""
+    try:
+        _write("/proc/self/oom_score_adj", str(score))
+    except PermissionError:
+        if score > 0:
+            raise
 
 
 def _place_descriptors(plan: Launch, report: int) -> int:
