@@ -69,7 +69,8 @@ class ComposeBackend:
     def services(self) -> list[Row]:
         return [self._row(service) for service in SERVICES]
 
-    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str, safe: bool = False) -> Row:
+    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str,
+              safe: bool = False) -> Row:
         limits = self._project.limits(service, memory_mb, cpus)
         if self._jobs.get(service) != "start":
             self._started_by[service] = started_by

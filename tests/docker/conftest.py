@@ -226,9 +226,8 @@ def _toml(value: object) -> str:
     return str(value) if isinstance(value, int) else f'"{value}"'
 
 
-@pytest.fixture
-def home(engine: docker.DockerClient, accounts: dict[str, str]) -> Iterator[Home]:
-    """A folder, configured but not started; whatever is started in it is stopped and removed."""
+@contextlib.contextmanager
+def _home(engine: docker.DockerClient, accounts: dict[str, str]) -> Iterator[Home]:
     folder = Path(tempfile.mkdtemp(prefix="croft-d-", dir="/tmp"))
     folder.chmod(0o755)
     made = Home(folder, accounts)
@@ -240,10 +239,25 @@ def home(engine: docker.DockerClient, accounts: dict[str, str]) -> Iterator[Home
 
 
 @pytest.fixture
+def home(engine: docker.DockerClient, accounts: dict[str, str]) -> Iterator[Home]:
+    """A folder, configured but not started; whatever is started in it is stopped and removed."""
+    with _home(engine, accounts) as made:
+        yield made
+
+
+@pytest.fixture
 def broker(home: Home, images: dict[str, str]) -> Home:
     """A running broker with ide and proxy images in place."""
     home.start()
     return home
+
+
+@pytest.fixture(scope="module")
+def module_broker(engine: docker.DockerClient, accounts: dict[str, str], images: dict[str, str]) -> Iterator[Home]:
+    """As `broker`, one for all tests of a file. Not to be mixed with `home` in one file: there is one project."""
+    with _home(engine, accounts) as made:
+        made.start()
+        yield made
 
 
 @pytest.fixture
