@@ -249,8 +249,9 @@ class VerifyProtocol(asyncio.Protocol):
         self._pending += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:  # an upgrade is one too
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             log.warning("forward-auth request refused", extra={"cause": type(error).__name__})
+            self._answer()
             self._end(HTTPStatus.BAD_REQUEST)
             return
         if self._complete:
@@ -286,6 +287,8 @@ class VerifyProtocol(asyncio.Protocol):
             self._request.add(name, value)
 
     def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return  # feed_data raises next
         self._request.keep_alive = self._parser.should_keep_alive()
         self._complete.append(self._request)
         self._pending = 0

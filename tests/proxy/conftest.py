@@ -159,12 +159,12 @@ class Stack:
         context.set_alpn_protocols(list(alpn))
         return context.wrap_socket(sock, server_hostname=name)
 
-    def raw(self, request: bytes, *, name: str = IDE, seconds: float = 20) -> Answer:
-        """Send bytes, read until the other end closes."""
+    def raw(self, request: bytes, *, name: str = IDE, seconds: float = 20, first: bool = False) -> Answer:
+        """Send bytes, read until the other end closes, or until the ``first`` answer is whole."""
         with self.connect(name=name) as sock:
             sock.settimeout(seconds)
             sock.sendall(request)
-            return Answer(_read_all(sock))
+            return Answer(_read_all(sock, _whole if first else lambda data: False))
 
     def ask(self, target: str = "/", *headers: str, method: str = "GET", host: str = IDE, cookie: str = "",
             body: bytes = b"") -> Answer:
@@ -189,9 +189,15 @@ class Stack:
             return dict(Answer(_read_all(sock)).json())
 
 
-def _read_all(sock: socket.socket) -> bytes:
+def _whole(data: bytes) -> bool:
+    head, end, body = data.partition(b"\r\n\r\n")
+    length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    return bool(end and length) and len(body) >= int(length[0].partition(b":")[2])
+
+
+def _read_all(sock: socket.socket, enough: Callable[[bytes], bool] = lambda data: False) -> bytes:
     data = b""
-    while True:
+    while not enough(data):
         try:
             chunk = sock.recv(65536)
         except (TimeoutError, ConnectionResetError):
@@ -199,6 +205,7 @@ def _read_all(sock: socket.socket) -> bytes:
         if not chunk:
             return data
         data += chunk
+    return data
 
 
 def caddies() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -108,7 +109,7 @@ def test_bodies_hidden_in_a_body_stay_there(plain) -> None:
 def test_upgrade_with_a_body_is_refused(plain) -> None:
     """FWD-11: bytes after an upgrade's head belong to the socket, not to a body."""
     for path in ("/", "/__croft/x"):
-        answer = plain.raw(upgrade(plain, path, f"Content-Length: {len(SMUGGLED)}", body=SMUGGLED), seconds=5)
+        answer = plain.raw(upgrade(plain, path, f"Content-Length: {len(SMUGGLED)}", body=SMUGGLED), first=True)
         assert answer.status == 400
 
 
@@ -153,8 +154,6 @@ def test_admin_interface_is_unreachable(plain) -> None:
 
 
 def _sockets(pid: int) -> list[str]:
-    import subprocess
-
     out = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
     return [line for line in out.splitlines() if f"pid={pid}," in line]
 
