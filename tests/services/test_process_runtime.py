@@ -162,10 +162,14 @@ async def test_what_is_not_installed_is_absent_and_says_why_it_does_not_start(ru
         await runtime.start("ai", LIMITS)
 
 
+async def says(runtime: Runtime, words: str) -> bool:
+    return any(words in line.text for line in await runtime.logs("proxy", 100))
+
+
 async def test_logs_are_read_and_followed(runtime) -> None:
     assert await runtime.logs("proxy", 10) == []
     await runtime.start("proxy", LIMITS)
-    await until(lambda: runtime.logs("proxy", 10))
+    await until(lambda: says(runtime, "serving initial configuration"))
     async with aclosing(runtime.follow("proxy", 1)) as lines, asyncio.timeout(20):
         await anext(lines)
         await runtime.stop("proxy", 5)
