@@ -49,7 +49,8 @@ async def wake(request: web.Request) -> web.StreamResponse:
     """The page shown while the editor starts (Caddy comes here when code-server does not answer)."""
     session_of(request)
     request.app[keys.SERVICES].wake("ide")
-    target = relative_path(request.query.get("to", "")) or "/"
+    # Caddy says what was asked for; a client's own X- headers do not get past it.
+    target = relative_path(request.headers.get("X-Forwarded-Uri", "")) or "/"
     response = web.Response(body=request.app[keys.IDE_PAGES]("waking", target, request.headers.get("Accept-Language", "")),
                             status=503, content_type="text/html", charset="utf-8")
     response.headers.update({"Retry-After": "2", "Cache-Control": "no-store"})

@@ -302,8 +302,3 @@ def _response(status: HTTPStatus, kind: str, body: bytes, extra: str = "") -> by
 
 def _text(value: bytes) -> str:
     return value.decode("latin-1")
-
-
-async def serve_verify(path: str, verifier: Verifier) -> asyncio.Server:
-    """Listen on the unix socket ``path``; its folder's group and the process's umask decide who may connect."""
-    return await asyncio.get_running_loop().create_unix_server(lambda: VerifyProtocol(verifier), path, backlog=512)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aiohttp import WSMsgType, web
 
-from appliance.identity.verify import NOBODY, Access, Site, Verdict, Verifier, serve_verify
+from appliance.identity.verify import NOBODY, Access, Site, Verdict, Verifier, VerifyProtocol
 
 OPERATOR = "croft_ide_" + "o" * 43
 VIEWER = "croft_ide_" + "v" * 43
@@ -119,7 +119,8 @@ async def main(role: str, folder: Path, ui_origin: str, ide_origin: str) -> None
     else:
         gate = FixedGate()
         site = Site(f"ide.{HOST}", ide_origin, ui_origin)
-        await serve_verify(str(folder / "run/web/verify.sock"), Verifier(gate, site))
+        verifier, path = Verifier(gate, site), str(folder / "run/web/verify.sock")
+        await asyncio.get_running_loop().create_unix_server(lambda: VerifyProtocol(verifier), path)
         await listen(daemon_app(log, gate), folder / "run/web/web.sock")
     await asyncio.Event().wait()
 

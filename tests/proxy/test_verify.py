@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.identity.verify import NOBODY, REQUEST_MAX, Access, Site, Verdict, Verifier, relative_path, serve_verify
+from appliance.identity.verify import NOBODY, REQUEST_MAX, Access, Site, Verdict, Verifier, VerifyProtocol, relative_path
 
 COOKIE = "croft_ide_" + "o" * 43
 GOOD = {"X-Forwarded-Method": "GET", "X-Forwarded-Uri": "/", "X-Forwarded-Host": "ide.croft.test", "Sec-Fetch-Site": "same-origin",
@@ -54,7 +54,8 @@ def gate() -> OpenGate:
 @pytest.fixture
 async def path(tmp_path: Path, gate: OpenGate) -> AsyncIterator[str]:
     site = Site("ide.croft.test", "https://ide.croft.test", "https://croft.test")
-    server = await serve_verify(str(tmp_path / "v.sock"), Verifier(gate, site))
+    verifier = Verifier(gate, site)
+    server = await asyncio.get_running_loop().create_unix_server(lambda: VerifyProtocol(verifier), str(tmp_path / "v.sock"))
     yield str(tmp_path / "v.sock")
     server.close()
     await server.wait_closed()

@@ -1,0 +1,128 @@
+"""Certificates by ACME against pebble, and our own authority standing in while ACME fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from appliance.broker.caddyfile import render
+from appliance.settings import Paths, parse
+
+NAMES = ("croft.test", "ide.croft.test")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out: {what}"
+        time.sleep(0.1)
+
+
+def issuer(port: int, name: str) -> str:
+    """Who signed what is served for ``name``; empty while nothing is."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock, context.wrap_socket(sock, server_hostname=name) as tls:
+            served = tls.getpeercert(binary_form=True)
+    except OSError:
+        return ""
+    return x509.load_der_x509_certificate(served or b"").issuer.rfc4514_string()
+
+
+def own_certificate(folder: Path) -> None:
+    """A key and a self-signed certificate for the ACME directory's own TLS."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(key, hashes.SHA256()))
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+
+
+class Acme:
+    """Pebble, a DNS server that answers 127.0.0.1 to everything, and a Caddy that asks them."""
+
+    def __init__(self, folder: Path, caddy: str) -> None:
+        self.folder, self.caddy = folder, caddy
+        self.http, self.https, self.directory, self.management, self.dns, self.control = (free_port() for _ in range(6))
+        self.processes: list[subprocess.Popen[bytes]] = []
+        own_certificate(folder)
+        (folder / "pebble.json").write_text(json.dumps({"pebble": {
+            "listenAddress": f"127.0.0.1:{self.directory}", "managementListenAddress": f"127.0.0.1:{self.management}",
+            "certificate": str(folder / "cert.pem"), "privateKey": str(folder / "key.pem"), "httpPort": self.http, "tlsPort": self.https,
+            "ocspResponderURL": "", "externalAccountBindingRequired": False}}))
+
+    def run(self, *argv: str, **environment: str) -> None:
+        with (self.folder / f"{Path(argv[0]).name}.log").open("ab") as log:
+            self.processes.append(subprocess.Popen(
+                argv, stdout=log, stderr=log, cwd=self.folder,
+                env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **environment}))
+
+    def start_pebble(self) -> None:
+        self.run("pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", f"127.0.0.1:{self.dns}", "-http01", "",
+                 "-https01", "", "-tlsalpn01", "", "-management", f"127.0.0.1:{self.control}")
+        self.run("pebble", "-config", "pebble.json", "-strict", "-dnsserver", f"127.0.0.1:{self.dns}",
+                 PEBBLE_VA_NOSLEEP="1", PEBBLE_WFE_NONCEREJECT="0")
+        wait_for(lambda: issuer(self.directory, "localhost"), "pebble", 20)
+
+    def start_caddy(self, **options: int) -> None:
+        settings = parse({"host": NAMES[0], "proxy": {
+            "tls": "acme", "http_port": self.http, "https_port": self.https, "bind": "127.0.0.1", "email": "owner@croft.test",
+            "acme_directory": f"https://localhost:{self.directory}/dir", "acme_root": str(self.folder / "cert.pem")}}, Paths.under(self.folder))
+        (self.folder / "Caddyfile").write_text(render(settings, "process", **options))
+        self.run(self.caddy, "run", "--adapter", "caddyfile", "--config", "Caddyfile", XDG_CONFIG_HOME=str(self.folder / "config"))
+
+    def issuers(self) -> list[str]:
+        return [issuer(self.https, name) for name in NAMES]
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def acme(tmp_path: Path, caddy: str) -> Iterator[Acme]:
+    acme = Acme(tmp_path, caddy)
+    yield acme
+    acme.stop()
+
+
+def test_both_hosts_get_certificates(acme: Acme) -> None:
+    acme.start_pebble()
+    acme.start_caddy()
+    wait_for(lambda: all("Pebble" in name for name in acme.issuers()), f"certificates; see {acme.folder}", 40)
+
+
+def test_own_authority_stands_in_until_acme_answers(acme: Acme) -> None:
+    """ACME down: our certificate at once, the reason in the log, and another try when a third of its life is left."""
+    acme.start_caddy(fallback_lifetime=15, renew_interval=1)
+    wait_for(lambda: all("Caddy Local Authority" in name for name in acme.issuers()), f"own certificates; see {acme.folder}", 40)
+    log = (acme.folder / "caddy.log").read_text()
+    assert "connection refused" in log
+    acme.start_pebble()
+    wait_for(lambda: all("Pebble" in name for name in acme.issuers()), f"certificates after ACME returned; see {acme.folder}", 60)
