@@ -35,7 +35,7 @@ _KEPT = ("LANG", "LC_ALL", "TZ", "TERM", "NO_COLOR")
 class Part:
     """The broker or the daemon."""
 
-    module: str
+    words: tuple[str, ...]
     account: Account | None
     grace: float
     pid: int | None = None
@@ -53,13 +53,13 @@ class Part:
 class Supervisor:
     """Two parts, one loop."""
 
-    def __init__(self, settings: Settings, home: Path | None, daemon_module: str) -> None:
+    def __init__(self, settings: Settings, home: Path | None, daemon: tuple[str, ...]) -> None:
         found = accounts.resolve(settings)
         self._home = home.resolve() if home else None
         self._switching = found.switching
         self._socket = settings.paths.socket("broker")
-        self._broker = Part("appliance.broker", None, BROKER_GRACE)
-        self._daemon = Part(daemon_module, found.daemon if found.switching else None, DAEMON_GRACE)
+        self._broker = Part(("-m", "appliance.broker"), None, BROKER_GRACE)
+        self._daemon = Part(daemon, found.daemon if found.switching else None, DAEMON_GRACE)
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._status = 0
@@ -86,7 +86,7 @@ class Supervisor:
         return max(0.05, min(waits)) if waits else None
 
     def _start(self, part: Part) -> None:
-        argv = (sys.executable, "-I", "-m", part.module, *(("--home", str(self._home)) if self._home else ()))
+        argv = (sys.executable, "-I", *part.words, *(("--home", str(self._home)) if self._home else ()))
         env = {name: os.environ[name] for name in _KEPT if name in os.environ} if self._switching else dict(os.environ)
         root, null = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), os.open("/dev/null", os.O_RDONLY)
         part.began = time.monotonic()
@@ -155,9 +155,9 @@ class Supervisor:
             part.pid = None
 
 
-def run(settings: Settings, home: Path | None, daemon_module: str = "appliance.daemon") -> int:
+def run(settings: Settings, home: Path | None, daemon: tuple[str, ...] = ("-m", "appliance.daemon")) -> int:
     """Supervise until told to stop; everything is down within 20 seconds then.
 
-    Raises CroftError before anything has started.
+    ``daemon`` is what Python is told to run. Raises CroftError before anything has started.
     """
-    return Supervisor(settings, home, daemon_module).run()
+    return Supervisor(settings, home, daemon).run()

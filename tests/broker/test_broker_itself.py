@@ -1,0 +1,122 @@
+"""What the broker is: small, without network, deaf to other powers, and flat in its cost."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import appliance.broker
+
+PSS_MOST_KIB = 15 * 1024
+
+
+def pss(pid: int) -> int:
+    return int(next(line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:")).split()[1])
+
+
+async def test_memory_stays_small_also_after_work(client, broker):
+    """Figure F1: at most 15 MB."""
+    for _ in range(100):
+        await client.run("true")
+    assert pss(broker.pid) <= PSS_MOST_KIB
+
+
+async def test_no_network_socket_is_ever_open(client, broker):
+    """DECIDED 1. Every socket the broker holds, at rest and at work, is a unix one."""
+    await client.run("true")
+    broker.call("files")
+    unix = {line.split()[6] for line in Path(f"/proc/{broker.pid}/net/unix").read_text().splitlines()[1:]}
+    links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{broker.pid}/fd")]
+    sockets = {link[8:-1] for link in links if link.startswith("socket:[")}
+    assert sockets
+    assert sockets <= unix
+    assert Path(f"/proc/{broker.pid}/task").is_dir()
+    assert len(os.listdir(f"/proc/{broker.pid}/task")) == 1, "a fork is safe only with one thread"
+
+
+def test_no_network_socket_is_ever_asked_for(home, poll):
+    """The same, seen by the kernel from the first instruction on."""
+    home.configure()
+    log = home.folder / "strace"
+    traced = subprocess.Popen(["strace", "-f", "-e", "trace=socket,socketpair", "-o", str(log), sys.executable, "-I", "-m",
+                               "appliance.broker", "--home", str(home.folder)])
+    try:
+        poll(lambda: home.socket.exists() and _ready(home), seconds=30)
+        home.call("spawn", argv=["true"])
+        home.call("files")
+        pid = home.call("hello").data["pid"]
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        traced.wait(20)
+    asked = [line for line in log.read_text().splitlines() if "socket" in line and "+++" not in line]
+    assert asked
+    assert all("AF_UNIX" in line for line in asked), asked
+
+
+def _ready(home) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        return probe.connect_ex(str(home.socket)) == 0
+
+
+def test_it_imports_only_what_it_may():
+    """The broker's own process: the standard library, settings and errors; no asyncio, no database, nothing else of the project."""
+    code = "import sys, appliance.broker.__main__, appliance.broker.forked, appliance.broker.units; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not {"asyncio", "sqlite3", "msgspec", "aiohttp", "ssl", "http.client", "subprocess", "logging"} & loaded
+    ours = {name for name in loaded if name.split(".")[0] in ("appliance", "webui", "control_sync")}
+    assert all(name in ("appliance", "appliance.settings", "appliance.errors") or name.startswith("appliance.broker")
+               for name in ours), ours
+
+
+def test_no_shell_anywhere():
+    for path in Path(appliance.broker.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == "shell":
+                pytest.fail(f"{path.name} names shell=")
+            assert ast.unparse(node) not in ("os.system", "os.popen") if isinstance(node, ast.Attribute) else True, path
+
+
+def test_spawning_costs_the_same_whatever_the_daemon_weighs(broker):
+    """Figure C4: at most 1.2 times with a client of 400 MB."""
+    def rounds() -> float:
+        times = []
+        for _ in range(10):
+            began = time.perf_counter()
+            reply = broker.call("spawn", argv=["true"])
+            with os.fdopen(reply.fds[1], "rb") as out:
+                out.read()
+            times.append(time.perf_counter() - began)
+            for fd in (reply.fds[0], reply.fds[2]):
+                os.close(fd)
+            while len(broker.call("runs").data["runs"]) > 8:
+                pass
+        return statistics.median(times)
+
+    ratios = []
+    for _ in range(5):
+        small = rounds()
+        ballast = bytearray(400 << 20)
+        ballast[::4096] = b"x" * len(ballast[::4096])
+        ratios.append(rounds() / small)
+        del ballast
+    assert statistics.median(ratios) <= 1.2, ratios
+
+
+def test_bad_options_and_settings_end_it_with_a_reason(home):
+    done = subprocess.run([sys.executable, "-I", "-m", "appliance.broker", "--listen", "x"], capture_output=True, text=True)
+    assert done.returncode == 2
+    home.configure(users__workspace="no-such-user-here", log__level="loud")
+    done = subprocess.run([sys.executable, "-I", "-m", "appliance.broker", "--home", str(home.folder)], capture_output=True,
+                          text=True)
+    assert done.returncode == 78
+    assert "log.level" in done.stderr
