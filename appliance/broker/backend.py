@@ -35,8 +35,10 @@ class ServiceBackend(Protocol):
     def services(self) -> list[Row]:
         """One row per entry of SERVICES."""
 
-    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str) -> Row:
-        """Start ``service``; one that is already up keeps running. Raises CroftError."""
+    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str,
+              safe: bool = False) -> Row:
+        """Start ``service``; one that is already up keeps running. ``safe`` starts the IDE without the extensions
+        people installed (R4). Raises CroftError."""
 
     def stop(self, service: str, grace: float) -> Row:
         """Ask ``service`` to end and kill it ``grace`` seconds later. Answers at once (state ``stopping``)."""

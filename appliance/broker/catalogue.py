@@ -44,12 +44,12 @@ def present(settings: Settings, service: str) -> bool:
     return find("", "local-ai") is not None
 
 
-def program(settings: Settings, accounts: Accounts, service: str) -> Program:
-    """How to run ``service``. Raises Unavailable when its program is missing."""
+def program(settings: Settings, accounts: Accounts, service: str, *, safe: bool = False) -> Program:
+    """How to run ``service``. Raises Unavailable when its program is missing. ``safe``: see :func:`ide`."""
     if not present(settings, service):
         raise Unavailable(f"the {service} service is not installed on this machine")
     if service == "ide":
-        return ide(settings, accounts)
+        return ide(settings, accounts, safe=safe)
     if service == "proxy":
         return _proxy(settings, accounts)
     raise Unavailable("the ai service is not set up on this machine")
@@ -68,19 +68,22 @@ def find(configured: str, name: str) -> str | None:
     return None
 
 
-def ide(settings: Settings, accounts: Accounts) -> Program:
-    """The IDE. The container is given the same words after the program (appliance.broker.compose)."""
+def ide(settings: Settings, accounts: Accounts, *, safe: bool = False) -> Program:
+    """The IDE. The container is given the same words after the program (appliance.broker.compose).
+
+    ``safe`` points it at a folder of extensions that holds none: the server has no switch for that.
+    """
     root, home, account = _ide_root(settings), settings.paths.ide_home, accounts.workspace
     data = home / ".local/share/code-server"
     argv = (str(root / "node/bin/node"), str(root / "code/node_modules/code-server"),
             "--socket", str(settings.paths.socket("ide")), "--socket-mode", "0660", "--auth", "none",
             "--disable-telemetry", "--disable-update-check", "--disable-getting-started-override", "--disable-proxy",
             "--reconnection-grace-time", "120", "--user-data-dir", str(data),
-            "--extensions-dir", str(data / "extensions"), "--config", str(data / "config.yaml"),
+            "--extensions-dir", str(data / ("no-extensions" if safe else "extensions")), "--config", str(data / "config.yaml"),
             str(settings.paths.workspace))
     env = {"HOME": str(home), "USER": account.name, "LOGNAME": account.name, "SHELL": "/bin/bash", "LANG": "C.UTF-8",
            "PATH": ":".join(SEARCH_PATH)}
-    return Program(argv, env, account, home, oom_score_adj=500, pids=1024, entry=ide_settings.write_defaults)
+    return Program(argv, env, account, home, oom_score_adj=500, entry=ide_settings.write_defaults)
 
 
 def _proxy(settings: Settings, accounts: Accounts) -> Program:

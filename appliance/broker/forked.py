@@ -18,7 +18,7 @@ from appliance.broker.backend import SERVICES, Notify, Row
 from appliance.broker.caddy_check import check
 from appliance.broker.cgroups import Limits
 from appliance.broker.launch import Launch, launch
-from appliance.broker.logs import Logs
+from appliance.broker.logs import Logs, rotate
 from appliance.broker.processes import Process, Processes
 from appliance.broker.protocol import Verb
 from appliance.broker.runs import discard, make_group, outcome
@@ -53,13 +53,14 @@ class ForkedBackend:
     def services(self) -> list[Row]:
         return [self._row(service) for service in SERVICES]
 
-    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str) -> Row:
+    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str,
+              safe: bool = False) -> Row:
         running = self._processes.get(_name(service))
         if running is not None:
             if running.reason or running.ended:
                 raise Conflict(f"the {service} service is still stopping", code="stopping")
             return self._row(service)
-        program = catalogue.program(self._settings, self._accounts, service)
+        program = catalogue.program(self._settings, self._accounts, service, safe=safe)
         if service == "proxy":
             self._render(program)
         self._last.pop(service, None)
@@ -85,7 +86,7 @@ class ForkedBackend:
     def pump(self) -> float | None:
         live = self._processes.of_kind("service")
         for process in live:
-            self._logs.rotate(process.note["service"])
+            rotate(self._logs, process.note["service"])
         return _ROTATE_SECONDS if live else None
 
     def shutdown(self) -> None:

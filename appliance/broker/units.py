@@ -16,7 +16,7 @@ from appliance.broker.accounts import Accounts
 from appliance.broker.backend import SERVICES, Notify, Row
 from appliance.broker.caddy_check import check
 from appliance.broker.command import run
-from appliance.broker.logs import Logs
+from appliance.broker.logs import Logs, rotate
 from appliance.broker.protocol import Verb
 from appliance.errors import NotFound, Unavailable
 from appliance.settings import Settings
@@ -60,7 +60,9 @@ class UnitsBackend:
             self._watch(row)
         return rows
 
-    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str) -> Row:
+    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str,
+              safe: bool = False) -> Row:
+        """``safe`` makes no difference here: a unit's words are fixed when it is installed."""
         program = catalogue.program(self._settings, self._accounts, service)
         if service == "proxy":
             check(program, caddyfile.render(self._settings, self.runtime), catalogue.caddyfile_path(self._settings),
@@ -89,7 +91,7 @@ class UnitsBackend:
 
     def pump(self) -> float | None:
         for service in SERVICES:
-            self._logs.rotate(service)
+            rotate(self._logs, service)
         return _WATCH_SECONDS if self._pidfds else None
 
     def shutdown(self) -> None:

@@ -13,7 +13,7 @@ from appliance.broker.accounts import Accounts
 from appliance.broker.backend import SERVICES, ServiceBackend
 from appliance.broker.files import Files
 from appliance.broker.processes import Processes
-from appliance.broker.protocol import Field, Peer, Reply, Verb, number, one_of, whole
+from appliance.broker.protocol import Field, Peer, Reply, Verb, flag, number, one_of, whole
 from appliance.broker.runs import Runs, most_memory_mb
 
 _SERVICE = Field(one_of(SERVICES))
@@ -36,7 +36,8 @@ class Verbs:
         own = {
             "hello": Verb(self.hello),
             "services": Verb(self.services),
-            "start": Verb(self.start, {"service": _SERVICE, "memory_mb": memory, "cpus": cpus}),
+            "start": Verb(self.start, {"service": _SERVICE, "memory_mb": memory, "cpus": cpus,
+                                        "safe": Field(flag, False)}),
             "stop": Verb(self.stop, {"service": _SERVICE, "grace": Field(number(0, 60), False)}),
             "logs": Verb(self.logs, {"service": _SERVICE}),
             "files": Verb(self._files.open),
@@ -54,8 +55,9 @@ class Verbs:
     def services(self, peer: Peer) -> Reply:
         return Reply({"services": self._backend.services()})
 
-    def start(self, peer: Peer, service: str, memory_mb: int | None = None, cpus: float | None = None) -> Reply:
-        return Reply(self._backend.start(service, memory_mb, cpus, str(peer.uid)))
+    def start(self, peer: Peer, service: str, memory_mb: int | None = None, cpus: float | None = None,
+              safe: bool = False) -> Reply:
+        return Reply(self._backend.start(service, memory_mb, cpus, str(peer.uid), safe))
 
     def stop(self, peer: Peer, service: str, grace: float = 10.0) -> Reply:
         return Reply(self._backend.stop(service, grace))
