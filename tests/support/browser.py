@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Browser, BrowserContext, Frame, Page, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
@@ -57,5 +58,15 @@ def editor_frame(page: Page, seconds: float = 90) -> Frame:
     assert handle is not None
     frame = handle.content_frame()
     assert frame is not None
-    frame.wait_for_selector(".explorer-folders-view, .explorer-viewlet", timeout=seconds * 1000)
+    try:
+        frame.wait_for_selector(".explorer-folders-view, .explorer-viewlet", timeout=seconds * 1000)
+    except PlaywrightError as error:
+        raise AssertionError(f"no file tree at {frame.url}; see {picture(page, 'no-file-tree')}") from error
     return frame
+
+
+def picture(page: Page, name: str) -> Path:
+    """Keep what the page shows, for whoever reads a failure."""
+    path = Path(__file__).resolve().parents[1] / ".artifacts" / f"{name}.png"
+    page.screenshot(path=path)
+    return path
