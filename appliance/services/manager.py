@@ -69,7 +69,7 @@ class Surroundings:
     idle_minutes: Mapping[ServiceName, int] = field(default_factory=dict)
     terminals: Callable[[], Awaitable[int]] = _no_terminals
     active_runs: Callable[[], int] = lambda: 0
-    port_owner: Callable[[int], str] = lambda port: ""
+    port_owner: Callable[[int], str] = lambda port: ""  # may take its time: called in a thread
     proxy_version: str = ""
     more_problems: Callable[[], list[Problem]] = list
 
@@ -95,9 +95,9 @@ class Services:
         self._publishing = False
         self._awake: frozenset[ServiceName] = frozenset()
         self._shown: tuple[list[ServiceView], list[Problem]] | None = None
-        self._facts = known.Facts(acme=around.acme, port_owner=around.port_owner,
-                                     proxy_version=around.proxy_version)
+        self._facts = known.Facts(acme=around.acme, proxy_version=around.proxy_version)
         self._facts_at = -FACTS_EVERY
+        self._facts_tail: tuple[str, ...] = ()
         self._asides: set[asyncio.Task[None]] = set()
 
     # Life
@@ -283,24 +283,31 @@ class Services:
     def _publish(self) -> None:
         """Tell the bus, if what people see is not what it was."""
         self._publishing = False
-        if self._clock.uptime() - self._facts_at >= FACTS_EVERY:
-            self._facts_at = self._clock.uptime()
-            self._aside(self._refresh_facts())
+        now, tail = self._clock.uptime(), self._records["proxy"].tail
+        if now - self._facts_at >= FACTS_EVERY or tail is not self._facts_tail:
+            self._facts_at, self._facts_tail = now, tail
+            self._aside(self._refresh_facts(tail))
         shown = ([self.view(name) for name in SERVICES], self.problems())
         if shown != self._shown:
             self._shown = shown
             self._bus.publish(TOPIC, {"services": [asdict(one) for one in shown[0]],
                                       "problems": [asdict(one) for one in shown[1]]})
 
-    async def _refresh_facts(self) -> None:
+    async def _refresh_facts(self, tail: tuple[str, ...]) -> None:
+        """What takes a look at the machine; ``tail`` is what the proxy said last when it failed."""
         disk = await asyncio.to_thread(os.statvfs, self._around.state)
-        served = self._certificate_answer().certificate
-        cause = ""
-        if self._around.acme and served is not None and served.own:
-            with contextlib.suppress(RuntimeGone):  # shown as a problem of its own
-                cause = known.acme_cause(line.text for line in await self._runtime.logs("proxy", ACME_LINES))
-        self._facts = replace(self._facts, disk_free_mb=disk.f_bavail * disk.f_frsize >> 20, acme_cause=cause)
+        owners = {port: await asyncio.to_thread(self._around.port_owner, port) for port in known.taken_ports(tail)}
+        self._facts = replace(self._facts, disk_free_mb=disk.f_bavail * disk.f_frsize >> 20, port_owners=owners,
+                              acme_cause=await self._acme_cause())
         self._on_change()
+
+    async def _acme_cause(self) -> str:
+        served = self._certificate_answer().certificate
+        if not self._around.acme or served is None or not served.own:
+            return ""
+        with contextlib.suppress(RuntimeGone):  # shown as a problem of its own
+            return known.acme_cause([line.text for line in await self._runtime.logs("proxy", ACME_LINES)])
+        return ""
 
     def _aside(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from appliance.services.certificate import Certificate
 from appliance.services.history import History, Tuning
@@ -75,7 +75,7 @@ class Facts:
     acme_cause: str = ""
     proxy_version: str = ""
     disk_free_mb: int | None = None
-    port_owner: Callable[[int], str] = lambda port: ""
+    port_owners: Mapping[int, str] = field(default_factory=dict)
 
 
 def problem(code: str, service: ServiceName | None = None, params: Params | None = None) -> Problem:
@@ -113,23 +113,26 @@ def of_machine(facts: Facts, now: float) -> list[Problem]:
     return found
 
 
-def recognise(service: ServiceName, tail: Iterable[str], port_owner: Callable[[int], str]) -> Problem | None:
+def taken_ports(tail: Iterable[str]) -> list[int]:
+    """Ports that the service says it could not have."""
+    return [int(found[1]) for found in map(_TAKEN.search, tail) if found]
+
+
+def recognise(service: ServiceName, tail: Sequence[str], port_owners: Mapping[int, str]) -> Problem | None:
     """A cause that the service's own last words give away."""
-    text = "\n".join(tail)
-    if taken := _TAKEN.search(text):
-        port = int(taken[1])
-        owner = port_owner(port)
+    for port in taken_ports(tail):
+        owner = port_owners.get(port)
         params: Params = {"port": port, "owner": owner} if owner else {"port": port}
         return problem("port_taken_by" if owner else "port_taken", service, params)
-    if denied := _DENIED.search(text):
+    if denied := _DENIED.search("\n".join(tail)):
         return problem("port_denied", service, {"port": int(denied[1])})
     return None
 
 
-def acme_cause(tail: Iterable[str]) -> str:
+def acme_cause(tail: Sequence[str]) -> str:
     """The latest reason for which Caddy got no certificate, in the authority's words, made harmless; or
     empty."""
-    for line in reversed(list(tail)):
+    for line in reversed(tail):
         if _ACME.search(line):
             try:
                 entry = json.loads(line)
@@ -149,7 +152,7 @@ def _failure(
     if history.parked == "too_big":
         return [problem("too_big", name)]
     params = {"failures": history.failures, "tries": tuning.tries}
-    cause = recognise(name, tail, facts.port_owner) or problem(_known(history.cause), name, params)
+    cause = recognise(name, tail, facts.port_owners) or problem(_known(history.cause), name, params)
     if history.parked or history.failures >= tuning.tries:
         loop = problem("crash_loop" if history.parked else "retrying", name, params)
         return [cause, loop] if cause.severity == "error" else [loop, cause]

@@ -98,7 +98,7 @@ def test_not_installed_is_said_calmly() -> None:
     ("address already in use, said nobody", "", "exited"),
 ])
 def test_causes_are_recognised_from_the_last_words(line, owner, code) -> None:
-    facts = Facts(port_owner=lambda port: owner)
+    facts = Facts(port_owners={80: owner, 443: owner})
     proxy = replace(FAILED, service="proxy")
     assert of_service(seen=proxy, tail=["...", line], facts=facts, failures=1, cause="exited") == [code]
 

@@ -162,8 +162,8 @@ async def test_what_is_not_installed_is_absent_and_says_why_it_does_not_start(ru
         await runtime.start("ai", LIMITS)
 
 
-async def says(runtime: Runtime, words: str) -> bool:
-    return any(words in line.text for line in await runtime.logs("proxy", 100))
+async def says(runtime: Runtime, words: str, service: str = "proxy") -> bool:
+    return any(words in line.text for line in await runtime.logs(service, 100))
 
 
 async def test_logs_are_read_and_followed(runtime) -> None:
@@ -194,6 +194,21 @@ async def test_a_broker_that_dies_takes_nothing_along_and_is_found_again(home, r
     os.kill(before.pid, signal.SIGKILL)  # no child of this broker, which learns of its end but not how
     await until(lambda: runtime.is_in("proxy", State.FAILED))
     assert (await runtime.row("proxy")).run_id == before.run_id
+
+
+async def test_safe_mode_leaves_the_extensions_out(home, runtime) -> None:
+    """R4. The program only says how it was called; that code-server obeys is shown elsewhere."""
+    node = home.paths.programs / "ide/node/bin/node"
+    node.parent.mkdir(parents=True)
+    node.write_text('#!/bin/sh\necho "called with $*"\nexec sleep 1000\n')
+    node.chmod(0o755)
+    await until(lambda: runtime.is_in("ide", State.STOPPED))
+    await runtime.start("ide", LIMITS, safe=True)
+    await until(lambda: says(runtime, "/no-extensions ", "ide"))
+    await runtime.stop("ide", 5)
+    await runtime.start("ide", LIMITS)
+    await until(lambda: says(runtime, "/extensions ", "ide"))
+    await runtime.stop("ide", 0)
 
 
 async def test_terminals_are_counted(runtime) -> None:
