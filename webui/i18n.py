@@ -41,7 +41,7 @@ Value = str | int | float | Markup
 
 _PARAM = re.compile(r"\{([a-z_]+)\}")
 _RTL_LETTER = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
-_LTR_LETTER = re.compile("[A-Za-z\u00c0-\u058f\u0900-\u1fff]")
+_LTR_LETTER = re.compile("[0-9A-Za-z\u00c0-\u058f\u0900-\u1fff]")
 _BIDI_CONTROL = re.compile("[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]")
 FSI, LRI, PDI = "\u2068", "\u2066", "\u2069"
 

@@ -10,7 +10,7 @@ const QUIET_BEFORE_BANNER = 2500;
 
 /** Open `path` and hand each event's data to `handlers[event]`. `onState("live" | "lost")` is told of changes. */
 export function connect(path, handlers, onState = () => {}) {
-  const live = { source: null, pause: FIRST_PAUSE, timer: 0, lostAt: 0 };
+  const live = { source: null, pause: FIRST_PAUSE, timer: 0, lostAt: 0, state: "" };
   const open = () => {
     clearTimeout(live.timer);
     live.source?.close();
@@ -33,7 +33,8 @@ export function connect(path, handlers, onState = () => {}) {
 function found(live, onState) {
   live.pause = FIRST_PAUSE;
   clearTimeout(live.timer);
-  if (!live.lostAt) return;
+  if (live.state === "live") return;
+  live.state = "live";
   live.lostAt = 0;
   showLost(0);
   onState("live");
@@ -50,7 +51,8 @@ function lost(live, open, onState) {
     if (Date.now() - live.lostAt >= QUIET_BEFORE_BANNER) showLost(live.lostAt);
     open();
   }, pause);
-  onState("lost");
+  if (live.state !== "lost") onState("lost");
+  live.state = "lost";
 }
 
 async function signedOut() {
