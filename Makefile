@@ -1,0 +1,37 @@
+# Every entry point for people who work on Croft. `make check` is what must be clean before a change is offered.
+CACHE ?= /var/tmp/croft-tests
+VENV  := $(CACHE)/venv
+PY    := $(VENV)/bin/python
+
+.PHONY: run test check bench audit release pins
+
+run: .venv/ready            ## start Croft from the checkout, in the foreground, without root
+	.venv/bin/croft serve --home .croft
+
+test:                       ## set up what the tests need and run them
+	./tests/run
+
+check:                      ## lint, types, shell scripts, import directions
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	shellcheck install.sh tests/run .ci/run tests/docker/setup.sh
+	$(PY) -m pytest -q tests/foundation/test_imports.py
+
+bench:                      ## measure; a table, and JSON in bench/results/
+	$(PY) -m bench.run
+
+audit:                      ## known vulnerabilities in the lock, where a source can be reached
+	$(PY) -m appliance.host.release audit
+
+release:                    ## dist/croft-VERSION.tar.gz with checksums; two builds of one commit are equal
+	$(PY) -m appliance.host.release build
+
+pins:                       ## look up image digests where the image registries can be reached
+	$(PY) -m appliance.host.release pins
+
+.venv/ready: requirements.txt requirements-build.txt
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet --require-hashes --only-binary :all: -r requirements-build.txt -r requirements.txt
+	.venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
