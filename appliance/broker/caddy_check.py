@@ -26,6 +26,7 @@ def check(program: catalogue.Program, text: str, path: Path, account: Account | 
     argv = (program.argv[0], "validate", "--config", str(fresh), "--adapter", "caddyfile")
     status, said = run(argv, seconds=_SECONDS, account=account, env=program.env)
     if status != 0:
+        fresh.unlink()
         words = [line for line in said.splitlines() if not line.startswith("{")]
         raise Invalid(f"cannot use the proxy's configuration: {words[-1] if words else 'caddy gave no reason'}"[:1000])
     fresh.replace(path)

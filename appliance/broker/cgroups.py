@@ -7,6 +7,7 @@ and cgroup-v2.rst.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -63,12 +64,11 @@ class Group:
             return False
         self._write("pids.max", "0")
         self.freeze()
-        for pid in self.members():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        self.thaw()
+        try:
+            for some in _slices(self.members(), 100):
+                self._kill_some(some)
+        finally:
+            self.thaw()
         return False
 
     def freeze(self) -> None:
@@ -102,6 +102,22 @@ class Group:
             except OSError:
                 return False
         return True
+
+    def _kill_some(self, pids: list[int]) -> None:
+        """A pidfd first, then a second look: what is still listed is what the pidfd names, never a reused number."""
+        with contextlib.ExitStack() as stack:
+            found = {}
+            for pid in pids:
+                try:
+                    found[pid] = os.pidfd_open(pid)
+                except ProcessLookupError:
+                    continue
+                stack.callback(os.close, found[pid])
+            inside = set(self.members())
+            for pid, pidfd in found.items():
+                if pid in inside:
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def _unique(self) -> list[Path]:
         return list(dict.fromkeys(self.folders.values()))
@@ -258,6 +274,11 @@ def _controllers(path: Path) -> list[str]:
         return path.read_text("ascii").split()
     except OSError:
         return []
+
+
+def _slices(numbers: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(numbers), size):
+        yield numbers[start:start + size]
 
 
 def _pids(folder: Path) -> list[int]:

@@ -139,7 +139,7 @@ _ALL_DESCRIPTORS = 1 << 30  # one close_range(2), whatever the limit is
 
 
 def _prefer_to_keep(score: int) -> None:
-    """Lowering the score takes CAP_SYS_RESOURCE, which root lacks in many containers: better unprotected than not at all."""
+    """Lowering the score takes CAP_SYS_RESOURCE, which root lacks in many containers: better exposed than not up."""
     try:
         _write("/proc/self/oom_score_adj", str(score))
     except PermissionError:

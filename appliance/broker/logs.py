@@ -6,6 +6,7 @@ Rule: the folder belongs to root, so no name in it can be somebody's link; a fil
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,8 +43,10 @@ class Logs:
         if size < self._most:
             return False
         with path.open("rb+") as source, self._old(service) as target:
-            _copy_end(source.fileno(), target.fileno(), size, self._most)
-            source.truncate(0)
+            try:
+                _copy_end(source.fileno(), target.fileno(), size, self._most)
+            finally:
+                source.truncate(0)  # also when the disk is too full to keep the old lines
         return True
 
     def _old(self, service: str) -> BinaryIO:
@@ -54,6 +57,14 @@ class Logs:
 
     def _path(self, service: str) -> Path:
         return self._folder / f"{service}.log"
+
+
+def rotate(logs: Logs, service: str) -> None:
+    """Rotate if it is time; a disk that refuses is said, and tried again later."""
+    try:
+        logs.rotate(service)
+    except OSError as error:
+        sys.stderr.write(f"croft broker: cannot rotate the log of {service}: {error.strerror}\n")
 
 
 def _copy_end(source: int, target: int, size: int, most: int) -> None:

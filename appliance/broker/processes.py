@@ -11,6 +11,7 @@ import json
 import os
 import selectors
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from appliance.broker import kernel, stragglers
 from appliance.broker.cgroups import Group, Hierarchy
 
 _VERSION = 1
-_AGAIN = 0.02  # seconds between looks at a group that is dying
+_AGAIN, _AGAIN_MOST = 0.02, 1.0  # seconds between looks at a group that is dying: doubled each time
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Process:
     note: dict[str, Any] = field(default_factory=dict)
     pidfd: int = -1
     ended: bool = False
+    look_at: float = 0.0
+    patience: float = _AGAIN
     outcome: dict[str, Any] = field(default_factory=dict)
 
     def send(self, number: int) -> None:
@@ -97,6 +100,7 @@ class Processes:
         process.reason = process.reason or reason
         end = now() + grace
         process.kill_at = end if process.kill_at is None else min(end, process.kill_at)
+        process.look_at = 0.0
         if grace > 0:
             if process.group:
                 process.group.thaw()
@@ -106,26 +110,34 @@ class Processes:
     def pump(self) -> float | None:
         """Kill what is overdue, bury what is empty. Seconds until there may be more to do."""
         for process in list(self._live.values()):
-            if process.ended or (process.kill_at is not None and process.kill_at <= now()):
+            due = _due(process)
+            if due is not None and due <= now():
                 self._finish(process)
-        waits = [now() if process.ended else process.kill_at for process in self._live.values()]
-        due = min((wait for wait in waits if wait is not None), default=None)
-        return None if due is None else max(_AGAIN, due - now())
+        due = min((at for at in map(_due, self._live.values()) if at is not None), default=None)
+        return None if due is None else max(0.0, due - now())
 
     def __bool__(self) -> bool:
         return bool(self._live)
 
     def _finish(self, process: Process) -> None:
         process.reason = process.reason or ("exit" if process.ended else "timeout")
-        if process.group:
-            empty = process.group.kill()
-        else:
-            empty = stragglers.kill(process.id, process.pid, process.pidfd, process.ended)
-        if empty and process.ended and self._clear(process):
+        if self._emptied(process) and process.ended and self._clear(process):
             del self._live[process.id]
             os.close(process.pidfd)
             self._save()
             self._gone.get(process.kind, _nothing)(process)
+        else:
+            process.look_at, process.patience = now() + process.patience, min(_AGAIN_MOST, process.patience * 2)
+
+    def _emptied(self, process: Process) -> bool:
+        """Kill what is left; True when there was nothing. A kernel that refuses is asked again."""
+        try:
+            if process.group:
+                return process.group.kill()
+            return stragglers.kill(process.id, process.pid, process.pidfd, process.ended)
+        except OSError as error:
+            sys.stderr.write(f"croft broker: cannot end {process.id}: {error.strerror}\n")
+            return False
 
     def _clear(self, process: Process) -> bool:
         if process.group is None:
@@ -140,7 +152,7 @@ class Processes:
     def _ended(self, process: Process) -> None:
         """The first process has exited: collect its status. The rest of its group goes in :meth:`pump`."""
         self._selector.unregister(process.pidfd)
-        process.ended = True
+        process.ended, process.look_at = True, 0.0
         process.outcome |= {"exit_code": None, "signal": None, "wall": now() - process.began_at}
         if not process.child:
             return  # adopted: its status went to another parent
@@ -184,6 +196,13 @@ class Processes:
         return list(document["processes"])
 
     def _save(self) -> None:
+        """Write the record. A full disk costs adoption after a crash, not the service that is running."""
+        try:
+            self._write_record()
+        except OSError as error:
+            sys.stderr.write(f"croft broker: cannot record the processes: {error.strerror}\n")
+
+    def _write_record(self) -> None:
         rows = [_recorded_row(one) for one in self._live.values()]
         document = {"version": _VERSION, "boot_id": kernel.boot_id(), "processes": rows}
         fresh = self._record.with_suffix(".new")
@@ -191,6 +210,13 @@ class Processes:
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             json.dump(document, file)
         fresh.replace(self._record)
+
+
+def _due(process: Process) -> float | None:
+    """When it needs looking at: at once after its end, or at its time limit; then again and again until it is gone."""
+    if process.ended:
+        return process.look_at
+    return None if process.kill_at is None else max(process.kill_at, process.look_at)
 
 
 def _recorded_row(process: Process) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+"""Both generations of cgroups, on whichever of their trees this machine has mounted, and the reading of its mount table."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from appliance.broker import cgroups
+from appliance.broker.cgroups import Group, Hierarchy, Limits
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="writing cgroups needs root; the root pass of CI runs this")
+
+V1 = """
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+37 31 0:34 /docker/x /sys/fs/cgroup/freezer rw,relatime - cgroup cgroup rw,freezer
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+""".strip()
+OWN = """
+8:memory:/user
+6:freezer:/docker/x/inner
+1:cpu,cpuacct:/
+0::/
+""".strip()
+
+
+def test_the_mount_table_is_read_as_the_kernel_writes_it():
+    found = dict(cgroups._own_folders(V1, OWN))
+    assert found["memory"] == Path("/sys/fs/cgroup/memory/user")
+    assert found["cpu"] == found["cpuacct"] == Path("/sys/fs/cgroup/cpu,cpuacct")
+    assert found["freezer"] == Path("/sys/fs/cgroup/freezer/inner")
+    assert found["unified"] == Path("/sys/fs/cgroup/unified")
+
+
+def test_without_cgroups_nothing_is_claimed():
+    hierarchy = cgroups.detect("croft-none", mounts="", own="0::/")
+    assert (hierarchy.limits, hierarchy.contains, hierarchy.create("x")) == (False, False, None)
+
+
+def test_limits_in_both_languages():
+    limits = Limits(memory_mb=64, cpus=0.5, pids=10, swap=False)
+    assert dict(cgroups._v2(limits)) == {"memory.max": str(64 << 20), "memory.swap.max": "0", "cpu.max": "50000 100000",
+                                         "pids.max": "10"}
+    assert dict(cgroups._v1(limits))["memory.memsw.limit_in_bytes"] == str(64 << 20)
+    assert dict(cgroups._v1(Limits())) == dict(cgroups._v2(Limits())) == {}
+
+
+def trees() -> list[str]:
+    return ["v1", "v2"]
+
+
+@pytest.fixture(params=trees())
+def hierarchy(request):
+    """A base in the tree of that generation; where the machine lacks one, the case says so."""
+    name = f"croft-test-{os.getpid()}"
+    if request.param == "v1":
+        found = cgroups.detect(name)
+        if "unified" in found.bases:
+            pytest.skip("not run here: this machine has no cgroup v1 tree")
+    else:
+        places = dict(cgroups._own_folders(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text()))
+        if "unified" not in places:
+            pytest.skip("not run here: this machine has no cgroup v2 tree")
+        base = places["unified"] / name
+        base.mkdir()
+        found = Hierarchy({"unified": base})
+    yield found
+    found.close()
+
+
+def started_in(group: Group, *argv: str) -> subprocess.Popen[bytes]:
+    def join() -> None:
+        for path in group.join_paths():
+            Path(path).write_text("0")
+    return subprocess.Popen(argv, preexec_fn=join, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@root_only
+def test_kill_reaches_what_left_its_session(hierarchy, poll):
+    group = hierarchy.create("one")
+    process = started_in(group, "sh", "-c", "setsid sleep 300 & setsid setsid sleep 300 & sleep 300")
+    poll(lambda: len(group.members()) == 4)
+    assert process.pid in group.members()
+    poll(group.kill)
+    process.wait(5)
+    poll(group.remove)
+    assert list(hierarchy.leftovers()) == []
+
+
+@root_only
+def test_kill_ends_a_fork_bomb_without_limits(hierarchy, poll, tmp_path):
+    """Frozen or killed in one step: nothing forks between the look and the blow. Bounded by its own count, not by us."""
+    script = tmp_path / "bomb.sh"
+    script.write_text('#!/bin/sh\ni=0; while [ $i -lt 200 ]; do setsid sleep 300 & i=$((i+1)); done; wait\n')
+    group = hierarchy.create("bomb")
+    process = started_in(group, "sh", str(script))
+    poll(lambda: len(group.members()) > 20)
+    poll(group.kill, seconds=20)
+    process.wait(5)
+    poll(group.remove)
+
+
+@root_only
+def test_frozen_processes_are_killed_too(hierarchy, poll):
+    group = hierarchy.create("cold")
+    process = started_in(group, "sleep", "300")
+    poll(lambda: group.members() == [process.pid])
+    group.freeze()
+    poll(group.kill)
+    assert process.wait(5) == -signal.SIGKILL
+    poll(group.remove)
+
+
+@root_only
+def test_a_name_is_used_once(hierarchy):
+    group = hierarchy.create("same")
+    with pytest.raises(FileExistsError):
+        hierarchy.create("same")
+    assert list(hierarchy.leftovers()) == ["same"]
+    assert group.remove()
+
+
+def test_v2_hands_out_controllers_and_steps_aside(tmp_path, monkeypatch):
+    """The no-internal-process rule, on a folder that looks like a delegated one (no v2 controllers are free on many hosts)."""
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids io")
+    (tmp_path / "cgroup.subtree_control").write_text("")
+    (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    (tmp_path / "cgroup.type").write_text("domain")
+    mounts = f"1 0 0:1 / {tmp_path} rw - cgroup2 cgroup2 rw"
+    found = cgroups.detect("croft", mounts=mounts, own="0::/")
+    assert found.bases == {"unified": tmp_path / "croft"}
+    assert (tmp_path / "croft-own" / "cgroup.procs").read_text() == str(os.getpid())
+    again = cgroups.detect("croft", mounts=mounts, own="0::/croft-own")
+    assert again.bases == found.bases
+    (tmp_path / "cgroup.procs").write_text("1\n")
+    assert cgroups.detect("croft", mounts=mounts, own="0::/").bases == {}
