@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from appliance.services.certificate import Certificate
 from appliance.services.history import History, Tuning
-from appliance.services.model import Desired, Missing, Observed, Params, Problem, ServiceName, Severity, Want
+from appliance.services.model import Desired, Health, Missing, Observed, Params, Problem, ServiceName, Severity, Want
 
 DAY = 86_400
 WARN_BEFORE_DAYS = 14  # R22
@@ -30,6 +30,7 @@ TABLE: Mapping[str, Severity] = {
     "crash_loop": "error",
     "too_big": "error",
     "retrying": "warning",
+    "recovered": "info",
     "exited": "warning",
     "start_failed": "warning",
     "too_slow": "warning",
@@ -152,6 +153,8 @@ def _failure(
     if history.parked == "too_big":
         return [problem("too_big", name)]
     params = {"failures": history.failures, "tries": tuning.tries}
+    if history.health is Health.HEALTHY and not history.over:
+        return [problem("recovered", name, {"n": history.failures})]
     cause = recognise(name, tail, facts.port_owners) or problem(_known(history.cause), name, params)
     if history.parked or history.failures >= tuning.tries:
         loop = problem("crash_loop" if history.parked else "retrying", name, params)

@@ -196,7 +196,7 @@ class Reconciler:
         record.cpu_percent = _cpu_percent(before, seen, now - record.looked_at)
         record.seen, record.looked_at = seen, now
         if record.history.failures > failures:
-            self._note_failure(seen.service, seen.detail)
+            self._note_failure(seen.service, seen.detail or f"exit code {seen.exit_code}, signal {seen.signal}")
         if record.ready and not record.history.failures:
             record.tail = ()
 

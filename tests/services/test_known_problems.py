@@ -80,6 +80,13 @@ def test_a_service_s_problems() -> None:
     assert of_service(seen=replace(FAILED, state=State.RUNNING), safe=True, over=False) == ["ide_safe_mode"]
 
 
+def test_what_works_again_is_not_said_to_fail() -> None:
+    running = replace(FAILED, state=State.RUNNING, exit_code=None)
+    assert of_service(seen=running, failures=2, cause="exited", over=False, healthy_since=1.0) == ["recovered"]
+    assert of_service(seen=running, failures=2, cause="exited", over=False) == ["exited"]
+    assert TABLE["recovered"] == "info"
+
+
 def test_a_stopped_service_has_no_problem() -> None:
     assert of_service(wish=replace(WISH, want=Want.STOP), failures=13, parked="crash_loop") == []
 
