@@ -5,10 +5,13 @@ Rule: facts only; what is worrying about them is said in problems.py.
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
+if TYPE_CHECKING:
+    from cryptography import x509
 
 # Caddy names its own authority and intermediate so unless told otherwise (modules/caddypki).
 OWN_AUTHORITY = "Caddy Local Authority"
@@ -31,20 +34,33 @@ class Certificate:
         return self.issuer.startswith(OWN_AUTHORITY)
 
 
-def read(der: bytes, distrust: str = "") -> Certificate:
-    """Parse one certificate. Raises ValueError."""
+def verified(facts: Mapping[str, Any]) -> Certificate:
+    """From what the ssl module says of a certificate it trusts (``getpeercert()``)."""
+    issuer = {key: value for relative in facts["issuer"] for key, value in relative}
+    return Certificate(
+        tuple(name for kind, name in facts.get("subjectAltName", ()) if kind == "DNS"),
+        str(issuer.get("commonName") or issuer.get("organizationName") or "an unnamed authority"),
+        float(ssl.cert_time_to_seconds(facts["notBefore"])), float(ssl.cert_time_to_seconds(facts["notAfter"])))
+
+
+def read(der: bytes, distrust: str) -> Certificate:
+    """Parse one that is not trusted, of which the ssl module says nothing. Raises ValueError."""
+    from cryptography import x509  # 1.5 MB that most daemons never need
+
     parsed = x509.load_der_x509_certificate(der)
     try:
         names = tuple(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
                       .value.get_values_for_type(x509.DNSName))
     except x509.ExtensionNotFound:
         names = ()
-    return Certificate(names, _issuer(parsed), parsed.not_valid_before_utc.timestamp(),
+    return Certificate(names, _issuer(parsed.issuer), parsed.not_valid_before_utc.timestamp(),
                        parsed.not_valid_after_utc.timestamp(), distrust)
 
 
-def _issuer(parsed: x509.Certificate) -> str:
+def _issuer(name: x509.Name) -> str:
+    from cryptography.x509.oid import NameOID
+
     for oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME):
-        for attribute in parsed.issuer.get_attributes_for_oid(oid):
+        for attribute in name.get_attributes_for_oid(oid):
             return str(attribute.value)
-    return parsed.issuer.rfc4514_string()
+    return "an unnamed authority"

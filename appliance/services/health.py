@@ -116,15 +116,18 @@ class TlsProbe:
         reader, writer = await asyncio.open_connection(
             self._address, self._port, ssl=context, server_hostname=self._host, limit=_LONGEST_LINE)
         try:
-            tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
-            der = tls.getpeercert(binary_form=True)
-            served = certificate.read(der, distrust) if der else None
-            if served is not None and served.own and not _modified(self._own_root):
-                served = replace(served, distrust="")  # its root is not ours to read: no judgement
+            served = self._certificate(writer.get_extra_info("ssl_object"), distrust)
             answer = await _get(reader, writer, self._host, self._target)
             return Answer(answer.healthy, answer.why, served)
         finally:
             writer.transport.abort()
+
+    def _certificate(self, tls: ssl.SSLObject, distrust: str) -> Certificate:
+        if not distrust:
+            return certificate.verified(tls.getpeercert() or {})
+        served = certificate.read(tls.getpeercert(binary_form=True) or b"", distrust)
+        # Where the root of the proxy's own authority is not ours to read there is nothing to judge by.
+        return replace(served, distrust="") if served.own and not _modified(self._own_root) else served
 
     def _trusting(self) -> ssl.SSLContext:
         """Kept between probes: reading the machine's roots costs some 20 ms. Read anew when the own root

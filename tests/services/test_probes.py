@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -166,12 +167,14 @@ async def test_the_proxy_is_asked_as_a_visitor_would_and_its_certificate_read(ca
 
 
 async def test_a_certificate_that_is_not_trusted_is_reported_not_counted_as_a_miss(caddy, tmp_path) -> None:
-    port, _root = caddy
+    port, root = caddy
     other = tmp_path / "other.crt"
     await asyncio.to_thread(make_root, other)
     got = await TlsProbe("127.0.0.1", port, HOST, own_root=other, public_roots=False)()
     assert got.healthy
     assert got.certificate.distrust
+    trusted = (await TlsProbe("127.0.0.1", port, HOST, own_root=root, public_roots=False)()).certificate
+    assert replace(got.certificate, distrust="") == trusted  # read in two ways, the same facts
     unreadable = await TlsProbe("127.0.0.1", port, HOST, own_root=tmp_path / "none", public_roots=False)()
     assert unreadable.healthy
     assert unreadable.certificate.distrust == ""  # nothing to judge it by
@@ -192,7 +195,7 @@ async def test_tls_that_never_answers_ends_in_time() -> None:
 
 def test_a_certificate_that_is_none_is_a_value_error() -> None:
     with pytest.raises(ValueError):
-        certificate.read(b"not a certificate")
+        certificate.read(b"not a certificate", "")
 
 
 @pytest.mark.parametrize(("settings", "kind", "where"), [
