@@ -22,6 +22,7 @@ def check(program: catalogue.Program, text: str, path: Path, account: Account | 
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
     with os.fdopen(fd, "w", encoding="utf-8") as file:
         os.fchown(fd, os.geteuid(), program.account.gid)
+        os.fchmod(fd, 0o640)  # whatever the umask is
         file.write(text)
     argv = (program.argv[0], "validate", "--config", str(fresh), "--adapter", "caddyfile")
     status, said = run(argv, seconds=_SECONDS, account=account, env=program.env)

@@ -53,6 +53,7 @@ class Logs:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(f"{self._path(service)}.1", flags, 0o640)
         os.fchown(fd, os.geteuid(), self._gid)
+        os.fchmod(fd, 0o640)
         return os.fdopen(fd, "wb")
 
     def _path(self, service: str) -> Path:

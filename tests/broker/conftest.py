@@ -102,7 +102,7 @@ class Home:
             self.configure()
         self.process = subprocess.Popen([sys.executable, "-I", "-m", "appliance.broker", "--home", str(self.folder)],
                                         cwd="/", user=self.person, group=self.person,
-                                        extra_groups=[] if self.person else None)
+                                        extra_groups=[] if self.person else None, umask=0o077)
         poll(self._answers, what="the broker")
 
     def stop(self) -> int:
