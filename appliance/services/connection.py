@@ -11,13 +11,14 @@ import logging
 import random
 from collections.abc import Callable
 
-from appliance.broker.client import BrokerClient
+from appliance.broker.client import BrokerClient, BrokerError
 from appliance.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
 FIRST_WAIT = 0.1  # seconds; a restarting broker is back in well under a second
 LONGEST_WAIT = 5.0
+ANSWER_WITHIN = 10.0  # no verb takes the broker long
 
 
 async def keep_connected(client: BrokerClient, changed: Callable[[], None]) -> None:
@@ -40,6 +41,15 @@ async def keep_connected(client: BrokerClient, changed: Callable[[], None]) -> N
         log.warning("connection to the broker lost")
         changed()
         await asyncio.sleep(_wait(0))
+
+
+async def count_terminals(client: BrokerClient) -> int:
+    """How many terminals of the IDE have a program in front, in either runtime. Raises Unavailable."""
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN):
+            return int((await client.call("terminals")).data["foreground"])
+    except (BrokerError, TimeoutError) as error:
+        raise Unavailable("the broker cannot count terminals") from error
 
 
 def _connected(client: BrokerClient) -> bool:

@@ -16,12 +16,11 @@ from appliance.broker.client import BrokerClient, BrokerError
 from appliance.broker.protocol import Reply
 from appliance.errors import Unavailable
 from appliance.services import logs
-from appliance.services.connection import keep_connected
+from appliance.services.connection import ANSWER_WITHIN, count_terminals, keep_connected
 from appliance.services.history import ENDED
 from appliance.services.model import SERVICES, Limits, LogLine, Missing, Observed, Progress, ServiceName, State
 from appliance.services.runtime import RuntimeGone, StartFailed
 
-ANSWER_WITHIN = 10.0  # seconds; the broker never takes long over a verb
 LOOK_EVERY = 1.0  # while something is being stopped, should its exit event get lost
 STOP_SLACK = 10.0  # beyond the grace, for the kernel to bury what was killed
 
@@ -88,10 +87,7 @@ class ProcessRuntime:
 
     async def terminals(self) -> int:
         """How many terminals of the IDE have a program in front. Raises Unavailable."""
-        try:
-            return int((await self._call("terminals")).data["foreground"])
-        except BrokerError as error:
-            raise Unavailable("the broker cannot count terminals") from error
+        return await count_terminals(self._client)
 
     async def _call(self, op: str, **arguments: Any) -> Reply:
         """Raises BrokerError when the broker refuses, RuntimeGone when it does not answer."""
