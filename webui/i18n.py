@@ -10,7 +10,6 @@ What the handlers do with it::
     catalogue = Catalogue.load(folder)            # once, at start
     t = Translator(catalogue, "ar")               # once per request: cheap
     t("summary.ide_sleeps")                       # plain text; values of the other direction are isolated
-    t.html("sign_in.run", command=Markup(...))    # safe HTML: the text is escaped, Markup values are not
     t.message(view.reason)                        # anything with .key and .params
     t.lang, t.dir                                 # "ar", "rtl"
     t.ago(ts, now), t.datetime(ts), t.duration(s), t.bytes(n), t.percent(x)
@@ -30,14 +29,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from markupsafe import Markup, escape
-
 LANGUAGES: dict[str, str] = {"en": "ltr", "ar": "rtl"}
 CATEGORIES = frozenset({"zero", "one", "two", "few", "many", "other"})
 PLURALS: dict[str, frozenset[str]] = {"en": frozenset({"one", "other"}), "ar": CATEGORIES}
 
 Text = str | dict[str, str]
-Value = str | int | float | Markup
+Value = str | int | float
 
 _PARAM = re.compile(r"\{([a-z_]+)\}")
 _RTL_LETTER = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
@@ -99,24 +96,13 @@ class Catalogue:
     def text(self, lang: str, key: str, **params: Value) -> str:
         """The text for ``key`` with ``params`` filled in, as plain text."""
         template = _pick(lang, self.find(lang, key), params)
-        return self._fill(template, params, lambda value: _isolate(lang, value))
 
-    def html(self, lang: str, key: str, **params: Value) -> Markup:
-        """The same as HTML: everything is escaped but values that are Markup."""
-        template = str(escape(_pick(lang, self.find(lang, key), params)))
-
-        def write(value: Value) -> str:
-            return str(value) if isinstance(value, Markup) else str(escape(_isolate(lang, value)))
-
-        return Markup(self._fill(template, params, write))  # noqa: S704 - every piece is escaped above
-
-    def _fill(self, template: str, params: Mapping[str, Value], write: Any) -> str:
         def value(match: re.Match[str]) -> str:
             if match[1] not in params:
                 if self.strict:
                     raise UnknownText(f"{template!r} needs {match[1]}")
                 return match[0]
-            return str(write(params[match[1]]))
+            return _isolate(lang, params[match[1]])
 
         return _PARAM.sub(value, template)
 
@@ -131,9 +117,6 @@ class Translator:
 
     def __call__(self, key: str, **params: Value) -> str:
         return self.catalogue.text(self.lang, key, **params)
-
-    def html(self, key: str, **params: Value) -> Markup:
-        return self.catalogue.html(self.lang, key, **params)
 
     def message(self, message: HasKey) -> str:
         return self(message.key, **message.params)
@@ -271,7 +254,7 @@ def _pick(lang: str, text: Text, params: Mapping[str, Value]) -> str:
 
 def _isolate(lang: str, value: Value) -> str:
     """Keep a value of the other direction from reordering the sentence around it (Unicode UAX 9)."""
-    if isinstance(value, Markup) or not isinstance(value, str):
+    if not isinstance(value, str):
         return str(value)
     other = _RTL_LETTER if LANGUAGES[lang] == "ltr" else _LTR_LETTER
     clean = _BIDI_CONTROL.sub("", value)

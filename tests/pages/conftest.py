@@ -57,8 +57,9 @@ def sample_services() -> list[ServiceView]:
 def sample_trouble() -> list[ServiceView]:
     """A bad day: given up, not answering, downloading; with hostile words in every text."""
     return [
-        ServiceView("ide", State.FAILED, NOW - 90, Health.UNHEALTHY, Want.RUN, Message("probe.reason", {"detail": EVIL}),
-                    0, 1024 << 20, 0.0, parked="crash_loop", log_tail=("starting", EVIL_LINE, EVIL), actions=("start",)),
+        ServiceView("ide", State.FAILED, NOW - 90, Health.UNHEALTHY, Want.RUN, parked="crash_loop",
+                    reason=Message("probe.reason", {"detail": EVIL}), log_tail=("starting", EVIL_LINE, EVIL),
+                    actions=("start",)),
         ServiceView("proxy", State.RUNNING, NOW - 40, Health.UNHEALTHY, Want.RUN, None, 125 << 20, 128 << 20, 99.0,
                     actions=("stop", "restart")),
         ServiceView("ai", State.STARTING, NOW - 20, Health.UNKNOWN, Want.ON_DEMAND, None,
@@ -73,13 +74,13 @@ def sample_problems() -> list[Problem]:
 
 def sample_machine() -> dict[str, Any]:
     return {"cpu_percent": 23.7, "load": (0.42, 0.38, 0.31), "memory_used": 1288 << 20, "memory_total": 1998 << 20,
-            "swap_used": 96 << 20, "swap_total": 2048 << 20, "disk_used": 18.4 * (1 << 30), "disk_total": 19.6 * (1 << 30),
-            "uptime": 1_054_320.0}
+            "swap_used": 96 << 20, "swap_total": 2048 << 20, "disk_used": 18.4 * (1 << 30),
+            "disk_total": 19.6 * (1 << 30), "uptime": 1_054_320.0}
 
 
 AGENTS = {
     "firefox": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
-    "safari": "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605 Version/18.0 Mobile/15E148 Safari/604.1",
+    "safari": "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Version/18.0 Mobile/15E148 Safari/604.1",
     "edge": "Mozilla/5.0 (Windows NT 10.0) AppleWebKit/537.36 Chrome/141.0 Safari/537.36 Edg/141.0",
 }
 
@@ -92,9 +93,11 @@ def sample_session(number: int, agent: str, user: str = "salma@example.org", **c
 
 def sample_lines(count: int = 60) -> list[dict[str, Any]]:
     words = ["[info] Session server listening on /run/croft/ide/ide.sock", "debug: extension host agent started",
-             "[warn] file watcher: polling, inotify limit is low", "error: cannot open settings.json: permission denied",
-             "حُفظ الملف notes.md في مساحة العمل", "[info] " + "a-very-long-word-" * 16]
-    lines = [{"at": NOW - count + n, "level": filters.log_level(words[n % 6]), "text": words[n % 6]} for n in range(count)]
+             "[warn] file watcher: polling, inotify limit is low",
+             "error: cannot open settings.json: permission denied", "حُفظ الملف notes.md في مساحة العمل",
+             "[info] " + "a-very-long-word-" * 16]
+    lines = [{"at": NOW - count + n, "level": filters.log_level(words[n % 6]), "text": words[n % 6]}
+             for n in range(count)]
     return [*lines, {"at": None, "level": "info", "text": EVIL}, {"at": NOW, "level": "error", "text": EVIL_LINE}]
 
 
@@ -207,23 +210,25 @@ class Preview:
         user = {"name": self.stage.name, "email": "salma@example.org", "role": self.stage.role}
         common = {
             "t": t, "user": user, "page": "", "host": HOST, "origin_ide": self.settings.ide_origin, "now": NOW,
-            "theme": request.query.get("theme") or request.cookies.get("theme", "auto"), "path": request.path, "notice": None,
-            "state": filters.summary(self.stage.services, self.stage.problems),
+            "theme": request.query.get("theme") or request.cookies.get("theme", "auto"), "path": request.path,
+            "notice": None, "state": filters.summary(self.stage.services, self.stage.problems),
         }
         text = self.jinja.get_template(name).render(**{**common, **variables})
         return web.Response(text=text, content_type="text/html")
 
     def _variables(self, request: web.Request) -> tuple[str, dict[str, Any]]:
         stage, path = self.stage, request.path
+        log = {"page": "machine", "service": stage.services[0], "lines": stage.lines}
         shown = {"services": stage.services, "problems": stage.problems, "machine": sample_machine()}
         mine = [sample_session(1, AGENTS["firefox"], current=True, ide_sockets=2),
                 sample_session(2, AGENTS["safari"], remember=True), sample_session(3, AGENTS["edge"])]
-        others = [sample_session(4, EVIL, user=f"{EVIL}@example.org"), sample_session(5, AGENTS["edge"], user="زياد@example.org")]
+        others = [sample_session(4, EVIL, user=f"{EVIL}@example.org"),
+                  sample_session(5, AGENTS["edge"], user="زياد@example.org")]
         gone = {"token": "", "email": "", "name": ""}
         known: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
             "/": lambda: ("home.html", shown | {"page": "home"}),
             "/machine": lambda: ("machine.html", shown | {"page": "machine"}),
-            "/machine/logs/ide": lambda: ("logs.html", {"page": "machine", "service": stage.services[0], "lines": stage.lines}),
+            "/machine/logs/ide": lambda: ("logs.html", log),
             "/sessions": lambda: ("sessions.html", {"page": "sessions", "mine": mine, "others": others}),
             "/sessions-alone": lambda: ("sessions.html", {"page": "sessions", "mine": mine[:1], "others": []}),
             "/workspace": lambda: ("workspace.html", {
@@ -309,7 +314,7 @@ class Watch:
         context = await browser.new_context(**options)
         self.allowed = (base, ide)
         await context.add_init_script(
-            "addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective, e.blockedURI))")
+            "addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective, e.sample))")
         context.on("console", lambda message: message.type in ("error", "warning") and message.text != SANDBOX_NOTE
                    and self.faults.append(message.text))
         context.on("weberror", lambda error: self.faults.append(str(error.error)))
@@ -342,8 +347,8 @@ def axe() -> str:
     script = folder / "node_modules/axe-core/axe.min.js"
     if not script.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "install", "--no-save", "--silent", "--prefix", str(folder), f"axe-core@{AXE_VERSION}"], check=True,
-                       timeout=100)
+        subprocess.run(["npm", "install", "--no-save", "--silent", "--prefix", str(folder), f"axe-core@{AXE_VERSION}"],
+                       check=True, timeout=100)
     return script.read_text("utf-8")
 
 

@@ -14,8 +14,9 @@ from playwright.async_api import Browser, Page
 SCREENS = Path(__file__).parents[1] / ".artifacts" / "screens"
 WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 UI_PAGES = {"home": "/", "machine": "/machine", "logs": "/machine/logs/ide", "sessions": "/sessions",
-            "sessions-alone": "/sessions-alone", "workspace": "/workspace", "sign-in": "/sign-in", "sign-in-first": "/sign-in/first",
-            "link": "/sign-in/link", "setup": "/sign-in/setup", "gone": "/sign-in/gone", "error": "/nowhere"}
+            "sessions-alone": "/sessions-alone", "workspace": "/workspace", "sign-in": "/sign-in",
+            "sign-in-first": "/sign-in/first", "link": "/sign-in/link", "setup": "/sign-in/setup",
+            "gone": "/sign-in/gone", "error": "/nowhere"}
 IDE_PAGES = {"wake": "/wake", "broken": "/broken", "refused": "/editor"}
 TROUBLED = {"home-trouble": "/", "machine-trouble": "/machine"}
 
@@ -25,21 +26,24 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module"), pyt
 @pytest.mark.parametrize("lang", ["en", "ar"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["wide", "phone"])
-async def test_every_page_holds_up(browser: Browser, stage: Any, watch: Any, axe: str, lang: str, theme: str, size: str) -> None:
-    """WEB-3, WEB-4: no violation, no script from data, nothing from outside; axe finds nothing; nothing is wider than a phone."""
+async def test_every_page_holds_up(browser: Browser, stage: Any, watch: Any, axe: str, lang: str, theme: str,
+                                   size: str) -> None:
+    """WEB-3, WEB-4: no violation, no script from data, nothing from outside; axe finds nothing; no page is too wide."""
     phone = size == "phone"
+    # axe takes most of the time: half of the combinations hold every theme, language and size at least once.
+    axe = axe if (theme == "dark") == (lang == "ar") else ""
     context = await watch.context(browser, stage.base, stage.ide, viewport=PHONE if phone else WIDE, has_touch=phone,
                                   is_mobile=phone, locale=lang, reduced_motion="reduce")
     page = await context.new_page()
     try:
         tour = [(name, stage.base + path) for name, path in UI_PAGES.items()]
         tour += [(name, stage.ide + path) for name, path in IDE_PAGES.items()]
+        tour += [(name, stage.base + path) for name, path in TROUBLED.items()]
         faults = []
         for name, address in tour:
+            if name in TROUBLED:
+                stage.trouble()
             faults += await look(page, f"{address}?lang={lang}&theme={theme}", f"{name}.{lang}.{theme}.{size}", axe)
-        stage.trouble()
-        for name, path in TROUBLED.items():
-            faults += await look(page, f"{stage.base}{path}?lang={lang}&theme={theme}", f"{name}.{lang}.{theme}.{size}", axe)
         assert faults == []
     finally:
         stage.push("drop", None)
@@ -59,6 +63,8 @@ async def look(page: Page, address: str, name: str, axe: str) -> list[str]:
         faults.append(f"{overflow} px too wide")
     if "phone" in name:
         faults += await small_targets(page)
+    if not axe:
+        return [f"{name}: {fault}" for fault in faults]
     await page.evaluate(axe)
     found = await page.evaluate("axe.run({resultTypes: ['violations'], iframes: false})")
     faults += [f"{rule['id']}: {rule['nodes'][0]['html'][:160]}" for rule in found["violations"]]
@@ -66,7 +72,9 @@ async def look(page: Page, address: str, name: str, axe: str) -> list[str]:
 
 
 async def small_targets(page: Page) -> list[str]:
-    """Buttons and the like below 44 px on a phone; links within text are left out."""
-    return await page.evaluate("""() => [...document.querySelectorAll('.button, .place, .segments button, select, .input, .tabs a')]
-      .filter((e) => e.checkVisibility()).map((e) => [e.getBoundingClientRect(), e.outerHTML.slice(0, 120)])
-      .filter(([box]) => box.height < 36 || box.width < 36).map(([box, html]) => `${box.width}x${box.height} ${html}`)""")
+    """Controls below 44 px on a phone; links within text are left out."""
+    return await page.evaluate("""() =>
+      [...document.querySelectorAll('.button, .place, .segments button, .input, .tabs a')]
+        .filter((e) => e.checkVisibility()).map((e) => [e.getBoundingClientRect(), e.outerHTML.slice(0, 120)])
+        .filter(([box]) => box.height < 43.5 || box.width < 43.5)
+        .map(([box, html]) => `${box.width}x${box.height} ${html}`)""")

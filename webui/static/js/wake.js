@@ -4,6 +4,7 @@
 import { t, bytes } from "./text.js";
 
 const PAUSE = 700;
+const FETCHING = 2; // pulling, extracting and creating are seldom needed, and hidden until they are
 const page = document.querySelector("[data-wake]");
 const phases = [...page.querySelectorAll("[data-name]")];
 const bar = page.querySelector("progress");
@@ -11,6 +12,7 @@ const bar = page.querySelector("progress");
 function show({ phase, current = 0, total = 0 }) {
   const at = phases.findIndex((item) => item.dataset.name === phase);
   phases.forEach((item, index) => {
+    if (at <= FETCHING) item.hidden = false;
     item.dataset.phase = index < at ? "done" : index === at ? "now" : "later";
     const use = item.querySelector("use");
     const base = use.getAttribute("href").split("#")[0];

@@ -1,0 +1,127 @@
+"""The string catalogue: both languages say the same, in every plural form, and every key asked for exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.services.model import SERVICES, Action, State
+from webui.i18n import FSI, PDI, Catalogue, Translator, UnknownText, missing, plural
+
+WEBUI = Path(__file__).parents[2] / "webui"
+CATALOGUE = Catalogue.load(WEBUI / "locale", strict=True)
+# Keys made from a value: every value must have its text.
+FAMILIES = {
+    "service.": [f"{name}.{part}" for name in SERVICES for part in
+                 ("name", "about", "logs", "effect", "ask_stop", "ask_restart", *get_args(Action),
+                  *(f"done_{action}" for action in get_args(Action)))],
+    "state.": [*map(str, State), "parked", "unwell", "sleeping"],
+    "phase.": ["pulling", "extracting", "creating", "starting", "loading", "ready"],
+    "action.": list(get_args(Action)),
+    "nav.": ["home", "workspace", "machine", "sessions"],
+    "role.": ["viewer", "operator", "admin"],
+    "theme.": ["auto", "light", "dark"],
+    "language.": ["en", "ar"],
+    "level.": ["debug", "info", "warning", "error"],
+    "log.": ["from_debug", "from_info", "from_warning", "from_error", "live", "lost"],
+    "link.": [*(f"{kind}.{part}" for kind in ("login", "setup") for part in ("title", "about", "go", "note")),
+              "gone.title", "gone.about"],
+    "error.": ["other.title", "other.why", "other.next"],
+    "fault.": ["error", "invalid"],
+    "time.": [f"{kind}.{unit}" for kind in ("ago", "until", "duration") for unit in ("minutes", "hours", "days")]
+             + ["duration.seconds"],
+    "console.": ["link", "person", "doctor"],
+    "machine.": ["memory", "swap", "disk"],
+}
+
+
+def test_both_languages_are_complete() -> None:
+    assert missing(CATALOGUE) == []
+
+
+def test_every_key_that_is_asked_for_exists() -> None:
+    """Whole keys in templates and scripts exist; keys that are put together belong to a family whose members exist."""
+    asked = re.compile(r"""\bt\(\s*["'`]([a-z_]+\.[a-zA-Z0-9_.]*)""")
+    for path in [*WEBUI.glob("templates/*.html"), *WEBUI.glob("static/js/*.js"), *WEBUI.glob("*.py")]:
+        for key in asked.findall(path.read_text("utf-8")):
+            assert CATALOGUE.has(key) or any(key.startswith(family) for family in FAMILIES), f"{path.name}: {key}"
+
+
+def test_every_text_of_the_pages_is_used(tmp_path: Path) -> None:
+    """A text nobody asks for is a leftover. (Problems and reasons belong to the services' own test.)"""
+    sources = [*WEBUI.glob("templates/*.html"), *WEBUI.glob("static/js/*.js"), *WEBUI.glob("*.py")]
+    asked = set(re.findall(r"""["'`]([a-z_]+\.[a-z_.]+)["'`]""", "".join(path.read_text("utf-8") for path in sources)))
+    asked |= {family + key for family, keys in FAMILIES.items() for key in keys}
+    (tmp_path / "en.toml").write_text((WEBUI / "locale/en.toml").read_text("utf-8"), "utf-8")
+    unused = [key for key in Catalogue.load(tmp_path).texts["en"] if key not in asked
+              and not key.startswith(("error.", "fault.", "time.month.", "ide_signed_out."))]
+    assert unused == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_are_whole(family: str) -> None:
+    assert [key for key in FAMILIES[family] if not CATALOGUE.has(family + key)] == []
+
+
+def test_scripts_get_the_strings_they_ask_for() -> None:
+    """A key that a script uses lies under a prefix that its page sends along."""
+    everywhere = {"js", "time", "service", "fault"}
+    sent = {"services.js": {"state", "phase", "machine"}, "logs.js": {"level", "log"}, "workspace.js": {"state"},
+            "wake.js": {"machine", "phase"}}
+    for path in WEBUI.glob("static/js/*.js"):
+        for prefix in re.findall(r"""\bt\(\s*["'`]([a-z_]+)\.""", path.read_text("utf-8")):
+            assert prefix in everywhere | sent.get(path.name, set()), f"{path.name}: {prefix}"
+
+
+def test_unknown_keys_and_values_are_refused() -> None:
+    t = Translator(CATALOGUE, "en")
+    with pytest.raises(UnknownText):
+        t("no.such.key")
+    with pytest.raises(UnknownText):
+        t("machine.used_of", used="1")
+    assert Translator(Catalogue(CATALOGUE.texts), "en")("no.such.key") == "no.such.key"
+
+
+@given(st.integers(min_value=0, max_value=100_000))
+def test_arabic_plurals_follow_cldr(n: int) -> None:
+    """Unicode CLDR: zero, one, two by value; few for 3-10 and many for 11-99 of the last two digits; else other."""
+    last = n % 100
+    by_tail = "few" if 3 <= last <= 10 else "many" if 11 <= last <= 99 else "other"
+    assert plural("ar", n) == {0: "zero", 1: "one", 2: "two"}.get(n, by_tail)
+
+
+@given(st.text())
+def test_values_cannot_leave_their_place(value: str) -> None:
+    """Whatever a value holds, isolates stay balanced and nothing overrides the direction of the sentence."""
+    for lang in ("en", "ar"):
+        t = Translator(CATALOGUE, lang)
+        said = t("js.state_changed", service=value, state="x")
+        assert said.count(FSI) == said.count(PDI)
+        assert not set("\u202a\u202b\u202d\u202e\u2066\u2067") & set(said)
+
+
+def test_numbers_times_and_sizes_read_well() -> None:
+    en, ar = Translator(CATALOGUE, "en"), Translator(CATALOGUE, "ar")
+    assert en.bytes(812 << 20) == "812 MB"
+    assert en.bytes(1.26 * (1 << 30)) == "1.3 GB"
+    assert en.ago(0, 3 * 3600) == "3 hours ago"
+    assert en.ago(10, 0) == "just now"
+    assert en.duration(93784) == "1 day 2 h"
+    assert en.datetime(1_800_000_000) == "15 Jan 2027, 08:00 UTC"
+    assert ar.ago(0, 2 * 3600) == "قبل ساعتين"
+    assert ar("summary.problems", n=11) == "11 أمرًا تحتاج إلى انتباهك."
+
+
+def test_faults_are_found(tmp_path: Path) -> None:
+    (tmp_path / "en.toml").write_text('a = "x {n}"\nonly = "x"\n[b]\none = "1"\nother = "2"\n', "utf-8")
+    (tmp_path / "ar.toml").write_text('a = "x"\n[b]\none = "1"\nother = "2"\n', "utf-8")
+    faults = missing(Catalogue.load(tmp_path))
+    assert [fault.split(":")[0] for fault in faults] == ["a", "b", "only"]
+    (tmp_path / "more.en.toml").write_text('a = "again"\n', "utf-8")
+    with pytest.raises(ValueError, match="a is given twice"):
+        Catalogue.load(tmp_path)
