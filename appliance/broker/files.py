@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import resource
-import secrets
 import socket
 import time
 
@@ -37,7 +36,7 @@ class Files:
         """Start one helper. The answer carries its socket. Raises CroftError."""
         if len(self._processes.of_kind("files")) >= MOST_HELPERS:
             raise TooMany("too many file helpers are open", retry_after=1)
-        name = f"files-{secrets.token_hex(8)}"
+        name = f"files-{os.urandom(8).hex()}"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = self._launch(name, theirs.fileno())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import errno
 import os
-import secrets
 import socket
 import stat
 from collections.abc import Callable
@@ -179,7 +178,7 @@ def _check_old(folder: int, name: str, mode: str, version: str | None) -> int:
 
 
 def _replace(folder: int, name: str, mode: str, permissions: int, fill: Callable[[int], None]) -> None:
-    fresh = f".croft-{secrets.token_hex(8)}.new"
+    fresh = f".croft-{os.urandom(8).hex()}.new"
     fd = kernel.open_beneath(folder, fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         try:

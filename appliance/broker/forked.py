@@ -6,7 +6,6 @@ Rule: at most one process per service, also across a broker that died: what the 
 from __future__ import annotations
 
 import os
-import secrets
 import selectors
 import time
 from collections.abc import Mapping
@@ -65,7 +64,7 @@ class ForkedBackend:
             self._render(program)
         self._last.pop(service, None)
         process = self._launch(service, program, Limits(memory_mb, cpus, program.pids))
-        process.started_by, process.note = started_by, {"service": service, "run_id": secrets.token_hex(8)}
+        process.started_by, process.note = started_by, {"service": service, "run_id": os.urandom(8).hex()}
         self._processes.add(process)
         return self._row(service)
 

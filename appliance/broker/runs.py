@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import resource
-import secrets
 import signal
 import time
 from collections import deque
@@ -66,7 +65,7 @@ class Runs:
             raise Invalid("argv[0] is empty")
         if len(self._processes.of_kind("run")) >= MOST_RUNS:
             raise TooMany(f"{MOST_RUNS} commands are running already", retry_after=5)
-        name = f"run-{secrets.token_hex(8)}"
+        name = f"run-{os.urandom(8).hex()}"
         account = self._accounts.workspace
         variables = environment.build(env or {}, account, str(self._settings.paths.ide_home), name)
         group = make_group(self._processes, name, Limits(bounds["memory_mb"], None, bounds["pids"], swap=False))

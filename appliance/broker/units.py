@@ -27,7 +27,8 @@ _PROPERTIES = ("Id,LoadState,ActiveState,Result,MainPID,ExecMainStatus,ExecMainC
 _STATES = {"active": "running", "reloading": "running", "activating": "starting", "deactivating": "stopping",
            "failed": "failed"}
 _KILLED = 2  # CLD_KILLED, what ExecMainCode says of a death by signal
-_WATCH_SECONDS = 2.0
+_SYSTEMCTL_SECONDS = 15.0
+_WATCH_SECONDS, _SOON_SECONDS = 2.0, 0.5
 
 
 class UnitsBackend:
@@ -35,13 +36,17 @@ class UnitsBackend:
 
     runtime = "process"
 
-    def __init__(self, settings: Settings, accounts: Accounts, logs: Logs, notify: Notify) -> None:
+    def __init__(self, settings: Settings, accounts: Accounts, logs: Logs, notify: Notify, *,
+                 systemctl: str = SYSTEMCTL) -> None:
+        self._program = systemctl
         self._settings = settings
         self._accounts = accounts
         self._logs = logs
         self._notify = notify
         self._started_by: dict[str, str] = {}
         self._pidfds: dict[str, int] = {}
+        self._ended_at: dict[str, float] = {}
+        self._unseen: set[str] = set()
         self._selector: selectors.BaseSelector
 
     def register(self, selector: selectors.BaseSelector) -> None:
@@ -53,7 +58,7 @@ class UnitsBackend:
 
     def services(self) -> list[Row]:
         """One `systemctl show` for all three (about 10 ms)."""
-        text = _systemctl("show", f"--property={_PROPERTIES}", *(unit(service) for service in SERVICES))
+        text = self._systemctl("show", f"--property={_PROPERTIES}", *(unit(service) for service in SERVICES))
         blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in text.strip().split("\n\n")]
         rows = [self._row(service, block) for service, block in zip(SERVICES, blocks, strict=True)]
         for row in rows:
@@ -70,17 +75,18 @@ class UnitsBackend:
         limits = [f"MemoryMax={memory_mb}M"] if memory_mb is not None else []
         limits += [f"CPUQuota={round(cpus * 100)}%"] if cpus is not None else []
         if limits:
-            _systemctl("set-property", "--runtime", unit(service), *limits)
-        _systemctl("reset-failed", unit(service))
-        _systemctl("start", "--no-block", unit(service))
+            self._systemctl("set-property", "--runtime", unit(service), *limits)
+        self._systemctl("reset-failed", unit(service))
+        self._systemctl("start", "--no-block", unit(service))
         self._started_by[service] = started_by
+        self._unseen.add(service)
         return self._one(service)
 
     def stop(self, service: str, grace: float) -> Row:
         """The unit's own TimeoutStopSec bounds the grace; a grace of 0 kills first."""
         if grace == 0:
-            _systemctl("kill", "--signal=KILL", unit(service))
-        _systemctl("stop", "--no-block", unit(service))
+            self._systemctl("kill", "--signal=KILL", unit(service))
+        self._systemctl("stop", "--no-block", unit(service))
         return self._one(service)
 
     def logs(self, service: str) -> int:
@@ -90,15 +96,25 @@ class UnitsBackend:
             raise NotFound(f"the {service} service has not written a log yet") from error
 
     def pump(self) -> float | None:
+        """Rotate logs; look again at a unit that was started but had no process yet."""
         for service in SERVICES:
             rotate(self._logs, service)
-        return _WATCH_SECONDS if self._pidfds else None
+        if self._unseen:
+            self.services()
+        return _SOON_SECONDS if self._unseen else _WATCH_SECONDS if self._pidfds else None
 
     def shutdown(self) -> None:
         """Nothing: the units belong to systemd, which ends them with croft.service."""
 
     def busy(self) -> bool:
         return False
+
+    def _systemctl(self, *words: str) -> str:
+        status, said = run((self._program, "--no-pager", "--no-ask-password", *words), seconds=_SYSTEMCTL_SECONDS)
+        if status != 0 and words[0] not in ("reset-failed", "kill"):
+            reason = said.strip()[:300] or f"systemctl ended with {status}"
+            raise Unavailable(f"cannot {words[0]} the service: {reason}")
+        return said
 
     def _one(self, service: str) -> Row:
         return next(row for row in self.services() if row["service"] == service)
@@ -110,7 +126,9 @@ class UnitsBackend:
         ended = state in ("stopped", "failed") and block["ExecMainCode"] != "0"
         status, killed = _number(block["ExecMainStatus"]), int(block["ExecMainCode"]) >= _KILLED
         cpu = _number(block.get("CPUUsageNSec", ""))
-        return {"service": service, "state": state, "since": _wall(_number(block["StateChangeTimestampMonotonic"])),
+        # systemd forgets a unit that has stopped well, and with it when that was.
+        since = _wall(_number(block["StateChangeTimestampMonotonic"])) or self._ended_at.get(service)
+        return {"service": service, "state": state, "since": since,
                 "pid": _number(block["MainPID"]) or None, "exit_code": status if ended and not killed else None,
                 "signal": status if ended and killed else None, "started_by": self._started_by.get(service),
                 "run_id": block.get("InvocationID") or None, "memory_bytes": _number(block.get("MemoryCurrent", "")),
@@ -119,6 +137,8 @@ class UnitsBackend:
     def _watch(self, row: Row) -> None:
         """Hear of the end of what runs, through a pidfd."""
         service, pid = row["service"], row["pid"]
+        if pid is not None or row["state"] != "starting":
+            self._unseen.discard(service)
         if pid is None or service in self._pidfds:
             return
         try:
@@ -132,6 +152,7 @@ class UnitsBackend:
         pidfd = self._pidfds.pop(service)
         self._selector.unregister(pidfd)
         os.close(pidfd)
+        self._ended_at[service] = time.time()
         row = self._one(service)
         reason = "stopped" if row["state"] in ("stopping", "stopped") else "exit"
         self._notify({"event": "exit", "service": service, "run_id": run_id, "exit_code": row["exit_code"],
@@ -141,13 +162,6 @@ class UnitsBackend:
 def unit(service: str) -> str:
     """The unit of a service."""
     return f"croft-{service}.service"
-
-
-def _systemctl(*words: str) -> str:
-    status, said = run((SYSTEMCTL, "--no-pager", "--no-ask-password", *words), seconds=15.0)
-    if status != 0 and words[0] not in ("reset-failed", "kill"):
-        raise Unavailable(f"cannot {words[0]} the service: {said.strip()[:300] or f'systemctl ended with {status}'}")
-    return said
 
 
 def _number(text: str) -> int | None:
