@@ -5,34 +5,18 @@ from __future__ import annotations
 import time
 
 import pytest
-from playwright.sync_api import Browser, Frame, Page
+from playwright.sync_api import Browser
 from support.appliance import Appliance
 from support.browser import editor_frame, person, sign_in
+from support.journey import edit_and_save, trust_the_folder, use_the_terminal
 from support.waiting import poll
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 
-def run_command(page: Page, frame: Frame, command: str) -> None:
-    """Run a command of the editor's palette."""
-    page.keyboard.press("F1")
-    box = frame.locator(".quick-input-widget input").first
-    box.wait_for(state="visible")
-    box.fill(f">{command}")
-    frame.locator(".quick-input-list .monaco-list-row").first.wait_for()
-    page.keyboard.press("Enter")
-
-
 def sockets_of(appliance: Appliance) -> int:
     """IDE sockets that the relay holds for everybody signed in."""
     return sum(row["ide_sockets"] for row in appliance.control.call("GET", "/api/sessions")["sessions"])
-
-
-def trust_the_folder(page: Page, frame: Frame) -> None:
-    """Workspace trust is on (DECIDED 28): say yes once, as a person does."""
-    run_command(page, frame, "Workspaces: Manage Workspace Trust")
-    frame.get_by_role("button", name="Trust", exact=True).first.click()
-    page.keyboard.press("Control+w")
 
 
 def test_from_link_to_file_on_disk_and_out_again(appliance: Appliance, browser: Browser) -> None:
@@ -45,30 +29,11 @@ def test_from_link_to_file_on_disk_and_out_again(appliance: Appliance, browser: 
     frame = editor_frame(page)
     assert frame.url.startswith(appliance.settings.ide_origin)
 
-    # A file, edited and saved.
-    (workspace / "hello.txt").write_text("before\n")
-    (workspace / "hello.txt").chmod(0o666)
-    run_command(page, frame, "View: Show Explorer")
-    frame.get_by_role("treeitem", name="hello.txt").dblclick()
-    frame.locator(".monaco-editor .view-lines").first.click()
-    page.keyboard.press("Control+Home")
-    page.keyboard.type("written in the browser ")
-    page.keyboard.press("Control+s")
-    poll(lambda: "written in the browser before" in (workspace / "hello.txt").read_text(), "the file is saved on disk")
-
-    # A terminal, as the workspace user.
+    edit_and_save(page, frame, workspace)
     trust_the_folder(page, frame)
-    run_command(page, frame, "Terminal: Create New Terminal")
-    frame.locator(".terminal-wrapper .xterm").first.wait_for()
-
-    def typed() -> bool:
-        page.keyboard.type("id -un > who.txt; pwd > where.txt\n", delay=10)
-        page.wait_for_timeout(1000)
-        return (workspace / "where.txt").exists()
-
-    poll(typed, "the terminal runs a command", 30)
-    assert (workspace / "who.txt").read_text().strip() == appliance.settings.users_workspace
-    assert (workspace / "where.txt").read_text().strip() == str(workspace)
+    account, folder = use_the_terminal(page, frame, workspace)
+    assert account == appliance.settings.users_workspace
+    assert folder == str(workspace)
 
     # Signing out in another tab cuts the editor's sockets within five seconds.
     assert sockets_of(appliance) > 0

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,12 @@ def ide_tree() -> Path:
 
 
 class Appliance:
-    """Start with :meth:`start`, end with :meth:`close`. ``settings`` are TOML lines added to croft.toml."""
+    """Start with :meth:`start`, end with :meth:`close`. ``settings`` are TOML lines added to [proxy] of croft.toml;
+    ``inside`` is called in the child before it starts."""
 
-    def __init__(self, accounts: dict[str, str], settings: str = "", *, runtime: str = "process") -> None:
+    def __init__(self, accounts: dict[str, str], settings: str = "", *, runtime: str = "process",
+                 inside: Callable[[], None] | None = None) -> None:
+        self._inside = inside
         self.folder = Path(tempfile.mkdtemp(prefix="croft-", dir="/tmp"))
         self.folder.chmod(0o755)
         self.paths = Paths.under(self.folder)
@@ -68,7 +72,7 @@ class Appliance:
         with (self.folder / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "appliance", "serve", "--home", str(self.folder)], stdout=log, stderr=log,
-                cwd=CHECKOUT, start_new_session=True)
+                cwd=CHECKOUT, start_new_session=True, preexec_fn=self._inside)  # noqa: PLW1509 - enters a cgroup
         poll(self.is_up, f"the appliance in {self.folder} answers\n{self.said()}", 60)
         return self
 

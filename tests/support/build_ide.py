@@ -1,4 +1,4 @@
-"""Make the code-server tree the tests use, with the installer's own step: ``python tests/support/build_ide.py FOLDER``.
+"""Make the code-server tree the tests use, with the installer's own step: ``python -m support.build_ide FOLDER``.
 
 Does nothing when the tree is there and up to date. The tree then lies in ``FOLDER/opt/croft/ide``.
 """

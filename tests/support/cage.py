@@ -1,0 +1,77 @@
+"""A cage as small as the smallest machine Croft is for: 2 GB of memory, 2 GB of swap, by cgroup limits.
+
+The two processors are the test machine's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.waiting import poll
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Cage:
+    """``memory`` is the group that counts memory; ``folders`` are all that a process must enter."""
+
+    memory: Path
+    folders: tuple[Path, ...]
+    unified: bool
+
+    def enter(self) -> None:
+        """Put the calling process, and all it will start, inside."""
+        for folder in self.folders:
+            (folder / "cgroup.procs").write_text("0")
+
+    def oom_kills(self) -> int:
+        """How often the kernel killed something for memory, anywhere in the cage."""
+        name = "memory.events" if self.unified else "memory.oom_control"
+        counts = (dict(line.split() for line in path.read_text().splitlines()) for path in self.memory.rglob(name))
+        return sum(int(count.get("oom_kill", 0)) for count in counts)
+
+    def peak_mib(self) -> int:
+        """The most memory the cage ever held, file cache included."""
+        name = "memory.peak" if self.unified else "memory.max_usage_in_bytes"
+        return int((self.memory / name).read_text()) >> 20
+
+
+@contextlib.contextmanager
+def small_machine() -> Iterator[Cage]:
+    """The cage. Fails where cgroups cannot be written (the tests need root)."""
+    name = f"croft-cage-{os.getpid()}"
+    v1 = Path("/sys/fs/cgroup/memory")
+    if v1.is_dir():
+        memory = v1 / name
+        cage = Cage(memory, (memory,), False)
+        memory.mkdir()
+        (memory / "memory.limit_in_bytes").write_text(str(2 * GIB))
+        with contextlib.suppress(OSError):  # kernels without swap accounting
+            (memory / "memory.memsw.limit_in_bytes").write_text(str(4 * GIB))
+    else:
+        memory = Path("/sys/fs/cgroup") / name
+        cage = Cage(memory, (memory,), True)
+        memory.mkdir()
+        (memory / "memory.max").write_text(str(2 * GIB))
+        (memory / "memory.swap.max").write_text(str(2 * GIB))
+    try:
+        yield cage
+    finally:
+        poll(lambda: _removed(memory), "everything in the cage has ended", 20)
+
+
+def _removed(folder: Path) -> bool:
+    """Whether the group, with whatever empty groups are left in it, could be removed."""
+    for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):
+            inner.rmdir()
+    try:
+        folder.rmdir()
+    except OSError:
+        return not folder.exists()
+    return True

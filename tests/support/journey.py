@@ -1,0 +1,54 @@
+"""What a person does in the editor, step by step, for every runtime and machine the tests have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Frame, Page
+from support.waiting import poll
+
+
+def run_command(page: Page, frame: Frame, command: str) -> None:
+    """Run a command of the editor's palette."""
+    page.keyboard.press("F1")
+    box = frame.locator(".quick-input-widget input").first
+    box.wait_for(state="visible")
+    box.fill(f">{command}")
+    frame.locator(".quick-input-list .monaco-list-row").first.wait_for()
+    page.keyboard.press("Enter")
+
+
+def edit_and_save(page: Page, frame: Frame, workspace: Path) -> None:
+    """Open a file from the tree, type into it, save; it is on disk afterwards."""
+    file = workspace / "hello.txt"
+    file.write_text("before\n")
+    file.chmod(0o666)
+    run_command(page, frame, "View: Show Explorer")
+    frame.get_by_role("treeitem", name="hello.txt").dblclick()
+    frame.locator(".monaco-editor .view-lines").first.click()
+    page.keyboard.press("Control+Home")
+    page.keyboard.type("written in the browser ")
+    page.keyboard.press("Control+s")
+    poll(lambda: "written in the browser before" in file.read_text(), "the file is saved on disk", 30)
+
+
+def trust_the_folder(page: Page, frame: Frame) -> None:
+    """Workspace trust is on (DECIDED 28): say yes once, as a person does."""
+    run_command(page, frame, "Workspaces: Manage Workspace Trust")
+    frame.get_by_role("button", name="Trust", exact=True).first.click()
+    page.keyboard.press("Control+w")
+
+
+def use_the_terminal(page: Page, frame: Frame, workspace: Path) -> tuple[str, str]:
+    """Open a terminal and ask it who and where it is. Returns (account, folder)."""
+    run_command(page, frame, "Terminal: Create New Terminal")
+    frame.locator(".terminal-wrapper .xterm").first.wait_for()
+
+    def typed() -> bool:
+        # A fresh terminal can swallow the first keys; asking again does no harm.
+        page.keyboard.type("id -un > who.txt; pwd > where.txt\n", delay=10)
+        page.wait_for_timeout(1000)
+        return (workspace / "where.txt").exists() and bool((workspace / "where.txt").read_text())
+
+    poll(typed, "the terminal runs a command", 45)
+    return (workspace / "who.txt").read_text().strip(), (workspace / "where.txt").read_text().strip()
