@@ -110,7 +110,7 @@ class ComposeBackend:
     def _image_status(self, peer: Peer, service: str) -> Reply:
         pin, held = self._pins[service], self._ledger.held().get(service)
         current = held is not None and (held.repository, held.version) == (pin.repository, pin.version)
-        return Reply({"service": service, "present": service in self._images, "id": self._images.get(service),
+        return Reply({"service": service, "present": service in self._images, "image": self._images.get(service),
                       "repository": pin.repository, "version": pin.version, "digest": held.digest if held else "",
                       "held_version": held.version if held else "", "current": current})
 
@@ -197,7 +197,6 @@ class ComposeBackend:
             found = held.id if (yield Call(self._engine, "POST", path)).status == 201 else ""
         if not found:
             raise Unavailable(f"the image of the {service} service is not on this machine", code="image_missing")
-        self._images[service] = found
         return found
 
     def _prepare(self, service: str) -> Work:
@@ -232,16 +231,16 @@ class ComposeBackend:
             self._seen.pop(service, None)
         else:
             self._seen[service] = seen
+        answer = yield Call(self._engine, "GET", f"/images/{images.local_tag(service)}/json")
+        if answer.status == 200:
+            self._images[service] = str(answer.json()["Id"])
+        else:
+            self._images.pop(service, None)
 
     def _look(self, services: tuple[str, ...] = SERVICES, then: Callable[[], None] = lambda: None) -> None:
         def work() -> Work:
             for service in services:
                 yield from self._looking(service)
-                answer = yield Call(self._engine, "GET", f"/images/{images.local_tag(service)}/json")
-                if answer.status == 200:
-                    self._images[service] = str(answer.json()["Id"])
-                else:
-                    self._images.pop(service, None)
 
         def ended(error: Exception | None) -> None:
             if error is not None and not isinstance(error, EngineGone):

@@ -15,8 +15,11 @@ from urllib.parse import quote
 
 from appliance.broker.backend import SERVICES
 from appliance.broker.cgroups import Group
-from appliance.broker.project import NAME, PROJECT_LABEL, SERVICE_LABEL
 
+NAME = "croft"  # of the Compose project
+PROJECT_LABEL = "com.docker.compose.project"
+SERVICE_LABEL = "com.docker.compose.service"
+_CGROUPS = Path("/sys/fs/cgroup")
 EVENT_FILTER = quote(json.dumps({"type": ["container"], "label": [f"{PROJECT_LABEL}={NAME}"]}))
 
 
@@ -45,20 +48,28 @@ class Seen:
 
     def row(self) -> dict[str, Any]:
         """The fields of a broker row that come from the container."""
-        code, number = _outcome(self.exit_code)
-        row: dict[str, Any] = {"state": self._state(), "since": self.since, "pid": self.pid or None,
-                               "run_id": self._run_id()}
+        code, number = self.outcome
+        row: dict[str, Any] = {"state": self.state, "since": self.since, "pid": self.pid or None, "run_id": self.run_id}
         if self.running:
             figures = group(self.pid).figures()
             return row | {"memory_bytes": figures["memory_bytes"], "cpu_usec": figures["cpu_usec"]}
         return row | ({"exit_code": code, "signal": number} if self.started else {})
 
-    def _state(self) -> str:
+    @property
+    def outcome(self) -> tuple[int | None, int | None]:
+        """Exit code and signal: 128 and above mean a signal, as far as the engine tells."""
+        code = self.exit_code
+        return (None, code - 128) if 128 < code < 193 else (code, None)
+
+    @property
+    def state(self) -> str:
+        """One of the broker's words for it."""
         if self.running:
             return "running"
         return "failed" if self.exit_code or self.oom_killed else "stopped"
 
-    def _run_id(self) -> str | None:
+    @property
+    def run_id(self) -> str | None:
         """Names one start of one container; None before the first."""
         return f"{self.id[:12]}-{self.started}" if self.started else None
 
@@ -97,25 +108,33 @@ def seconds(stamp: str) -> float:
     return calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) + float(f"0.{fraction or 0}")
 
 
-def group(pid: int) -> Group:
-    """The control group of a container's first process, to read figures from (v1 and v2). Empty once it is gone."""
+def group(pid: int, container: str = "") -> Group:
+    """The control group of a container's first process, to read figures from (v1 and v2). Empty once it is gone.
+
+    Where processes of others are hidden (ProtectProc), the folders that the engine gives to ``container`` are tried.
+    """
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_text("utf-8").splitlines()
     except OSError:
-        lines = []
+        return Group(_usual_folders(container))
     found: dict[str, Path] = {}
     for row in lines:
         _, controllers, path = row.split(":", 2)
         for controller in controllers.split(","):
             if controller in ("memory", "cpuacct"):
-                found[controller] = Path("/sys/fs/cgroup") / controller / path.lstrip("/")
+                found[controller] = _CGROUPS / controller / path.lstrip("/")
             elif not controllers:
-                found.setdefault("unified", Path("/sys/fs/cgroup") / path.lstrip("/"))
+                found["unified"] = _CGROUPS / path.lstrip("/")
     if "memory" in found:
         found.pop("unified", None)
     return Group(found)
 
 
-def _outcome(code: int) -> tuple[int | None, int | None]:
-    """Exit code and signal: 128 and above mean a signal, as far as the engine tells."""
-    return (None, code - 128) if 128 < code < 193 else (code, None)
+def _usual_folders(container: str) -> dict[str, Path]:
+    names = (f"system.slice/docker-{container}.scope", f"docker/{container}") if container else ()
+    for name in names:
+        if (_CGROUPS / "memory" / name).is_dir():
+            return {controller: _CGROUPS / controller / name for controller in ("memory", "cpuacct")}
+        if (_CGROUPS / name).is_dir():
+            return {"unified": _CGROUPS / name}
+    return {}

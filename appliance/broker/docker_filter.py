@@ -198,7 +198,7 @@ class Exchange:
             raise error
 
     def _refuse(self, refusal: Refused) -> None:
-        self._refusal = refusal.message
+        self._refusal = refusal.message if refusal.status in (400, 403, 413) else ""  # the rest is everyday
         self._send(refusal.status, {"message": f"croft: {refusal.message}"})
 
     def _send(self, status: int, document: object) -> None:

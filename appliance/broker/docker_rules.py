@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from appliance.broker.project import NAME, PROJECT_LABEL
+from appliance.broker.containers import NAME, PROJECT_LABEL, SERVICE_LABEL
 
 MAX_HEAD = 16 * 1024
 MAX_BODY = 64 * 1024
@@ -121,7 +121,7 @@ def decide(head: Head, body: bytes, user: str) -> Plan:
 def owned(document: Any, service: str) -> bool:
     """Whether an inspected container is the project's, and ``service``'s if one is named."""
     labels = document.get("Config", {}).get("Labels") or {}
-    return labels.get(PROJECT_LABEL) == NAME and (not service or labels.get("com.docker.compose.service") == service)
+    return labels.get(PROJECT_LABEL) == NAME and (not service or labels.get(SERVICE_LABEL) == service)
 
 
 def harmless(document: Any, user: str) -> bool:

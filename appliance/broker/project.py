@@ -17,13 +17,11 @@ from pathlib import Path
 from appliance.broker import catalogue
 from appliance.broker.accounts import Accounts
 from appliance.broker.backend import SERVICES
+from appliance.broker.containers import NAME
 from appliance.broker.runs import most_memory_mb
 from appliance.errors import Invalid, SettingsError
 from appliance.settings import Settings
 
-NAME = "croft"
-PROJECT_LABEL = "com.docker.compose.project"
-SERVICE_LABEL = "com.docker.compose.service"
 FINGERPRINT_LABEL = "croft.fingerprint"
 DEFAULT_MB = {"ide": 1024, "proxy": 128, "ai": 2048}
 LEAST_MB = 64

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import math
 import queue
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -175,7 +176,9 @@ class DockerRuntime:
         return closed is not None and not closed.done()
 
     def sdk(self) -> Any:
-        """The SDK's client, made on first use. Blocks: for threads only."""
+        """The SDK's client, made on first use. Blocks: for threads only. Raises OSError when nobody listens."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(self._socket))  # the SDK forgets to close its socket when connecting fails
         with self._sdk_lock:
             if self._sdk is None:
                 import docker  # 17 MB that an appliance without containers never needs

@@ -152,6 +152,8 @@ def free_port() -> int:
 class Home:
     """One appliance's folder in the docker runtime, and the broker that runs in it."""
 
+    poll = staticmethod(poll)
+
     def __init__(self, folder: Path, accounts: dict[str, str]) -> None:
         self.folder = folder
         self.paths = Paths.under(folder)
