@@ -14,6 +14,7 @@ from appliance.errors import Unavailable
 from appliance.events import EventBus
 from appliance.host.machine import listeners
 from appliance.services import health, limits
+from appliance.services.connection import count_terminals
 from appliance.services.manager import Services, Surroundings
 from appliance.services.model import Limits, ServiceName
 from appliance.services.process_runtime import ProcessRuntime
@@ -46,22 +47,23 @@ def build_services(settings: Settings, store: Store, bus: EventBus, broker: Mapp
                    jitter: Callable[[], float]) -> Services:
     """``broker`` is what :func:`ask_broker` returned."""
     docker = broker["runtime"] == "docker"
-    processes = ProcessRuntime(BrokerClient(settings.paths.socket("broker")))
+    client = BrokerClient(settings.paths.socket("broker"))
     shares = limits.shares(limits.measure(), docker=docker, ai=False, ide_memory_mb=settings.ide_memory_mb)
     return Services(
-        _docker_runtime(settings) if docker else processes, health.probes(settings, ide_uid=ide_uid(settings)),
+        _docker_runtime(client, settings) if docker else ProcessRuntime(client),
+        health.probes(settings, ide_uid=ide_uid(settings), root=settings.paths.proxy_root),
         _looking_up(shares), store.clock, bus, Wishes(store.database, store.clock),
         Surroundings(
             state=settings.paths.state, acme=settings.proxy_tls == "acme",
-            idle_minutes={"ide": settings.ide_idle_minutes}, terminals=processes.terminals, port_owner=port_owner,
+            idle_minutes={"ide": settings.ide_idle_minutes}, terminals=lambda: count_terminals(client), port_owner=port_owner,
             proxy_version="" if docker else caddy_version(settings)),
         jitter=jitter)
 
 
-def _docker_runtime(settings: Settings) -> Runtime:
+def _docker_runtime(client: BrokerClient, settings: Settings) -> Runtime:
     from appliance.services.docker_runtime import DockerRuntime
 
-    return DockerRuntime(settings)
+    return DockerRuntime(client, settings.paths.socket("docker"))
 
 
 def _looking_up(shares: Mapping[ServiceName, Limits]) -> Callable[[ServiceName], Limits]:

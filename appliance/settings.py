@@ -17,7 +17,8 @@ from appliance.errors import SettingsError
 # sockaddr_un.sun_path holds 108 bytes with the final NUL (unix(7)).
 UNIX_PATH_MAX = 107
 
-_HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
+# 253 bytes (RFC 1035 2.3.4) less "ide."; the last label is not a number, or browsers read the name as an address (WHATWG URL 3.5).
+_HOST = re.compile(r"(?=.{1,249}\Z)(?!(.*\.)?([0-9]+|0x[0-9a-f]*)\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
 _EMAIL = re.compile(r"[^\s@{}\"'\\]{1,64}@[^\s@{}\"'\\]{1,190}\Z")
 _URL = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?\Z")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
@@ -111,6 +112,11 @@ class Paths:
     def caddy_data(self) -> Path:
         return self.state / "caddy"
 
+    @property
+    def proxy_root(self) -> Path:
+        """The root certificate of Caddy's own authority, published by the broker for everyone on the machine."""
+        return self.run / "proxy" / "root.crt"
+
     def socket(self, name: str) -> Path:
         """The socket called ``name``: broker, docker, web, verify, ide, editor or control.
 
@@ -182,7 +188,8 @@ def load(paths: Paths) -> Settings:
     except FileNotFoundError:
         text = ""
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read the settings: {error}", hint="croft.toml must be a readable UTF-8 file.") from error
+        cause = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise SettingsError(f"cannot read croft.toml: {cause}", hint="It must be a readable UTF-8 file.") from error
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -198,6 +205,8 @@ def parse(document: dict[str, Any], paths: Paths) -> Settings:
         raise SettingsError(f"croft.toml has an unknown setting: {unknown[0]}",
                             hint="`croft doctor --settings` lists every setting.")
     values = {row.name.replace(".", "_"): _check(row, flat.get(row.name, row.default)) for row in TABLE}
+    if values["proxy_http_port"] == values["proxy_https_port"]:
+        raise SettingsError("proxy.http_port and proxy.https_port must differ", hint="The usual ones are 80 and 443.")
     return Settings(**values, paths=paths)
 
 
@@ -223,15 +232,24 @@ def _check(row: Setting, value: Any) -> Any:
 
 
 def _check_text(row: Setting, value: str) -> None:
-    if any(ord(char) < 32 or char in "{}\"'\\`" for char in value):
+    if any(not char.isprintable() or char in "{}\"'\\`" for char in value):
         raise SettingsError(f"{row.name} holds a character that is not allowed here", hint=row.help)
     if row.choices and value not in row.choices:
         raise SettingsError(f"{row.name} must be one of {', '.join(row.choices)}, not {value!r}", hint=row.help)
-    if row.pattern and value and not row.pattern.match(value):
+    if row.name == "host":
+        _check_host(value)
+    # A row whose default is empty may be left empty; the others may not.
+    if row.pattern and (value or row.default) and not row.pattern.match(value):
         raise SettingsError(f"{row.name} is not valid: {value!r}", hint=row.help)
-    if row.name == "host" and _is_address(value):
+
+
+def _check_host(value: str) -> None:
+    if _is_address(value):
         raise SettingsError("host must be a name, not an address: cookies of two sites on one address cannot be kept apart",
                             hint="Use a wildcard-IP DNS name such as 203-0-113-7.sslip.io.")
+    if value == "localhost":
+        raise SettingsError("host cannot be localhost: browsers treat ide.localhost as a different site",
+                            hint="Use croft.localhost.")
 
 
 def _is_address(value: str) -> bool:

@@ -18,6 +18,7 @@ from appliance.broker.backend import ServiceBackend
 from appliance.broker.files import Files
 from appliance.broker.logs import Logs
 from appliance.broker.processes import Processes
+from appliance.broker.proxy_root import ProxyRoot
 from appliance.broker.runs import Runs
 from appliance.broker.server import Server
 from appliance.broker.verbs import Verbs
@@ -45,6 +46,7 @@ class Broker:
         verbs = Verbs(self.accounts, self.backend, self.processes, runs, files).table()
         uids = frozenset({0, self.accounts.daemon.uid, os.geteuid()})
         self.server = Server(self.selector, settings.paths.socket("broker"), self.accounts.daemon.gid, uids, verbs)
+        self._proxy_root = ProxyRoot(settings)
         self._deadline: float | None = None
         self._wake = self._wake_on_signals()
 
@@ -62,7 +64,7 @@ class Broker:
         return 0
 
     def _turn(self) -> float | None:
-        waits = [wait for wait in (self.processes.pump(), self.backend.pump()) if wait is not None]
+        waits = [wait for wait in (self.processes.pump(), self.backend.pump(), self._proxy_root.pump()) if wait is not None]
         if self._deadline is not None:
             waits.append(0.1)
         return min(waits, default=None)

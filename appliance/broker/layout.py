@@ -35,7 +35,7 @@ def table(settings: Settings, accounts: Accounts) -> Iterator[Folder]:
     yield Folder(paths.run / "ide", workspace.uid, web, 0o2750)
     yield Folder(paths.run / "editor", daemon.uid, workspace.gid, 0o2750)
     yield Folder(paths.run / "control", daemon.uid, daemon.gid, 0o750)
-    yield Folder(paths.run / "proxy", own, proxy.gid, 0o750)
+    yield Folder(paths.run / "proxy", own, proxy.gid, 0o755)
     yield Folder(paths.log, own, daemon.gid, 0o750)
     yield Folder(paths.state, own, daemon.gid, 0o1771)
     yield Folder(paths.workspace, workspace.uid, workspace.gid, 0o750)
