@@ -238,7 +238,8 @@ def show_services(result: dict[str, Any]) -> None:
             for view in result["services"]]
     _table(("SERVICE", "STATE", "HEALTH", "MEMORY", ""), rows)
     for problem in result.get("problems", ()):
-        print(f"\n{problem['severity']}: {problem['title']}\n  {problem['why']}\n  {problem['next']}")
+        whose = f"{problem['service']}: " if problem["service"] else ""
+        print(f"\n{problem['severity']}: {whose}{problem['title']}\n  {problem['why']}\n  {problem['next']}")
 
 
 def show_doctor(result: dict[str, Any]) -> None:

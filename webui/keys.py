@@ -15,7 +15,6 @@ from appliance.identity.sessions import Sessions
 from appliance.identity.sign_in import SignIn
 from appliance.identity.tokens import WorkspaceTokens
 from appliance.identity.users import Users
-from appliance.identity.verify import PageName
 from appliance.services.manager import Services
 from appliance.settings import Settings
 from webui.assets import Assets
@@ -40,4 +39,5 @@ STREAMS = web.AppKey("streams", Streams)
 MACHINE: web.AppKey[Callable[[], dict[str, Any]]] = web.AppKey("machine")
 ANCHOR: web.AppKey[Callable[[], tuple[int, bytes] | None]] = web.AppKey("anchor")
 OPENAPI: web.AppKey[dict[str, Any]] = web.AppKey("openapi")
-IDE_PAGES: web.AppKey[Callable[[PageName, str, str], bytes]] = web.AppKey("ide_pages")
+# Called with (page name, path, Accept-Language), gives a whole page: webui.ide_gate.IdePages.
+IDE_PAGES: web.AppKey[Any] = web.AppKey("ide_pages")
