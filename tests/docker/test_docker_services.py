@@ -45,7 +45,7 @@ def test_both_services_start_serve_stop_and_leave_nothing_running(broker, engine
     broker.poll(lambda: broker.row("ide")["memory_bytes"] > 20 << 20, what="figures of the ide")
     for service in ("ide", "proxy"):
         broker.call("stop", service=service, grace=5)
-        broker.poll(lambda name=service: broker.row(name)["state"] in ("stopped", "failed"), 30, f"the end of {service}")
+        broker.poll(lambda name=service: broker.row(name)["state"] in ("stopped", "failed"), 30, "the end")
     assert {one.status for one in ours(engine).values()} == {"exited"}
 
 
@@ -66,10 +66,11 @@ def test_what_is_kept_outlives_the_container(broker, engine) -> None:
 
 
 @pytest.mark.parametrize("request_", [
-    {"service": "other"}, {"service": "../ide"}, {"service": "ide", "memory_mb": 1}, {"service": "ide", "memory_mb": 1 << 40},
-    {"service": "ide", "cpus": 0}, {"service": "ide", "cpus": 1000}, {"service": "ide", "memory_mb": "1g"},
+    {"service": "other"}, {"service": "../ide"}, {"service": "ide", "memory_mb": 1},
+    {"service": "ide", "memory_mb": 1 << 40}, {"service": "ide", "cpus": 0}, {"service": "ide", "cpus": 1000}, {"service": "ide", "memory_mb": "1g"},
     {"service": "ide", "image": "x"}, {"service": "ide", "mounts": []}, {"service": "ide", "env": {}},
-    {"service": "ide", "privileged": True}, {"service": "ide", "user": "0"}, {"service": "ide", "file": "/tmp/x.yaml"}], ids=str)
+    {"service": "ide", "privileged": True}, {"service": "ide", "user": "0"},
+    {"service": "ide", "file": "/tmp/x.yaml"}], ids=str)
 def test_start_takes_a_service_and_two_numbers_and_nothing_else(broker, engine, request_: dict[str, object]) -> None:
     """SYS-2, DECIDED 5."""
     for op in ("start", "compose-create", "image-pull"):
@@ -79,7 +80,7 @@ def test_start_takes_a_service_and_two_numbers_and_nothing_else(broker, engine, 
 
 
 def test_nothing_of_the_brokers_own_environment_reaches_compose(home, images, engine, monkeypatch) -> None:
-    """DECIDED 5: Compose runs with an empty environment plus typed values; a file or variable lying about changes nothing."""
+    """DECIDED 5: Compose runs with an empty environment plus typed values; what lies about changes nothing."""
     for name, value in {"COMPOSE_FILE": "/tmp/evil.yaml", "COMPOSE_PROJECT_NAME": "evil", "CROFT_WORKSPACE": "/",
                         "DOCKER_HOST": "tcp://127.0.0.1:1", "COMPOSE_PROFILES": "evil"}.items():
         monkeypatch.setenv(name, value)
@@ -158,11 +159,11 @@ class Engine:
     def __init__(self) -> None:
         file = CACHE / "dockerd.pid"
         if not file.exists():
-            pytest.fail("this engine was not started by tests/docker/setup.sh, so it must not be killed: stop the machine's "
-                        "own dockerd and run tests/docker/setup.sh up")
+            pytest.fail("this engine was not started by tests/docker/setup.sh, so it must not be killed: stop the "
+                        "machine's own dockerd and run tests/docker/setup.sh up")
         self.pid = int(file.read_text())
 
-    def end(self, number: signal.Signals) -> None:
+    def end(self, number: int) -> None:
         os.kill(self.pid, number)
         deadline = time.monotonic() + 30
         while Path(f"/proc/{self.pid}").exists():
@@ -181,7 +182,7 @@ def dockerd() -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_services_outlive_the_engine_and_are_found_again(broker, engine, dockerd: Engine, number: signal.Signals) -> None:
+def test_services_outlive_the_engine_and_are_found_again(broker, engine, dockerd: Engine, number: int) -> None:
     """R5, SYS-8 (live-restore): the same processes run on; after its return there is nothing twice."""
     rows = {name: broker.up(name) for name in ("ide", "proxy")}
     broker.poll(lambda: health(broker) == 200, 60, "code-server")
@@ -191,7 +192,7 @@ def test_services_outlive_the_engine_and_are_found_again(broker, engine, dockerd
         broker.client().containers.list()
     dockerd.begin()
     for name, row in rows.items():
-        broker.poll(lambda name=name, row=row: broker.row(name)["run_id"] == row["run_id"], 30, "the service to be found")
+        broker.poll(lambda name=name, row=row: broker.row(name)["run_id"] == row["run_id"], 30, "the service")
         assert broker.up(name)["pid"] == row["pid"]
     assert sorted(ours(engine)) == ["croft-ide", "croft-proxy"]
     os.kill(rows["proxy"]["pid"], signal.SIGKILL)
