@@ -104,17 +104,12 @@ _SNIPPETS = _Text("""\
 	request_header -True-Client-Ip
 }
 (hygiene) {
-	header {
-		defer
-		X-Content-Type-Options nosniff
-		Strict-Transport-Security "max-age=31536000"
-		Cross-Origin-Opener-Policy same-origin
-		Cross-Origin-Resource-Policy same-origin
-		-Server
-		-Via
-	}
-	header ?Referrer-Policy same-origin
-	header ?Permissions-Policy "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
+	header Cross-Origin-Opener-Policy same-origin
+	header Cross-Origin-Resource-Policy same-origin
+	header Permissions-Policy "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
+	header Referrer-Policy same-origin
+	header Strict-Transport-Security "max-age=63072000"
+	header X-Content-Type-Options nosniff
 }
 (failure) {
 	route {
@@ -140,7 +135,6 @@ _UI = _Text("""\
 	%{bind}
 	%{tls}
 	route {
-		import hygiene
 		import entry
 		error /auth/verify* 404
 		request_body {
@@ -163,7 +157,6 @@ _IDE = _Text("""\
 	%{bind}
 	%{tls}
 	route {
-		import hygiene
 		import entry
 		@ambiguous vars_regexp {http.request.uri} "(?i)^[^?]*(//|\\\\|%%(00|2f|5c)|/(\\.|%%2e){1,2}([/;?]|$))"
 		error @ambiguous 400
@@ -204,7 +197,13 @@ _IDE = _Text("""\
 			header_down -Clear-Site-Data
 			header_down -Service-Worker-Allowed
 			header_down -X-Frame-Options
-			header_down -Strict-Transport-Security
+			header_down -Server
+			header_down Cross-Origin-Opener-Policy same-origin
+			header_down Cross-Origin-Resource-Policy same-origin
+			header_down Permissions-Policy "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
+			header_down Referrer-Policy same-origin
+			header_down Strict-Transport-Security "max-age=63072000"
+			header_down X-Content-Type-Options nosniff
 			header_down Content-Security-Policy "(?i)frame-ancestors[^;]*" "frame-ancestors 'self' %{ui_origin}"
 			header_down +Content-Security-Policy "frame-ancestors 'self' %{ui_origin}"
 			transport http {
@@ -221,7 +220,6 @@ _IDE = _Text("""\
 			method GET
 		}
 		route @wake {
-			import hygiene
 			rewrite * /__croft/wake
 			request_header X-Forwarded-Uri {http.request.orig_uri}
 			%{wake}

@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
-from typing import Literal, Protocol, cast
+from typing import Literal, NamedTuple, Protocol, cast
 from urllib.parse import quote, unquote
 
 import httptools
@@ -33,10 +33,13 @@ _COOKIE = re.compile(rb"[A-Za-z0-9_.~-]{16,512}\Z")
 _BEARER = re.compile(rb"(?i:bearer) ([A-Za-z0-9_.~-]{16,4096})\Z")
 _RELATIVE = re.compile(r"/(?!/)[!-\[\]-~]*\Z")
 _JOINED = {b"cookie": b"; ", b"accept": b", ", b"accept-language": b", "}
-_ONCE = (b"x-forwarded-method", b"x-forwarded-uri", b"x-forwarded-host")
-_WANTED = frozenset({*_JOINED, *_ONCE, b"authorization", b"origin",
-                     b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
+_WANTED = frozenset({*_JOINED, b"x-forwarded-method", b"x-forwarded-uri", b"x-forwarded-host", b"authorization",
+                     b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
 _ALLOWED = b"HTTP/1.1 204 No Content\r\n\r\n"
+_ALWAYS = (
+    "Cache-Control: no-store\r\nCross-Origin-Opener-Policy: same-origin\r\nCross-Origin-Resource-Policy: same-origin\r\n"
+    "Permissions-Policy: camera=(), geolocation=(), microphone=(), payment=(), usb=()\r\nReferrer-Policy: same-origin\r\n"
+    "Strict-Transport-Security: max-age=63072000\r\nX-Content-Type-Options: nosniff\r\n")
 
 
 class Access(Enum):
@@ -47,8 +50,7 @@ class Access(Enum):
     forbidden = "forbidden"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The answer of :class:`Gate`. ``session`` is the gate's own; it is only handed back to ``slide``."""
 
     access: Access
@@ -112,13 +114,19 @@ class Request:
         self.doubled = False
         self.keep_alive = True
 
-    def add(self, name: bytes, value: bytes) -> None:
-        if name not in self.fields:
-            self.fields[name] = value
-        elif name in _JOINED:
+    def repeat(self, name: bytes, value: bytes) -> None:
+        """Another header of a name already seen."""
+        if name in _JOINED:
             self.fields[name] += _JOINED[name] + value
         else:
             self.doubled = True
+
+    @property
+    def whole(self) -> bool:
+        """Whether Caddy made this request and said what it is about, once."""
+        fields, path = self.fields, self.target.partition(b"?")[0]
+        return (path == b"/auth/verify" and not self.doubled and bool(fields.get(b"x-forwarded-method"))
+                and bool(fields.get(b"x-forwarded-uri")) and bool(fields.get(b"x-forwarded-host")))
 
     @property
     def navigation(self) -> bool:
@@ -135,18 +143,16 @@ class Verifier:
     def __init__(self, gate: Gate, site: Site) -> None:
         self._gate = gate
         self._site = site
-        self._prefix = site.cookie.encode() + b"="
+        self._cookie = re.compile(rb"(?:^|;)[ \t]*" + re.escape(site.cookie.encode()) + rb"=([^;]*)")
         self._host = site.ide_host.encode()
         self._origin = site.ide_origin.encode()
 
     def answer(self, request: Request) -> bytes:
         """The whole HTTP response."""
         fields = request.fields
-        asked = request.target.partition(b"?")[0]
-        if request.doubled or not all(fields.get(name) for name in _ONCE) or asked != b"/auth/verify":
+        if not request.whole:
             return self._refuse(HTTPStatus.UNAUTHORIZED, "sign_in_required", "This request did not come by the proxy.")
-        host = fields[b"x-forwarded-host"].partition(b":")[0].lower()
-        if host != self._host:
+        if fields[b"x-forwarded-host"].partition(b":")[0].lower() != self._host:
             return self._refuse(HTTPStatus.UNAUTHORIZED, "sign_in_required", "This host is not served here.")
         bearer = b"authorization" in fields
         verdict = self._bearer(fields[b"authorization"]) if bearer else self._by_cookie(fields.get(b"cookie", b""))
@@ -170,8 +176,7 @@ class Verifier:
         return self._page(HTTPStatus.SERVICE_UNAVAILABLE, "waking", request, "Retry-After: 2\r\n")
 
     def _by_cookie(self, header: bytes) -> Verdict:
-        parts = (part.strip() for part in header.split(b";"))
-        found = [part[len(self._prefix):] for part in parts if part.startswith(self._prefix)]
+        found = self._cookie.findall(header)
         if len(found) != 1 or not _COOKIE.match(found[0]):
             return NOBODY
         return self._gate.check(found[0].decode("ascii"), self._site.ide_host)
@@ -283,8 +288,12 @@ class VerifyProtocol(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        if name in _WANTED:
-            self._request.add(name, value)
+        if name not in _WANTED:
+            return
+        if name in self._request.fields:
+            self._request.repeat(name, value)
+        else:
+            self._request.fields[name] = value
 
     def on_message_complete(self) -> None:
         if self._parser.should_upgrade():
@@ -296,7 +305,7 @@ class VerifyProtocol(asyncio.Protocol):
 
 def _response(status: HTTPStatus, kind: str, body: bytes, extra: str = "") -> bytes:
     head = (f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-            f"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n{extra}\r\n")
+            f"{_ALWAYS}{extra}\r\n")
     return head.encode("ascii") + body
 
 

@@ -76,8 +76,8 @@ class Acme:
             "certificate": str(folder / "cert.pem"), "privateKey": str(folder / "key.pem"), "httpPort": self.http, "tlsPort": self.https,
             "ocspResponderURL": "", "externalAccountBindingRequired": False}}))
 
-    def run(self, *argv: str, **environment: str) -> None:
-        with (self.folder / f"{Path(argv[0]).name}.log").open("ab") as log:
+    def run(self, *argv: str, log_name: str = "pebble.log", **environment: str) -> None:
+        with (self.folder / log_name).open("ab") as log:
             self.processes.append(subprocess.Popen(
                 argv, stdout=log, stderr=log, cwd=self.folder,
                 env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **environment}))
@@ -94,7 +94,8 @@ class Acme:
             "tls": "acme", "http_port": self.http, "https_port": self.https, "bind": "127.0.0.1", "email": "owner@croft.test",
             "acme_directory": f"https://localhost:{self.directory}/dir", "acme_root": str(self.folder / "cert.pem")}}, Paths.under(self.folder))
         (self.folder / "Caddyfile").write_text(render(settings, "process", **options))
-        self.run(self.caddy, "run", "--adapter", "caddyfile", "--config", "Caddyfile", XDG_CONFIG_HOME=str(self.folder / "config"))
+        self.run(self.caddy, "run", "--adapter", "caddyfile", "--config", "Caddyfile", log_name="caddy.log",
+                 XDG_CONFIG_HOME=str(self.folder / "config"))
 
     def issuers(self) -> list[str]:
         return [issuer(self.https, name) for name in NAMES]
