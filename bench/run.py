@@ -1,0 +1,104 @@
+"""`make bench`: measure what can be measured here, print a table, write JSON into bench/results/.
+
+    python bench/run.py [--only A1,F1] [--rounds 7] [--list]
+
+Needs Caddy, wrk and, for most items, CROFT_TEST_IDE naming a folder with code-server. What cannot be measured is listed with the
+reason, never guessed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import commands  # noqa: E402
+import footprint  # noqa: E402
+import forward_auth  # noqa: E402
+import relay  # noqa: E402
+from measure import Figure, NotRun, save  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Item:
+    """One measurement; it may yield several figures. ``goals``: id, what, must, stretch, at_most of each, for when it cannot run."""
+
+    run: Callable[[int], list[Figure]]
+    goals: tuple[tuple[str, str, float, float, bool], ...]
+
+
+ITEMS = (
+    Item(forward_auth.decisions, (("A1", "protected route, c=32: daemon / Caddy answering itself", 0.90, 1.0, False),
+                                  ("A3", "daemon CPU per decision / Caddy CPU per unchecked request", 0.20, 0.12, True))),
+    Item(forward_auth.workbench, (("A4", "workbench page, c=6: with sign-in / without", 0.93, 0.97, False),)),
+    Item(forward_auth.after_sign_out, (("A5", "requests let through after sign-out returned", 0, 0, True),)),
+    Item(footprint.against_jupyterhub, (("F1", "idle daemon PSS / JupyterHub with its proxy", 0.30, 0.24, True),
+                                        ("F1b", "broker PSS, MB", 15, 13, True),
+                                        ("F2", "start to first 200 / JupyterHub", 0.13, 0.09, True))),
+    Item(footprint.idle_cpu, (("F3", "idle CPU of daemon and broker / Netdata at 1 s", 0.20, 0.05, True),)),
+    Item(footprint.whole_appliance, (("F4", "whole appliance without a model, PSS / Open WebUI alone", 0.50, 0.45, True),)),
+    Item(commands.spawn, (("C4", "start of a command, p50: 400 MB daemon / small one", 1.2, 1.05, True),)),
+    Item(relay.echo, (("RELAY", "WebSocket echo through Caddy and relay, added ms, p50", 1.0, 0.5, True),)),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="ids separated by commas")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--list", action="store_true", help="print the ids and goals only")
+    options = parser.parse_args()
+    wanted = {name.strip().upper() for name in options.only.split(",") if name.strip()}
+    figures: list[Figure] = []
+    for item in ITEMS:
+        ids = {goal[0] for goal in item.goals}
+        if wanted and not wanted & ids:
+            continue
+        figures += [Figure(*goal, why="only listed") for goal in item.goals] if options.list else measure(item, options.rounds)
+    table(figures)
+    if not options.list:
+        path = HERE / "results" / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+        save(path, figures, facts(options.rounds))
+        print(f"\nwritten to {path.relative_to(HERE.parent)}")
+    return 1 if any(figure.verdict == "MISSED" for figure in figures) else 0
+
+
+def measure(item: Item, rounds: int) -> list[Figure]:
+    names, began = ", ".join(goal[0] for goal in item.goals), time.monotonic()
+    print(f"measuring {names} ...", file=sys.stderr, flush=True)
+    try:
+        figures = item.run(rounds)
+    except NotRun as reason:
+        return [Figure(*goal, why=str(reason)) for goal in item.goals]
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        return [Figure(*goal, why=f"failed: {error}") for goal in item.goals]
+    print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr)
+    return figures
+
+
+def table(figures: list[Figure]) -> None:
+    print(f"{'id':<6} {'value':>8} {'must':>8} {'stretch':>8}  verdict  what")
+    for figure in figures:
+        sign = "<=" if figure.at_most else ">="
+        value = "-" if figure.value is None else f"{figure.value:.3f}"
+        print(f"{figure.id:<6} {value:>8} {sign}{figure.must:>6g} {sign}{figure.stretch:>6g}  {figure.verdict:<8} {figure.what}")
+        if figure.detail:
+            print("       " + ", ".join(f"{name} {number:.1f}" for name, number in figure.detail.items()))
+
+
+def facts(rounds: int) -> dict[str, object]:
+    return {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version(), "load": os.getloadavg(),
+            "rounds": rounds, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
