@@ -102,7 +102,7 @@ def test_the_journey_fits_and_the_lifeline_holds() -> None:
 
 
 def edit_something(appliance: Appliance) -> None:
-    with chromium(appliance.paths.caddy_data / "caddy/pki/authorities/local/root.crt") as browser:
+    with chromium(appliance.paths.proxy_root) as browser:
         page = person(browser).new_page()
         sign_in(page, appliance.croft("login-link")["url"])
         page.goto(f"{appliance.url}/workspace")

@@ -38,7 +38,7 @@ def ide_tree() -> Path:
 
 
 class Appliance:
-    """Start with :meth:`start`, end with :meth:`close`. ``settings`` are TOML lines added to [proxy] of croft.toml;
+    """Start with :meth:`start`, end with :meth:`close`. ``settings`` is TOML added to croft.toml;
     ``inside`` is called in the child before it starts."""
 
     def __init__(self, accounts: dict[str, str], settings: str = "", *, runtime: str = "process",
