@@ -1,0 +1,119 @@
+"""The whole appliance in containers: the same journey, and everything that can be killed is killed (R1, R3, R5)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+from playwright.sync_api import Browser
+from support.appliance import Appliance
+from support.browser import chromium, editor_frame, person, sign_in
+from support.journey import edit_and_save, trust_the_folder, use_the_terminal
+from support.waiting import poll
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+PROJECT = {"label": "com.docker.compose.project=croft"}
+
+
+@pytest.fixture(scope="module")
+def appliance(engine: docker.DockerClient, images: dict[str, str], accounts: dict[str, str]) -> Iterator[Appliance]:
+    made = Appliance(accounts, runtime="docker")
+    try:
+        yield made.start()
+    finally:
+        made.close()
+        for container in engine.containers.list(all=True, filters=PROJECT):
+            container.remove(force=True)
+        for network in engine.networks.list(filters=PROJECT):
+            network.remove()
+
+
+@pytest.fixture(scope="module")
+def browser(appliance: Appliance) -> Iterator[Browser]:
+    poll(appliance.paths.proxy_root.exists, "the proxy's root certificate is published", 30)
+    with chromium(appliance.paths.proxy_root) as running:
+        yield running
+
+
+def names(engine: docker.DockerClient) -> list[str]:
+    return sorted(str(container.name) for container in engine.containers.list(all=True, filters=PROJECT))
+
+
+def works(appliance: Appliance, service: str) -> bool:
+    return appliance.is_up() and bool(appliance.service(service)["health"] == "healthy")
+
+
+def wake_the_ide(appliance: Appliance) -> None:
+    appliance.croft("services", "start", "ide")
+    poll(lambda: works(appliance, "ide"), "the IDE is ready", 60)
+
+
+def test_the_journey(appliance: Appliance, browser: Browser) -> None:
+    """Link, editor, a saved file, a terminal as the workspace account inside the container."""
+    page = person(browser).new_page()
+    sign_in(page, appliance.croft("login-link")["url"])
+    page.goto(f"{appliance.url}/workspace")
+    frame = editor_frame(page)
+    workspace = appliance.paths.workspace
+    edit_and_save(page, frame, workspace)
+    trust_the_folder(page, frame)
+    _, folder = use_the_terminal(page, frame, workspace)
+    assert folder == str(workspace), "a path means the same inside and outside"
+    assert (workspace / "who.txt").stat().st_uid == workspace.stat().st_uid
+
+
+@pytest.mark.parametrize("service", ["proxy", "ide"])
+def test_a_killed_container_comes_back_once(appliance: Appliance, engine: docker.DockerClient, service: str) -> None:
+    """R3."""
+    wake_the_ide(appliance)
+    before = names(engine)
+    engine.containers.get(f"croft-{service}-1").kill()
+    poll(lambda: works(appliance, service), f"{service} works again", 60)
+    assert names(engine) == before
+
+
+def test_the_daemon_is_killed(appliance: Appliance, engine: docker.DockerClient) -> None:
+    """R1: containers are untouched."""
+    wake_the_ide(appliance)
+    before = {container.id: container.attrs["State"]["StartedAt"] for container in engine.containers.list(filters=PROJECT)}
+    os.kill(appliance.daemon_pid(), signal.SIGKILL)
+    poll(lambda: works(appliance, "ide"), "the daemon is back", 30)
+    after = {container.id: container.attrs["State"]["StartedAt"] for container in engine.containers.list(filters=PROJECT)}
+    assert after == before
+
+
+def test_files_and_extensions_outlive_the_container(appliance: Appliance, engine: docker.DockerClient) -> None:
+    """Settings and files lie outside the container, so a new one finds them."""
+    wake_the_ide(appliance)
+    (appliance.paths.workspace / "kept.txt").write_text("kept")
+    container = engine.containers.get("croft-ide-1")
+    folder = f"{appliance.paths.ide_home}/.local/share/code-server/User"
+    assert container.exec_run(["sh", "-c", f"mkdir -p {folder} && echo '{{}}' > {folder}/keybindings.json"],
+                              user=str(appliance.paths.workspace.stat().st_uid)).exit_code == 0
+    appliance.croft("services", "stop", "ide")
+    poll(lambda: appliance.service("ide")["state"] == "stopped", "the IDE stops", 40)
+    container.remove(force=True)
+    wake_the_ide(appliance)
+    fresh = engine.containers.get("croft-ide-1")
+    assert fresh.id != container.id
+    assert fresh.exec_run(["cat", f"{folder}/keybindings.json"]).exit_code == 0
+    assert fresh.exec_run(["cat", str(appliance.paths.workspace / "kept.txt")]).output == b"kept"
+
+
+def test_dockerd_is_killed(appliance: Appliance, engine: docker.DockerClient) -> None:
+    """R5: containers stay (live-restore), the daemon says what is wrong meanwhile, nothing is doubled."""
+    wake_the_ide(appliance)
+    before = names(engine)
+    setup = Path(__file__).with_name("setup.sh")
+    pid = int(Path(os.environ.get("CROFT_TEST_CACHE", "/var/tmp/croft-tests"), "dockerd.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    poll(lambda: not Path(f"/proc/{pid}").exists(), "dockerd has ended", 10)
+    subprocess.run([setup, "up"], check=True, capture_output=True, timeout=120)
+    poll(lambda: works(appliance, "ide") and works(appliance, "proxy"), "both work again", 90)
+    assert names(engine) == before
