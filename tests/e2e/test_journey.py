@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
+import zipfile
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
-from support.appliance import Appliance
+from support.appliance import Appliance, ide_tree
 from support.browser import editor_frame, person, sign_in
 from support.journey import edit_and_save, trust_the_folder, use_the_terminal
 from support.waiting import poll
+
+from appliance.broker.client import call
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -60,3 +66,60 @@ def test_a_used_link_does_not_work_again(appliance: Appliance, browser: Browser)
     assert second.cookies() == [] or all(cookie["name"] != "__Host-croft" for cookie in second.cookies())
     first.close()
     second.close()
+
+
+def test_extensions_and_settings_outlive_the_ide(appliance: Appliance) -> None:
+    """A .vsix that somebody installs, and their settings, are there after a stop and a restart of everything."""
+    workspace, home = appliance.paths.workspace, appliance.paths.ide_home
+    make_vsix(workspace / "hello.vsix")
+    appliance.croft("services", "start", "ide")
+    poll(lambda: appliance.service("ide")["health"] == "healthy", "the IDE is ready", 60)
+    assert "croft-test.hello" not in as_workspace(appliance, "--list-extensions")
+    as_workspace(appliance, "--install-extension", str(workspace / "hello.vsix"))
+    settings = home / ".local/share/code-server/User/settings.json"
+    chosen = settings.read_text().rstrip().rstrip("}").rstrip() + ',\n  "editor.fontSize": 17\n}\n'
+    settings.write_text(chosen)
+
+    appliance.croft("services", "stop", "ide")
+    poll(lambda: appliance.service("ide")["state"] == "stopped", "the IDE stops", 30)
+    appliance.stop()
+    appliance.start()
+    appliance.croft("services", "start", "ide")
+    poll(lambda: appliance.service("ide")["health"] == "healthy", "the IDE is ready", 60)
+    assert "croft-test.hello" in as_workspace(appliance, "--list-extensions")
+    assert settings.read_text() == chosen
+
+
+def as_workspace(appliance: Appliance, *words: str) -> str:
+    """code-server's own command line, run as the broker runs commands for people: as the workspace account."""
+    home, ide = appliance.paths.ide_home, ide_tree()
+    reply = call(appliance.paths.socket("broker"), "spawn", argv=[
+        str(ide / "node/bin/node"), str(ide / "code/node_modules/code-server"), *words,
+        "--user-data-dir", str(home / ".local/share/code-server"),
+        "--extensions-dir", str(home / ".local/share/code-server/extensions")],
+        cwd=".", env={}, stdin=None, view="plain", timeout=60,
+        limits={"seconds": 60, "pids": 64, "memory_mb": 1024})
+    pidfd, out, err = reply.fds
+    os.close(pidfd)
+    with os.fdopen(out, "rb") as stdout, os.fdopen(err, "rb") as stderr:
+        said = stdout.read().decode()
+        assert "Error" not in said, said + stderr.read().decode()
+    return said
+
+
+def make_vsix(path: Path) -> None:
+    """The smallest extension there can be (a .vsix is a zip with a manifest and a package.json)."""
+    manifest = """<?xml version="1.0" encoding="utf-8"?>
+<PackageManifest Version="2.0.0" xmlns="http://schemas.microsoft.com/developer/vsx-schema/2011">
+<Metadata><Identity Language="en-US" Id="hello" Version="1.0.0" Publisher="croft-test"/><DisplayName>Hello</DisplayName>
+<Description xml:space="preserve">Hello</Description></Metadata><Installation><InstallationTarget Id="Microsoft.VisualStudio.Code"/></Installation>
+<Dependencies/><Assets><Asset Type="Microsoft.VisualStudio.Code.Manifest" Path="extension/package.json" Addressable="true"/></Assets>
+</PackageManifest>"""
+    package = {"name": "hello", "publisher": "croft-test", "version": "1.0.0", "engines": {"vscode": "^1.80.0"}}
+    types = '<?xml version="1.0" encoding="utf-8"?><Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">' \
+            '<Default Extension=".json" ContentType="application/json"/><Default Extension=".vsixmanifest" ContentType="text/xml"/></Types>'
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("extension.vsixmanifest", manifest)
+        made.writestr("[Content_Types].xml", types)
+        made.writestr("extension/package.json", json.dumps(package))
+    path.chmod(0o644)
