@@ -41,7 +41,8 @@ class Broker:
                                    self.selector)
         self.backend: ServiceBackend = choose.backend(settings, installed, self.accounts, self.processes,
                                                       Logs(settings, self.accounts), self._notify)
-        runs = Runs(settings, self.accounts, self.processes, self._notify)
+        contained = self.backend.runtime == "docker"
+        runs = Runs(settings, self.accounts, self.processes, self._notify, self._ide_pid if contained else None)
         files = Files(settings, self.accounts, self.processes)
         verbs = Verbs(self.accounts, self.backend, self.processes, runs, files).table()
         uids = frozenset({0, self.accounts.daemon.uid, os.geteuid()})
@@ -64,7 +65,8 @@ class Broker:
         return 0
 
     def _turn(self) -> float | None:
-        waits = [wait for wait in (self.processes.pump(), self.backend.pump(), self._proxy_root.pump()) if wait is not None]
+        asked = (self.processes.pump(), self.backend.pump(), self._proxy_root.pump())
+        waits = [wait for wait in asked if wait is not None]
         if self._deadline is not None:
             waits.append(0.1)
         return min(waits, default=None)
@@ -81,6 +83,10 @@ class Broker:
         if self._deadline is None:
             return False
         return not (self.processes or self.backend.busy()) or time.monotonic() > self._deadline
+
+    def _ide_pid(self) -> int | None:
+        pid: int | None = next(row["pid"] for row in self.backend.services() if row["service"] == "ide")
+        return pid
 
     def _notify(self, event: dict[str, object]) -> None:
         self.server.notify(event)

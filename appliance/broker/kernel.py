@@ -19,6 +19,10 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 
 CAP_NET_BIND_SERVICE = 10
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 # openat2(2); the number is the same on every architecture since Linux 5.6.
@@ -60,6 +64,11 @@ def prctl(option: int, value: int = 0, second: int = 0) -> None:
 def unshare(flags: int) -> None:
     """unshare(2)."""
     _checked(_libc.unshare(flags))
+
+
+def setns(fd: int, flags: int) -> None:
+    """setns(2): join namespaces of the process (a pidfd) or the one (a file of /proc/PID/ns) that ``fd`` names."""
+    _checked(_libc.setns(ctypes.c_int(fd), ctypes.c_int(flags)))
 
 
 def open_beneath(root: int, path: str, flags: int, mode: int = 0) -> int:

@@ -7,13 +7,14 @@ is small.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import resource
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -29,13 +30,22 @@ _NO_CAPABILITIES: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
+class Inside:
+    """A container to start in: a pidfd of its first process, and the folder there that takes the place of ``root``."""
+
+    pidfd: int
+    folder: str
+
+
+@dataclass(frozen=True)
 class Launch:
     """A process to be: what to run, as whom, where, and how bounded. Descriptors stay the caller's.
 
     ``argv[0]`` is an absolute path or a bare name on SEARCH_PATH. ``cwd`` is relative to the folder that ``root``
     describes. ``entry`` runs in the forked child with the descriptor of ``root``, with the child's powers: before the
     program, or in place of it when ``argv`` is empty. ``account`` None means no change of user. ``dies_with_parent``
-    sends it SIGTERM when the broker or supervisor that started it ends, however that ends.
+    sends it SIGTERM when the broker or supervisor that started it ends, however that ends. ``inside`` joins the
+    namespaces of a container, whose seccomp and AppArmor profiles do not apply then (docs/threat-model.md).
     """
 
     argv: tuple[str, ...]
@@ -54,6 +64,7 @@ class Launch:
     umask: int = 0o022
     dies_with_parent: bool = False
     entry: Callable[[int], None] | None = None
+    inside: Inside | None = None
 
 
 def launch(plan: Launch) -> int:
@@ -61,13 +72,14 @@ def launch(plan: Launch) -> int:
     read, write = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
     try:
-        pid = os.fork()
+        with _children_inside(plan.inside):
+            pid = os.fork()
+            if pid == 0:
+                _become(plan, write, parent)
     except OSError as error:
         os.close(read)
         os.close(write)
         raise Unavailable(f"cannot start a process: {error.strerror}") from error
-    if pid == 0:
-        _become(plan, write, parent)
     os.close(write)
     try:
         problem = _await_exec(read)
@@ -78,6 +90,23 @@ def launch(plan: Launch) -> int:
         os.waitpid(pid, 0)
         raise Invalid(problem, code="cannot_run")
     return pid
+
+
+@contextlib.contextmanager
+def _children_inside(inside: Inside | None) -> Iterator[None]:
+    """Forked in here, a child is born in the container's process namespace; the broker itself stays where it is."""
+    if inside is None:
+        yield
+        return
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        kernel.setns(inside.pidfd, kernel.CLONE_NEWPID)
+        try:
+            yield
+        finally:
+            kernel.setns(own, kernel.CLONE_NEWPID)
+    finally:
+        os.close(own)
 
 
 def _await_exec(read: int) -> str:
@@ -100,6 +129,9 @@ def _become(plan: Launch, report: int, parent: int) -> NoReturn:
             _write(path, "0")
         if plan.oom_score_adj is not None:
             _prefer_to_keep(plan.oom_score_adj)
+        if plan.inside:
+            step = "enter the container of"
+            kernel.setns(plan.inside.pidfd, _JOINED)
         report = _place_descriptors(plan, report)
         step = "limit"
         os.umask(plan.umask)
@@ -114,6 +146,8 @@ def _become(plan: Launch, report: int, parent: int) -> NoReturn:
         if plan.dies_with_parent:
             _die_with(parent)
         step = "open the folder of"
+        if plan.inside:
+            _enter_root(plan.inside.folder)
         folder = kernel.open_beneath(_ROOT, plan.cwd, os.O_PATH | os.O_DIRECTORY)
         os.fchdir(folder)
         os.close(folder)
@@ -134,6 +168,7 @@ def _become(plan: Launch, report: int, parent: int) -> NoReturn:
         os._exit(127)
 
 
+_JOINED = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
 _ROOT = 3  # where the child keeps the descriptor of the folder it starts beneath
 _ALL_DESCRIPTORS = 1 << 30  # one close_range(2), whatever the limit is
 
@@ -145,6 +180,13 @@ def _prefer_to_keep(score: int) -> None:
     except PermissionError:
         if score > 0:
             raise
+
+
+def _enter_root(folder: str) -> None:
+    """The folder as the container mounts it. One from the host as working directory would lead out of it by ``..``."""
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    os.dup2(fd, _ROOT, inheritable=False)
+    os.close(fd)
 
 
 def _place_descriptors(plan: Launch, report: int) -> int:

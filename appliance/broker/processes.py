@@ -191,6 +191,8 @@ class Processes:
             document = json.loads(self._record.read_text("utf-8"))
         except FileNotFoundError:
             return []
+        except ValueError:  # cut off by a power cut, so nothing it named is alive
+            return []
         if document.get("version") != _VERSION or document.get("boot_id") != kernel.boot_id():
             return []
         return list(document["processes"])

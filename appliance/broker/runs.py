@@ -11,13 +11,15 @@ import resource
 import signal
 import time
 from collections import deque
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from appliance.broker import environment, layout
 from appliance.broker.accounts import Accounts
 from appliance.broker.backend import Notify
 from appliance.broker.cgroups import Group, Limits
-from appliance.broker.launch import Launch, launch
+from appliance.broker.launch import Inside, Launch, launch
 from appliance.broker.processes import Process, Processes
 from appliance.broker.protocol import Field, Object, Peer, Reply, Verb, nested, one_of, table, text, whole, words
 from appliance.errors import Invalid, NotFound, TooMany, Unavailable
@@ -34,7 +36,10 @@ _RUN = Field(text(r"run-[0-9a-f]{16}"))
 class Runs:
     """All runs of this broker."""
 
-    def __init__(self, settings: Settings, accounts: Accounts, processes: Processes, notify: Notify) -> None:
+    def __init__(self, settings: Settings, accounts: Accounts, processes: Processes, notify: Notify,
+                 container: Callable[[], int | None] | None = None) -> None:
+        """``container`` says the pid of the IDE's container where runs belong into one; None means on the host."""
+        self._container = container
         self._settings = settings
         self._accounts = accounts
         self._processes = processes
@@ -105,14 +110,18 @@ class Runs:
 
     def _launch(self, name: str, argv: list[str], cwd: str, env: dict[str, str], group: Group | None,
                 stdin: str | None) -> tuple[Process, list[int]]:
-        root = layout.open_folder(self._settings.paths.workspace, self._accounts.workspace.uid)
+        workspace = self._settings.paths.workspace
+        root = layout.open_folder(workspace, self._accounts.workspace.uid)
         out, err = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
         into = os.pipe2(os.O_CLOEXEC) if stdin == "pipe" else (os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1)
         began = time.clock_gettime(time.CLOCK_BOOTTIME)
         ours = [out[0], err[0]] + ([into[1]] if into[1] >= 0 else [])
+        inside: Inside | None = None
         try:
+            inside = self._inside(str(workspace))
             pid = launch(Launch(
-                tuple(argv), root, into[0], out[1], err[1], env=env, cwd=cwd, group=group, oom_score_adj=500,
+                tuple(argv), root, into[0], out[1], err[1], env=env, cwd=cwd, group=group, inside=inside,
+                oom_score_adj=500,
                 account=self._accounts.workspace if self._accounts.switching else None,
                 rlimits=((resource.RLIMIT_NOFILE, 1024), (resource.RLIMIT_FSIZE, MOST_FILE_BYTES))))
         except BaseException:
@@ -120,8 +129,17 @@ class Runs:
             discard(group)
             raise
         finally:
-            _close([root, into[0], out[1], err[1]])
+            _close([root, into[0], out[1], err[1]] + ([inside.pidfd] if inside else []))
         return Process(name, "run", pid, 0, time.time(), group, began_at=began), ours
+
+    def _inside(self, workspace: str) -> Inside | None:
+        """The container to run in. Raises Unavailable while the IDE is not running."""
+        if self._container is None:
+            return None
+        pid = self._container()
+        if pid is None:
+            raise Unavailable("cannot run a command: the IDE is not running", code="ide_stopped")
+        return enter(pid, workspace, self._accounts.workspace.uid)
 
     def _find(self, run: str) -> Process:
         process = self._processes.get(run)
@@ -134,6 +152,22 @@ class Runs:
         if group is None:
             raise Unavailable("cannot freeze a run: cgroups cannot be written on this machine")
         return group
+
+
+def enter(pid: int, workspace: str, uid: int) -> Inside:
+    """The container whose first process is ``pid``: it must be ``uid``'s and not on the host. Raises Unavailable."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError as error:
+        raise Unavailable("cannot run a command: the IDE has just stopped", code="ide_stopped") from error
+    try:
+        place = Path(f"/proc/{pid}")
+        if place.stat().st_uid == uid and not place.joinpath("ns/pid").samefile("/proc/self/ns/pid"):
+            return Inside(pidfd, workspace)
+    except FileNotFoundError:
+        pass  # it ended just now, which is refused like a process that is not the container's
+    os.close(pidfd)
+    raise Unavailable("cannot run a command: the IDE's container is not what it should be", code="ide_stopped")
 
 
 def make_group(processes: Processes, name: str, limits: Limits) -> Group | None:

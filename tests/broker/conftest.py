@@ -54,8 +54,16 @@ def names() -> Iterator[dict[str, str]]:
     run = lambda *words: subprocess.run(words, check=True, capture_output=True)  # noqa: E731
     run("groupadd", "--system", web)
     for role, name in made.items():
-        run("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin",
-            *(["--groups", web] if role != "workspace" else []), name)
+        run(
+            "useradd",
+            "--system",
+            "--user-group",
+            "--no-create-home",
+            "--shell",
+            "/usr/sbin/nologin",
+            *(["--groups", web] if role != "workspace" else []),
+            name,
+        )
     yield made
     for name in made.values():
         run("userdel", name)
@@ -100,9 +108,14 @@ class Home:
     def start(self) -> None:
         if not self.paths.config.exists():
             self.configure()
-        self.process = subprocess.Popen([sys.executable, "-I", "-m", "appliance.broker", "--home", str(self.folder)],
-                                        cwd="/", user=self.person, group=self.person,
-                                        extra_groups=[] if self.person else None, umask=0o077)
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "appliance.broker", "--home", str(self.folder)],
+            cwd="/",
+            user=self.person,
+            group=self.person,
+            extra_groups=[] if self.person else None,
+            umask=0o077,
+        )
         poll(self._answers, what="the broker")
 
     def stop(self) -> int:

@@ -12,8 +12,14 @@ from pathlib import Path
 def main() -> None:
     home = Path(sys.argv[sys.argv.index("--home") + 1])
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
-    row = {"pid": os.getpid(), "uid": os.getuid(), "groups": os.getgroups(), "cap_bnd": status["CapBnd"],
-           "nnp": status["NoNewPrivs"], "env": sorted(os.environ)}
+    row = {
+        "pid": os.getpid(),
+        "uid": os.getuid(),
+        "groups": os.getgroups(),
+        "cap_bnd": status["CapBnd"],
+        "nnp": status["NoNewPrivs"],
+        "env": sorted(os.environ),
+    }
     with (home / "starts").open("a") as file:
         file.write(json.dumps(row) + "\n")
     signal.sigwait({signal.SIGTERM})

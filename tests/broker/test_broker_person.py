@@ -55,7 +55,9 @@ def test_what_a_run_leaves_is_found_by_session_or_mark(person_home, poll, leave)
 
 
 def test_the_time_limit_holds(person_home, poll):
-    reply = person_home.call("spawn", argv=["sh", "-c", "trap '' TERM HUP INT; while :; do sleep 0.1; done"], limits={"seconds": 1})
+    reply = person_home.call(
+        "spawn", argv=["sh", "-c", "trap '' TERM HUP INT; while :; do sleep 0.1; done"], limits={"seconds": 1}
+    )
     for fd in reply.fds:
         os.close(fd)
     (ended,) = poll(lambda: person_home.call("runs").data["ended"])

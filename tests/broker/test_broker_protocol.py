@@ -47,22 +47,57 @@ def test_hello(broker):
     assert (hello["pid"], hello["boot_id"], hello["runtime"]) == (broker.pid, boot, "process")
 
 
-@pytest.mark.parametrize("packet", [
-    b"", b"x", b"[]", b"null", b"{}", b'{"id":1}', b'{"op":"hello"}', b'{"id":"1","op":"hello"}', b'{"id":true,"op":"hello"}',
-    b'{"id":-1,"op":"hello"}', b'{"id":1.0,"op":"hello"}', b'{"id":1,"op":"hello","id":1}', b'{"id":1,"op":["hello"]}',
-    b'{"id":1,"op":"shell"}', b'{"id":1,"op":"hello","extra":1}', b'{"id":NaN,"op":"hello"}', b"\xff\xfe", b"[" * 60_000,
-    b'{"id":1,"op":"start"}', b'{"id":1,"op":"start","service":"sshd"}', b'{"id":1,"op":"start","service":["ide"]}',
-    b'{"id":1,"op":"start","service":"ide","memory_mb":1}', b'{"id":1,"op":"start","service":"ide","cpus":"2"}',
-    b'{"id":1,"op":"start","service":"ide","cpus":1e999}', b'{"id":1,"op":"start","service":"ide","mount":"/"}',
-    b'{"id":1,"op":"start","service":"ide","user":"root"}', b'{"id":1,"op":"stop","service":"ide","grace":61}',
-    b'{"id":1,"op":"stop","service":"ide","grace":true}', b'{"id":1,"op":"spawn","argv":"ls"}', b'{"id":1,"op":"spawn","argv":[]}',
-    b'{"id":1,"op":"spawn","argv":["a\\u0000b"]}', b'{"id":1,"op":"spawn","argv":["\\udc80"]}', b'{"id":1,"op":"spawn","argv":[1]}',
-    b'{"id":1,"op":"spawn","argv":["ls"],"limits":{"uid":0}}', b'{"id":1,"op":"spawn","argv":["ls"],"limits":{"pids":100000}}',
-    b'{"id":1,"op":"spawn","argv":["ls"],"limits":{"seconds":0}}', b'{"id":1,"op":"spawn","argv":["ls"],"view":"host"}',
-    b'{"id":1,"op":"spawn","argv":["ls"],"env":{"A=B":"x"}}', b'{"id":1,"op":"spawn","argv":["ls"],"stdin":"/etc/shadow"}',
-    b'{"id":1,"op":"spawn","argv":["ls"],"uid":0}', b'{"id":1,"op":"kill","run":"1"}', b'{"id":1,"op":"kill","run":"run-../../1"}',
-    b'{"id":1,"op":"kill","run":"run-0123456789abcdef"}', b'{"id":1,"op":"logs","service":"../../etc/shadow"}',
-    b'{"id":' + b"9" * 5000 + b',"op":"hello"}', b'{"id":1,"op":"' + b"h" * 65_000 + b'"}'])
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"",
+        b"x",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"id":1}',
+        b'{"op":"hello"}',
+        b'{"id":"1","op":"hello"}',
+        b'{"id":true,"op":"hello"}',
+        b'{"id":-1,"op":"hello"}',
+        b'{"id":1.0,"op":"hello"}',
+        b'{"id":1,"op":"hello","id":1}',
+        b'{"id":1,"op":["hello"]}',
+        b'{"id":1,"op":"shell"}',
+        b'{"id":1,"op":"hello","extra":1}',
+        b'{"id":NaN,"op":"hello"}',
+        b"\xff\xfe",
+        b"[" * 60_000,
+        b'{"id":1,"op":"start"}',
+        b'{"id":1,"op":"start","service":"sshd"}',
+        b'{"id":1,"op":"start","service":["ide"]}',
+        b'{"id":1,"op":"start","service":"ide","memory_mb":1}',
+        b'{"id":1,"op":"start","service":"ide","cpus":"2"}',
+        b'{"id":1,"op":"start","service":"ide","cpus":1e999}',
+        b'{"id":1,"op":"start","service":"ide","mount":"/"}',
+        b'{"id":1,"op":"start","service":"ide","user":"root"}',
+        b'{"id":1,"op":"stop","service":"ide","grace":61}',
+        b'{"id":1,"op":"stop","service":"ide","grace":true}',
+        b'{"id":1,"op":"spawn","argv":"ls"}',
+        b'{"id":1,"op":"spawn","argv":[]}',
+        b'{"id":1,"op":"spawn","argv":["a\\u0000b"]}',
+        b'{"id":1,"op":"spawn","argv":["\\udc80"]}',
+        b'{"id":1,"op":"spawn","argv":[1]}',
+        b'{"id":1,"op":"spawn","argv":["ls"],"limits":{"uid":0}}',
+        b'{"id":1,"op":"spawn","argv":["ls"],"limits":{"pids":100000}}',
+        b'{"id":1,"op":"spawn","argv":["ls"],"limits":{"seconds":0}}',
+        b'{"id":1,"op":"spawn","argv":["ls"],"view":"host"}',
+        b'{"id":1,"op":"spawn","argv":["ls"],"env":{"A=B":"x"}}',
+        b'{"id":1,"op":"spawn","argv":["ls"],"stdin":"/etc/shadow"}',
+        b'{"id":1,"op":"spawn","argv":["ls"],"uid":0}',
+        b'{"id":1,"op":"kill","run":"1"}',
+        b'{"id":1,"op":"kill","run":"run-../../1"}',
+        b'{"id":1,"op":"kill","run":"run-0123456789abcdef"}',
+        b'{"id":1,"op":"logs","service":"../../etc/shadow"}',
+        b'{"id":' + b"9" * 5000 + b',"op":"hello"}',
+        b'{"id":1,"op":"' + b"h" * 65_000 + b'"}',
+    ],
+)
 def test_malformed_requests_are_refused_and_the_broker_goes_on(broker, packet):
     """SYS-2: only the fixed verbs with exactly typed arguments."""
     with connect(broker) as connection:
@@ -85,24 +120,44 @@ def test_a_packet_that_is_too_large_is_refused_whole(broker):
 
 def test_descriptors_from_a_client_never_arrive(broker):
     """Many descriptors, sent often: the broker holds none of them."""
-    before = len(os.listdir(f"/proc/{broker.pid}/fd"))
+    before = sum(1 for _ in os.scandir(f"/proc/{broker.pid}/fd"))
     pipes = [os.pipe() for _ in range(100)]
     flat = array.array("i", [fd for pair in pipes for fd in pair])
     with connect(broker) as connection:
         for number in range(20):
             connection.sendmsg([b'{"id":%d,"op":"hello"}' % number], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, flat)])
             assert json.loads(connection.recv(MAX))["ok"] is False
-        assert len(os.listdir(f"/proc/{broker.pid}/fd")) == before + 1
+        assert sum(1 for _ in os.scandir(f"/proc/{broker.pid}/fd")) == before + 1
     for fd in flat:
         os.close(fd)
 
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4), max_leaves=12)
-ops = st.sampled_from(["hello", "services", "start", "stop", "logs", "spawn", "kill", "freeze", "thaw", "runs", "files",
-                       "terminals", "image-pull", "compose-create"]) | st.text(max_size=10)
-keys = st.sampled_from(["service", "argv", "cwd", "env", "limits", "stdin", "view", "run", "signal", "grace", "memory_mb", "cpus"])
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+ops = st.sampled_from(
+    [
+        "hello",
+        "services",
+        "start",
+        "stop",
+        "logs",
+        "spawn",
+        "kill",
+        "freeze",
+        "thaw",
+        "runs",
+        "files",
+        "terminals",
+        "image-pull",
+        "compose-create",
+    ]
+) | st.text(max_size=10)
+keys = st.sampled_from(
+    ["service", "argv", "cwd", "env", "limits", "stdin", "view", "run", "signal", "grace", "memory_mb", "cpus"]
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -141,15 +196,31 @@ def test_other_users_are_not_answered(broker, names, who):
     """The folder already keeps them out; even where it is opened up, the peer check does."""
     for path, mode in ((broker.socket.parent, 0o755), (broker.socket, 0o666)):
         path.chmod(mode)
-    code = (f"import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect({str(broker.socket)!r})\n"
-            "try:\n    s.send(b'{\"id\":1,\"op\":\"hello\"}'); print(len(s.recv(100)))\nexcept OSError: print(0)")
+    code = (
+        f"import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect({str(broker.socket)!r})\n"
+        'try:\n    s.send(b\'{"id":1,"op":"hello"}\'); print(len(s.recv(100)))\nexcept OSError: print(0)'
+    )
     user = pwd.getpwnam(names.get(who, who))
-    done = subprocess.run(["/usr/bin/python3", "-c", code], user=user.pw_uid, group=user.pw_gid, extra_groups=[],
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", code],
+        user=user.pw_uid,
+        group=user.pw_gid,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "0"
     daemon = pwd.getpwnam(names["daemon"])
-    done = subprocess.run(["/usr/bin/python3", "-c", code], user=daemon.pw_uid, group=daemon.pw_gid, extra_groups=[],
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", code],
+        user=daemon.pw_uid,
+        group=daemon.pw_gid,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert int(done.stdout) > 0
 
 
@@ -203,6 +274,15 @@ async def test_a_lost_broker_fails_waiting_calls_and_completes_closed(home):
 def test_checks_coerce_nothing():
     verbs = {"v": Verb(lambda **_: None, {"n": Field(protocol.whole(1, 5)), "t": Field(protocol.text("a+"), False)})}
     assert protocol.arguments(verbs, {"id": 1, "op": "v", "n": 5, "t": "aa"})[1] == {"n": 5, "t": "aa"}
-    for bad in ({"n": "5"}, {"n": 5.0}, {"n": True}, {"n": 6}, {}, {"n": 1, "t": "b"}, {"n": 1, "t": "a\n"}, {"n": 1, "u": 1}):
+    for bad in (
+        {"n": "5"},
+        {"n": 5.0},
+        {"n": True},
+        {"n": 6},
+        {},
+        {"n": 1, "t": "b"},
+        {"n": 1, "t": "a\n"},
+        {"n": 1, "u": 1},
+    ):
         with pytest.raises(Invalid):
             protocol.arguments(verbs, {"id": 1, "op": "v", **bad})

@@ -13,7 +13,9 @@ import pytest
 
 from appliance.broker.client import BrokerError
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing user needs root; the same checks run in the root pass of CI")
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="changing user needs root; the same checks run in the root pass of CI"
+)
 
 
 def alive(mark: str) -> list[int]:
@@ -31,7 +33,11 @@ def alive(mark: str) -> list[int]:
 
 def groups(home) -> list[str]:
     """What is left of the broker's cgroups for runs."""
-    return [folder for folder in bases(home) if any(name.startswith("run-") for name in os.listdir(folder))]
+    return [
+        folder
+        for folder in bases(home)
+        if any(name.startswith("run-") for name in [entry.name for entry in os.scandir(folder)])
+    ]
 
 
 def bases(home) -> list[str]:
@@ -65,7 +71,7 @@ async def test_a_run_has_no_privilege_at_all(client, broker):
     """SYS-1, SYS-2: uid, groups, capabilities and no_new_privs as the kernel sees them from inside."""
     _, out, _ = await client.run("cat", "/proc/self/status")
     status = dict(line.split(":\t", 1) for line in out.splitlines() if ":\t" in line)
-    uid, gid = os.stat(broker.paths.workspace).st_uid, os.stat(broker.paths.workspace).st_gid
+    uid, gid = broker.paths.workspace.stat().st_uid, broker.paths.workspace.stat().st_gid
     assert status["Uid"].split() == [str(uid)] * 4
     assert status["Gid"].split() == [str(gid)] * 4
     assert status["Groups"].split() in ([], [str(gid)])
@@ -78,13 +84,38 @@ async def test_a_run_has_no_privilege_at_all(client, broker):
 
 async def test_no_signal_is_left_ignored_or_blocked(client):
     _, out, _ = await client.run("cat", "/proc/self/status")
-    masks = {line.split(":")[0]: int(line.split()[1], 16) for line in out.splitlines() if line.startswith(("SigBlk", "SigIgn"))}
+    masks = {
+        line.split(":")[0]: int(line.split()[1], 16)
+        for line in out.splitlines()
+        if line.startswith(("SigBlk", "SigIgn"))
+    }
     assert masks == {"SigBlk": 0, "SigIgn": 0}
 
 
-@pytest.mark.parametrize("name", [
-    "LD_PRELOAD", "LD_LIBRARY_PATH", "GIT_SSH_COMMAND", "GIT_CONFIG_COUNT", "NODE_OPTIONS", "PYTHONPATH", "PYTHONSTARTUP",
-    "BASH_ENV", "ENV", "PAGER", "GIT_PAGER", "MANPAGER", "EDITOR", "IFS", "HOME", "SHELL", "PERL5OPT", "CROFT_RUN", "PATH"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LD_PRELOAD",
+        "LD_LIBRARY_PATH",
+        "GIT_SSH_COMMAND",
+        "GIT_CONFIG_COUNT",
+        "NODE_OPTIONS",
+        "PYTHONPATH",
+        "PYTHONSTARTUP",
+        "BASH_ENV",
+        "ENV",
+        "PAGER",
+        "GIT_PAGER",
+        "MANPAGER",
+        "EDITOR",
+        "IFS",
+        "HOME",
+        "SHELL",
+        "PERL5OPT",
+        "CROFT_RUN",
+        "PATH",
+    ],
+)
 async def test_variables_that_run_or_load_something_are_refused(client, name):
     with pytest.raises(BrokerError) as caught:
         await client.call("spawn", argv=["true"], env={name: "/tmp/evil"})
@@ -92,26 +123,44 @@ async def test_variables_that_run_or_load_something_are_refused(client, name):
 
 
 async def test_the_environment_is_made_from_nothing(client, broker):
-    given = {"LANG": "ar_EG.UTF-8", "PAGER": "cat", "GIT_PAGER": "cat", "GIT_TERMINAL_PROMPT": "0", "TERM": "dumb",
-             "PATH": "/usr/bin:/bin"}
+    given = {
+        "LANG": "ar_EG.UTF-8",
+        "PAGER": "cat",
+        "GIT_PAGER": "cat",
+        "GIT_TERMINAL_PROMPT": "0",
+        "TERM": "dumb",
+        "PATH": "/usr/bin:/bin",
+    }
     _, out, _ = await client.run("env", env=given)
     seen = dict(line.split("=", 1) for line in out.splitlines())
     run = seen.pop("CROFT_RUN")
     assert run.startswith("run-")
     workspace = broker.names["workspace"]
-    assert seen == given | {"HOME": str(broker.paths.ide_home), "USER": workspace, "LOGNAME": workspace, "SHELL": "/bin/sh"}
+    assert seen == given | {
+        "HOME": str(broker.paths.ide_home),
+        "USER": workspace,
+        "LOGNAME": workspace,
+        "SHELL": "/bin/sh",
+    }
 
 
 async def test_the_folder_is_inside_the_workspace(client, broker):
     inner = broker.paths.workspace / "inner"
     inner.mkdir()
     (broker.paths.workspace / "link").symlink_to("inner")
-    for cwd, expected in ((".", broker.paths.workspace), ("inner", inner), ("link", inner), ("inner/..", broker.paths.workspace)):
+    for cwd, expected in (
+        (".", broker.paths.workspace),
+        ("inner", inner),
+        ("link", inner),
+        ("inner/..", broker.paths.workspace),
+    ):
         _, out, _ = await client.run("pwd", "-P", cwd=cwd)
         assert out.strip() == str(expected)
 
 
-@pytest.mark.parametrize("cwd", ["..", "inner/../..", "/", "/etc", "out", "proc", "deep", "file", "gone", "/proc/self/cwd"])
+@pytest.mark.parametrize(
+    "cwd", ["..", "inner/../..", "/", "/etc", "out", "proc", "deep", "file", "gone", "/proc/self/cwd"]
+)
 async def test_no_folder_outside_the_workspace(client, broker, cwd):
     """Links out, dots, absolute paths and magic links all end in a refusal, and no process is left."""
     workspace = broker.paths.workspace
@@ -158,7 +207,9 @@ async def test_a_folder_swapped_for_a_link_gains_nothing(client, broker):
     assert inside
 
 
-@pytest.mark.parametrize("argv", [["./x"], ["bin/x"], ["../x"], [""], ["no-such-program"], ["/no/such"], ["/etc/passwd"]])
+@pytest.mark.parametrize(
+    "argv", [["./x"], ["bin/x"], ["../x"], [""], ["no-such-program"], ["/no/such"], ["/etc/passwd"]]
+)
 async def test_a_program_is_absolute_or_a_name_on_the_fixed_path(client, broker, argv):
     broker.workspace_file("x", "#!/bin/sh\n")
     with pytest.raises(BrokerError):
@@ -202,13 +253,17 @@ async def test_memory_is_bounded(client):
 
 async def test_kill_takes_everything_and_other_signals_only_the_first(client, poll):
     mark = f"33{os.getpid()}"
-    reply = await client.call("spawn", argv=["sh", "-c", f"setsid sleep {mark} & trap 'exit 7' TERM; while :; do sleep 0.05; done"])
+    reply = await client.call(
+        "spawn", argv=["sh", "-c", f"setsid sleep {mark} & trap 'exit 7' TERM; while :; do sleep 0.05; done"]
+    )
     poll(lambda: alive(mark))
     await client.call("kill", run=reply.data["run"], signal=9)
     event = await client.event(run=reply.data["run"])
     assert (event["reason"], event["signal"]) == ("killed", 9)
     assert alive(mark) == []
-    second = await client.call("spawn", argv=["sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"])
+    second = await client.call(
+        "spawn", argv=["sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"]
+    )
     await asyncio.to_thread(os.read, second.fds[1], 100)
     await client.call("kill", run=second.data["run"], signal=15)
     assert (await client.event(run=second.data["run"]))["exit_code"] == 7

@@ -21,8 +21,9 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="changing user needs ro
 
 @pytest.fixture
 def proxied(home):
-    home.configure(proxy__http_port=HTTP, proxy__https_port=HTTPS, proxy__bind="127.0.0.1", proxy__tls="off",
-                   log__service_mb=1)
+    home.configure(
+        proxy__http_port=HTTP, proxy__https_port=HTTPS, proxy__bind="127.0.0.1", proxy__tls="off", log__service_mb=1
+    )
     home.start()
     return home
 
@@ -80,7 +81,7 @@ def test_the_proxy_runs_as_its_own_user_with_one_capability_for_low_ports(home, 
     home.configure(proxy__http_port=801, proxy__https_port=802, proxy__bind="127.0.0.1", proxy__tls="off")
     home.start()
     seen = status(home.call("start", service="proxy").data["pid"])
-    assert seen["Uid"].split()[0] == str(os.stat(home.paths.caddy_data).st_uid) != "0"
+    assert seen["Uid"].split()[0] == str(home.paths.caddy_data.stat().st_uid) != "0"
     assert {int(seen[kind], 16) for kind in ("CapPrm", "CapEff", "CapBnd", "CapAmb", "CapInh")} == {1 << 10}
     assert seen["NoNewPrivs"] == "1"
     poll(lambda: answers(801))
@@ -96,7 +97,9 @@ def test_limits_are_on_the_live_service(proxied):
         for name in controllers.split(",") if number != "0" else [""]:
             places[name] = path
     if Path("/sys/fs/cgroup/memory").is_dir():
-        assert Path(f"/sys/fs/cgroup/memory{places['memory']}/memory.limit_in_bytes").read_text().strip() == str(200 << 20)
+        assert Path(f"/sys/fs/cgroup/memory{places['memory']}/memory.limit_in_bytes").read_text().strip() == str(
+            200 << 20
+        )
         assert Path(f"/sys/fs/cgroup/cpu{places['cpu']}/cpu.cfs_quota_us").read_text().strip() == "50000"
         assert Path(f"/sys/fs/cgroup/pids{places['pids']}/pids.max").read_text().strip() == "512"
     else:
@@ -122,8 +125,9 @@ def test_a_broker_that_was_killed_adopts_the_living_service(proxied, poll):
     assert answers(HTTP)
     proxied.start()
     adopted = proxied.row("proxy")
-    assert {key: adopted[key] for key in ("state", "pid", "run_id", "since")} == \
-        {key: row[key] for key in ("state", "pid", "run_id", "since")}
+    assert {key: adopted[key] for key in ("state", "pid", "run_id", "since")} == {
+        key: row[key] for key in ("state", "pid", "run_id", "since")
+    }
     assert proxied.call("start", service="proxy").data["pid"] == row["pid"]
     os.kill(row["pid"], signal.SIGKILL)
     poll(lambda: proxied.row("proxy")["state"] == "failed")
@@ -206,7 +210,7 @@ def test_a_folder_planted_by_somebody_else_is_refused(home):
     home.paths.workspace.symlink_to(home.folder / "elsewhere")
     with pytest.raises(AssertionError, match="ended with 78"):
         home.start()
-    assert os.stat(home.folder / "elsewhere").st_uid == os.geteuid()
+    assert (home.folder / "elsewhere").stat().st_uid == os.geteuid()
 
 
 def test_the_ide_listens_on_its_socket_only(ide, poll):
@@ -216,7 +220,7 @@ def test_the_ide_listens_on_its_socket_only(ide, poll):
     poll(lambda: sock.exists() and unix_get(sock, "/healthz")[0] == 200, seconds=60)
     assert stat.S_IMODE(sock.stat().st_mode) == 0o660
     assert sock.stat().st_gid == sock.parent.stat().st_gid
-    owner = os.stat(ide.paths.workspace).st_uid
+    owner = ide.paths.workspace.stat().st_uid
     assert sock.stat().st_uid == owner
     assert status(row["pid"])["Uid"].split()[0] == str(owner)
     assert int(status(row["pid"])["CapBnd"], 16) == 0 or not ide.switching
@@ -247,6 +251,10 @@ def _tree(pid: int) -> list[int]:
 
 
 def _tcp_listeners(pid: int) -> list[str]:
-    inodes = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
-    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]]
+    inodes = {str(Path(entry.path).readlink()) for entry in os.scandir(f"/proc/{pid}/fd")}
+    rows = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
+    ]
     return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes]

@@ -1,4 +1,4 @@
-"""Both generations of cgroups, on whichever of their trees this machine has mounted, and the reading of its mount table."""
+"""Both generations of cgroups, on whichever trees this machine has mounted, and the reading of its mount table."""
 
 from __future__ import annotations
 
@@ -43,8 +43,12 @@ def test_without_cgroups_nothing_is_claimed():
 
 def test_limits_in_both_languages():
     limits = Limits(memory_mb=64, cpus=0.5, pids=10, swap=False)
-    assert dict(cgroups._v2(limits)) == {"memory.max": str(64 << 20), "memory.swap.max": "0", "cpu.max": "50000 100000",
-                                         "pids.max": "10"}
+    assert dict(cgroups._v2(limits)) == {
+        "memory.max": str(64 << 20),
+        "memory.swap.max": "0",
+        "cpu.max": "50000 100000",
+        "pids.max": "10",
+    }
     assert dict(cgroups._v1(limits))["memory.memsw.limit_in_bytes"] == str(64 << 20)
     assert dict(cgroups._v1(Limits())) == dict(cgroups._v2(Limits())) == {}
 
@@ -62,7 +66,9 @@ def hierarchy(request):
         if "unified" in found.bases:
             pytest.skip("not run here: this machine has no cgroup v1 tree")
     else:
-        places = dict(cgroups._own_folders(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text()))
+        places = dict(
+            cgroups._own_folders(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
+        )
         if "unified" not in places:
             pytest.skip("not run here: this machine has no cgroup v2 tree")
         base = places["unified"] / name
@@ -76,6 +82,7 @@ def started_in(group: Group, *argv: str) -> subprocess.Popen[bytes]:
     def join() -> None:
         for path in group.join_paths():
             Path(path).write_text("0")
+
     return subprocess.Popen(argv, preexec_fn=join, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -93,9 +100,9 @@ def test_kill_reaches_what_left_its_session(hierarchy, poll):
 
 @root_only
 def test_kill_ends_a_fork_bomb_without_limits(hierarchy, poll, tmp_path):
-    """Frozen or killed in one step: nothing forks between the look and the blow. Bounded by its own count, not by us."""
+    """Frozen or killed in one step: nothing forks between look and blow. Bounded by its own count, not by us."""
     script = tmp_path / "bomb.sh"
-    script.write_text('#!/bin/sh\ni=0; while [ $i -lt 200 ]; do setsid sleep 300 & i=$((i+1)); done; wait\n')
+    script.write_text("#!/bin/sh\ni=0; while [ $i -lt 200 ]; do setsid sleep 300 & i=$((i+1)); done; wait\n")
     group = hierarchy.create("bomb")
     process = started_in(group, "sh", str(script))
     poll(lambda: len(group.members()) > 20)
@@ -125,7 +132,7 @@ def test_a_name_is_used_once(hierarchy):
 
 
 def test_v2_hands_out_controllers_and_steps_aside(tmp_path, monkeypatch):
-    """The no-internal-process rule, on a folder that looks like a delegated one (no v2 controllers are free on many hosts)."""
+    """The no-internal-process rule, on a folder that looks like a delegated one (few hosts have controllers free)."""
     (tmp_path / "cgroup.controllers").write_text("cpu memory pids io")
     (tmp_path / "cgroup.subtree_control").write_text("")
     (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n")

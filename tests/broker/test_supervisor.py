@@ -155,9 +155,12 @@ def test_a_broker_that_can_never_start_ends_it_with_a_status(home):
     home.paths.state.mkdir()
     (home.folder / "elsewhere").mkdir()
     home.paths.workspace.symlink_to(home.folder / "elsewhere")
-    code = (f"import sys; from pathlib import Path; from appliance import settings; from appliance.broker import supervisor\n"
-            f"home = Path({str(home.folder)!r})\n"
-            f"sys.exit(supervisor.run(settings.load(settings.Paths.under(home)), home))")
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from appliance import settings; from appliance.broker import supervisor\n"
+        f"home = Path({str(home.folder)!r})\n"
+        f"sys.exit(supervisor.run(settings.load(settings.Paths.under(home)), home))"
+    )
     done = subprocess.run([sys.executable, "-c", code], timeout=30, capture_output=True, text=True)
     assert done.returncode == 1
     assert "cannot use the folder" in done.stderr

@@ -29,7 +29,15 @@ ActiveState={active}
 StateChangeTimestampMonotonic=3309766262
 InvocationID=09089bc11a0948799705f58b262fe987
 """
-QUIET = {"pid": 0, "result": "success", "code": 0, "status": 0, "memory": "[not set]", "load": "loaded", "active": "inactive"}
+QUIET = {
+    "pid": 0,
+    "result": "success",
+    "code": 0,
+    "status": 0,
+    "memory": "[not set]",
+    "load": "loaded",
+    "active": "inactive",
+}
 
 
 class Systemd:
@@ -38,14 +46,21 @@ class Systemd:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.program = folder / "systemctl"
-        self.program.write_text(f'#!/bin/sh\necho "$*" >> {folder}/asked\n'
-                                f'case "$*" in *" show "*) cat {folder}/shown;; *) cat {folder}/said; exit $(cat {folder}/code);; esac\n')
+        self.program.write_text(
+            f'#!/bin/sh\necho "$*" >> {folder}/asked\n'
+            f'case "$*" in *" show "*) cat {folder}/shown;; *) cat {folder}/said; exit $(cat {folder}/code);; esac\n'
+        )
         self.program.chmod(0o755)
         self.answer()
 
     def answer(self, ends: int = 0, said: str = "", **proxy: object) -> None:
-        blocks = [SHOWN.format(name=name, **(QUIET | (proxy if name == "proxy" else {}) | ({"load": "not-found"} if name == "ai" else {})))
-                  for name in ("ide", "proxy", "ai")]
+        blocks = [
+            SHOWN.format(
+                name=name,
+                **(QUIET | (proxy if name == "proxy" else {}) | ({"load": "not-found"} if name == "ai" else {})),
+            )
+            for name in ("ide", "proxy", "ai")
+        ]
         (self.folder / "shown").write_text("\n".join(blocks))
         (self.folder / "said").write_text(said)
         (self.folder / "code").write_text(str(ends))
@@ -84,7 +99,12 @@ def test_rows_say_what_systemd_says(backend, systemd):
     assert row(backend, "proxy")["state"] == "stopped"
     systemd.answer(active="active", pid=os.getpid(), memory=1048576)
     found = row(backend, "proxy")
-    assert (found["state"], found["pid"], found["memory_bytes"], found["cpu_usec"]) == ("running", os.getpid(), 1 << 20, 10984)
+    assert (found["state"], found["pid"], found["memory_bytes"], found["cpu_usec"]) == (
+        "running",
+        os.getpid(),
+        1 << 20,
+        10984,
+    )
     assert found["run_id"] == "09089bc11a0948799705f58b262fe987"
     systemd.answer(active="failed", result="signal", code=2, status=9)
     found = row(backend, "proxy")
@@ -98,9 +118,13 @@ def test_every_word_to_systemd_is_fixed(backend, systemd):
     backend.stop("proxy", 10)
     backend.stop("proxy", 0)
     assert systemd.asked() == [
-        "set-property --runtime croft-proxy.service MemoryMax=200M CPUQuota=50%", "reset-failed croft-proxy.service",
-        "start --no-block croft-proxy.service", "stop --no-block croft-proxy.service",
-        "kill --signal=KILL croft-proxy.service", "stop --no-block croft-proxy.service"]
+        "set-property --runtime croft-proxy.service MemoryMax=200M CPUQuota=50%",
+        "reset-failed croft-proxy.service",
+        "start --no-block croft-proxy.service",
+        "stop --no-block croft-proxy.service",
+        "kill --signal=KILL croft-proxy.service",
+        "stop --no-block croft-proxy.service",
+    ]
     assert row(backend, "proxy")["started_by"] == "7"
 
 
