@@ -72,8 +72,9 @@ class Processes:
         """Take over what an earlier broker recorded, and kill groups that nobody recorded."""
         for row in self._recorded():
             self._adopt(row)
+        held = {process.id for process in self._live.values() if process.group}
         for name in self.hierarchy.leftovers():
-            if name not in self._live:
+            if name not in held:
                 self._bury_group(name)
         self._save()
 

@@ -134,6 +134,11 @@ class Home:
     def row(self, service: str) -> Object:
         return next(row for row in self.call("services").data["services"] if row["service"] == service)
 
+    def cgroups(self) -> list[Path]:
+        """The broker's own places in the cgroup trees."""
+        name = f"croft-{bytes(self.paths.run).hex()[-32:]}"
+        return [Path(folder, name) for folder, inner, _ in os.walk("/sys/fs/cgroup") if name in inner]
+
     def workspace_file(self, name: str, text: str = "", mode: int = 0o755) -> Path:
         """A file in the workspace that belongs to its user."""
         path = self.paths.workspace / name
@@ -199,6 +204,8 @@ def _new(names: dict[str, str]) -> Home:
 def _end(home: Home) -> None:
     if home.process is not None and home.process.poll() is None:
         home.stop()
+    for folder in home.cgroups():
+        folder.rmdir()  # a broker that was killed leaves its empty ones
     shutil.rmtree(home.folder)
 
 

@@ -35,15 +35,9 @@ def groups(home) -> list[str]:
     """What is left of the broker's cgroups for runs."""
     return [
         folder
-        for folder in bases(home)
+        for folder in home.cgroups()
         if any(name.startswith("run-") for name in [entry.name for entry in os.scandir(folder)])
     ]
-
-
-def bases(home) -> list[str]:
-    """The broker's own places in the cgroup trees."""
-    name = f"croft-{bytes(home.paths.run).hex()[-32:]}"
-    return [str(Path(folder, name)) for folder, inner, _ in os.walk("/sys/fs/cgroup") if name in inner]
 
 
 async def test_a_run_reports_output_exit_and_usage(client):
@@ -354,4 +348,4 @@ async def test_a_deliberate_stop_ends_all_runs(home, client):
     assert home.stop() == 0
     assert alive(mark) == []
     assert groups(home) == []
-    assert bases(home) == []
+    assert home.cgroups() == []
