@@ -133,7 +133,7 @@ def test_a_broker_that_was_killed_adopts_the_living_service(proxied, poll):
     poll(lambda: proxied.row("proxy")["state"] == "failed")
 
 
-def test_a_reused_pid_is_not_adopted(proxied):
+def test_a_reused_pid_is_not_adopted(proxied, poll):
     """The record names pid and start time together."""
     pid = proxied.call("start", service="proxy").data["pid"]
     record = proxied.paths.run / "broker" / "processes.json"
@@ -146,7 +146,7 @@ def test_a_reused_pid_is_not_adopted(proxied):
     proxied.start()
     assert proxied.row("proxy")["state"] != "running"
     if proxied.switching:
-        assert not Path(f"/proc/{pid}").exists(), "a group that nobody recorded is killed"
+        poll(lambda: not Path(f"/proc/{pid}").exists(), what="the end of a group that nobody recorded")
     elif Path(f"/proc/{pid}").exists():
         os.kill(pid, signal.SIGKILL)
 
