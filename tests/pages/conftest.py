@@ -57,9 +57,9 @@ def sample_services() -> list[ServiceView]:
 def sample_trouble() -> list[ServiceView]:
     """A bad day: given up, not answering, downloading; with hostile words in every text."""
     return [
-        ServiceView("ide", State.FAILED, NOW - 90, Health.UNHEALTHY, Want.RUN, parked="crash_loop",
-                    reason=Message("probe.reason", {"detail": EVIL}), log_tail=("starting", EVIL_LINE, EVIL),
-                    actions=("start",)),
+        ServiceView("ide", State.FAILED, NOW - 90, Health.UNHEALTHY, Want.RUN,
+                    Message("problem.port_taken_by.why", {"port": 443, "owner": EVIL}), parked="crash_loop",
+                    log_tail=("starting", EVIL_LINE, EVIL), actions=("start",)),
         ServiceView("proxy", State.RUNNING, NOW - 40, Health.UNHEALTHY, Want.RUN, None, 125 << 20, 128 << 20, 99.0,
                     actions=("stop", "restart")),
         ServiceView("ai", State.STARTING, NOW - 20, Health.UNKNOWN, Want.ON_DEMAND, None,
@@ -68,8 +68,9 @@ def sample_trouble() -> list[ServiceView]:
 
 
 def sample_problems() -> list[Problem]:
-    return [Problem("probe_down", "error", "ide", {"n": 5, "detail": EVIL}),
-            Problem("probe_disk", "warning", None, {"n": 3, "detail": "2.1 GB"})]
+    return [Problem("port_taken_by", "error", "proxy", {"port": 443, "owner": EVIL}),
+            Problem("crash_loop", "error", "ide", {"failures": 5}),
+            Problem("disk_nearly_full", "warning", None, {"free_mb": 2150})]
 
 
 def sample_machine() -> dict[str, Any]:
@@ -202,6 +203,8 @@ class Preview:
     def _json(self, path: str) -> dict[str, Any]:
         if path.endswith("/logs"):
             return {"lines": self.stage.lines}
+        if path == "/api/status":
+            return as_event(self.stage, self.catalogue) | {"machine": sample_machine() | {"memory_used": 1998 << 20}}
         return self.stage.wake if path == "/__croft/state" else {"ok": True}
 
     def _page(self, request: web.Request) -> web.Response:
@@ -251,22 +254,10 @@ class Preview:
         return {"asset": self.assets.at("/__croft/static"), "origin_ui": self.settings.ui_origin, "user": None}
 
 
-PROBE_TEXTS = {  # problems of the stage; the real ones belong to the services
-    "probe.reason": "It ended five times in a row: {detail}",
-    "problem.probe_down.title": "The IDE ended {n} times in a row",
-    "problem.probe_down.why": "The last attempt said: {detail}",
-    "problem.probe_down.next": "Look at its last log lines on Machine, then start it again.",
-    "problem.probe_disk.title": "The disk is nearly full",
-    "problem.probe_disk.why": "{detail} are free. Below 1 GB the IDE cannot save.",
-    "problem.probe_disk.next": "Remove what is not needed, or move to a machine with a larger disk.",
-}
-
-
 @pytest.fixture(scope="session")
 def catalogue() -> Catalogue:
-    """The real catalogue, strict, with the texts of the stage's own problems."""
-    loaded = Catalogue.load(ROOT / "webui/locale", strict=True)
-    return Catalogue({lang: {**texts, **PROBE_TEXTS} for lang, texts in loaded.texts.items()}, strict=True)
+    """The real catalogue; an unknown key is an error."""
+    return Catalogue.load(ROOT / "webui/locale", strict=True)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -50,6 +50,17 @@ async def test_every_page_holds_up(browser: Browser, stage: Any, watch: Any, axe
         await context.close()
 
 
+@pytest.mark.parametrize("width", [320, 560, 800, 1040])
+async def test_widths_between(page: Page, stage: Any, width: int) -> None:
+    """Reflow down to 320 px (a 1280 px window at 400 %; WCAG 1.4.10) and at every step of the frame."""
+    await page.set_viewport_size({"width": width, "height": 700})
+    stage.trouble()
+    faults = []
+    for name in ("home", "machine", "logs", "sessions", "workspace", "sign-in", "setup"):
+        faults += await look(page, f"{stage.base}{UI_PAGES[name]}?lang=en", f"{name}.{width}", "")
+    assert faults == []
+
+
 async def look(page: Page, address: str, name: str, axe: str) -> list[str]:
     """Photograph one page and say what is wrong with it."""
     await page.goto(address, wait_until="load")

@@ -2,8 +2,10 @@
    Rule: the server decides what is true and says it; this only writes it into the elements the server made. */
 
 import { connect } from "./live.js";
-import { announce, copyOf, find, findAll, setIcon } from "./page.js";
+import { announce, ask, copyOf, find, findAll, Refused, setIcon } from "./page.js";
 import { bytes, duration, percent, setTime, t } from "./text.js";
+
+const PAUSE = 10_000;
 
 /** Fill one service row. Fields of a view: webui/views.py. */
 function showService(view) {
@@ -104,5 +106,18 @@ function show(event) {
   if (summary && event.summary) summary.textContent = event.summary;
 }
 
+/** Events come when a service changes; load and memory move all the time and are asked for while somebody looks. */
+async function look() {
+  if (document.hidden) return;
+  try {
+    show(await ask("GET", "/api/status"));
+  } catch (error) {
+    // A lost connection is told by the event stream.
+    if (!(error instanceof Refused)) throw error;
+  }
+}
+
 document.addEventListener("croft:done", (event) => show(event.detail));
-connect("/api/events?topics=services", { services: show, machine: showMachine });
+document.addEventListener("visibilitychange", look);
+setInterval(look, PAUSE);
+connect("/api/events?topics=services", { services: show });
