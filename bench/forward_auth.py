@@ -64,17 +64,36 @@ def _decisions(ready: Ready, folder: Path, rounds: int, stages: list[Caddy]) -> 
             spent.append((cpu_seconds(pids) - before) / (seen.rate * SECONDS) * 1e6)
         return seen.rate
 
-    found = interleave({
-        "croft": lambda: load(f"{through_daemon.ide_url}/a.js", daemon, per_decision),
-        "caddy": lambda: load(f"{by_itself.ide_url}/a.js", daemon, None),
-        "unchecked": lambda: load(f"{unchecked.ide_url}/a.js", [unchecked.process.pid], per_request),
-    }, rounds)
+    found = interleave(
+        {
+            "croft": lambda: load(f"{through_daemon.ide_url}/a.js", daemon, per_decision),
+            "caddy": lambda: load(f"{by_itself.ide_url}/a.js", daemon, None),
+            "unchecked": lambda: load(f"{unchecked.ide_url}/a.js", [unchecked.process.pid], per_request),
+        },
+        rounds,
+    )
     rates = {f"{name} req/s": value for name, value in medians(found).items()}
     cost = {"us per decision": _median(per_decision), "us per unchecked request": _median(per_request)}
     shares = [a / b for a, b in zip(per_decision, per_request, strict=True)]
     return [
-        Figure("A1", "protected route, c=32: daemon / Caddy answering itself", 0.90, 1.0, False, ratio(found, "croft", "caddy"), detail=rates),
-        Figure("A3", "daemon CPU per decision / Caddy CPU per unchecked request", 0.20, 0.12, True, _median(shares), detail=cost),
+        Figure(
+            "A1",
+            "protected route, c=32: daemon / Caddy answering itself",
+            0.90,
+            1.0,
+            False,
+            ratio(found, "croft", "caddy"),
+            detail=rates,
+        ),
+        Figure(
+            "A3",
+            "daemon CPU per decision / Caddy CPU per unchecked request",
+            0.20,
+            0.12,
+            True,
+            _median(shares),
+            detail=cost,
+        ),
     ]
 
 
@@ -94,13 +113,28 @@ def workbench(rounds: int) -> list[Figure]:
                     raise RuntimeError(f"{seen.bad} answers of {url} were not 2xx")
                 return seen.rate
 
-            found = interleave({"with": lambda: load(f"{guarded.ide_url}/?ew=true"),
-                                "without": lambda: load(f"{bare.ide_url}/?ew=true")}, rounds)
+            found = interleave(
+                {
+                    "with": lambda: load(f"{guarded.ide_url}/?ew=true"),
+                    "without": lambda: load(f"{bare.ide_url}/?ew=true"),
+                },
+                rounds,
+            )
         finally:
             guarded.close()
             bare.close()
     rates = {f"{name} req/s": value for name, value in medians(found).items()}
-    return [Figure("A4", "workbench page, c=6: with sign-in / without", 0.93, 0.97, False, ratio(found, "with", "without"), detail=rates)]
+    return [
+        Figure(
+            "A4",
+            "workbench page, c=6: with sign-in / without",
+            0.93,
+            0.97,
+            False,
+            ratio(found, "with", "without"),
+            detail=rates,
+        )
+    ]
 
 
 def after_sign_out(rounds: int) -> list[Figure]:
@@ -116,7 +150,17 @@ def after_sign_out(rounds: int) -> list[Figure]:
             through += sum(status < 400 and status != 302 for status in late)
     if not asked:
         raise NotRun("no request was begun after signing out")
-    return [Figure("A5", "requests let through after sign-out returned", 0, 0, True, float(through), detail={"asked": float(asked)})]
+    return [
+        Figure(
+            "A5",
+            "requests let through after sign-out returned",
+            0,
+            0,
+            True,
+            float(through),
+            detail={"asked": float(asked)},
+        )
+    ]
 
 
 def _hammer_and_leave(visitor: Visitor) -> list[int]:

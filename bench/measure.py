@@ -1,6 +1,6 @@
 """Measuring: rounds that interleave what is compared, load by wrk, memory and CPU of whole process trees.
 
-Rule: a figure is the ratio of two things measured in turn within one run; an absolute number only stands beside its ratio.
+Rule: a figure is the ratio of two things measured in turn within one run; an absolute number only stands beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
 
 class NotRun(Exception):
     """The item cannot be measured here; the words say why."""
@@ -36,8 +37,10 @@ class Figure:
     def verdict(self) -> str:
         if self.value is None:
             return f"not run: {self.why}"
+
         def reached(goal: float) -> bool:
             return self.value <= goal if self.at_most else self.value >= goal
+
         return "stretch" if reached(self.stretch) else "ok" if reached(self.must) else "MISSED"
 
     def as_json(self) -> dict[str, object]:
@@ -148,4 +151,6 @@ def free_port() -> int:
 
 def save(path: Path, figures: list[Figure], facts: dict[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": facts, "figures": [figure.as_json() for figure in figures]}, indent=1) + "\n")
+    path.write_text(
+        json.dumps({"machine": facts, "figures": [figure.as_json() for figure in figures]}, indent=1) + "\n"
+    )

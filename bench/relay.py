@@ -9,22 +9,23 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from measure import Figure, interleave, medians, wait_for
 from stage import IDE, Caddy, scratch, signed_in
 
 COUNT = 400
 
-# Speaks just enough of RFC 6455: accepts any upgrade and returns each short text frame unmasked. argv: the socket's path.
+# Speaks just enough of RFC 6455: accepts any upgrade, returns each short text frame unmasked. argv: the socket's path.
 ECHO = """
 import asyncio, base64, hashlib, os, sys
 
 async def handle(reader, writer):
     head = await reader.readuntil(b"\\r\\n\\r\\n")
-    key = next(line.split(b":")[1].strip() for line in head.split(b"\\r\\n") if line.lower().startswith(b"sec-websocket-key"))
+    lines = head.split(b"\\r\\n")
+    key = next(line.split(b":")[1].strip() for line in lines if line.lower().startswith(b"sec-websocket-key"))
     accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
-    writer.write(b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\nSec-WebSocket-Accept: " + accept + b"\\r\\n\\r\\n")
+    writer.write(b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n")
+    writer.write(b"Sec-WebSocket-Accept: " + accept + b"\\r\\n\\r\\n")
     try:
         while True:
             first, size = await reader.readexactly(2)
@@ -63,26 +64,38 @@ def echo(rounds: int) -> list[Figure]:
             port = guarded.port + 1
             bare = Caddy(folder / "b", BARE % (port, path))
             guarded.settings.paths.socket("web").symlink_to(appliance.paths.socket("web"))
-            found = interleave({
-                "relay": lambda: _round_trips(guarded.port, IDE, appliance.settings.ide_origin, ready.cookie),
-                "caddy": lambda: _round_trips(port, "127.0.0.1", "http://127.0.0.1", "")}, rounds)
+            found = interleave(
+                {
+                    "relay": lambda: _round_trips(guarded.port, IDE, appliance.settings.ide_origin, ready.cookie),
+                    "caddy": lambda: _round_trips(port, "127.0.0.1", "http://127.0.0.1", ""),
+                },
+                rounds,
+            )
         finally:
             server.kill()
             server.wait()
             guarded.close()
             if bare is not None:
                 bare.close()
-    added = statistics.median(with_relay - alone for with_relay, alone in zip(found["relay"], found["caddy"], strict=True))
+    added = statistics.median(
+        with_relay - alone for with_relay, alone in zip(found["relay"], found["caddy"], strict=True)
+    )
     detail = {f"{name}, ms": value for name, value in medians(found).items()}
-    return [Figure("RELAY", "WebSocket echo through Caddy and relay, added ms, p50", 1.0, 0.5, True, added, detail=detail)]
+    return [
+        Figure("RELAY", "WebSocket echo through Caddy and relay, added ms, p50", 1.0, 0.5, True, added, detail=detail)
+    ]
 
 
 def _round_trips(port: int, host: str, origin: str, cookie: str) -> float:
     """Median milliseconds of one message there and back."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.sendall((f"GET /x HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nCookie: {cookie}\r\nConnection: Upgrade\r\n"
-                      "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").encode())
+        sock.sendall(
+            (
+                f"GET /x HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nCookie: {cookie}\r\nConnection: Upgrade\r\n"
+                "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            ).encode()
+        )
         head = b""
         while b"\r\n\r\n" not in head:
             chunk = sock.recv(4096)

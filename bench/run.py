@@ -2,8 +2,8 @@
 
     python bench/run.py [--only A1,F1] [--rounds 7] [--list]
 
-Needs Caddy, wrk and, for most items, CROFT_TEST_IDE naming a folder with code-server. What cannot be measured is listed with the
-reason, never guessed.
+Needs Caddy, wrk and, for most items, CROFT_TEST_IDE naming a folder with code-server. What cannot be measured is
+listed with the reason, never guessed.
 """
 
 from __future__ import annotations
@@ -30,22 +30,35 @@ from measure import Figure, NotRun, save  # noqa: E402
 
 @dataclass(frozen=True)
 class Item:
-    """One measurement; it may yield several figures. ``goals``: id, what, must, stretch, at_most of each, for when it cannot run."""
+    """One measurement of one or more figures. ``goals``: id, what, must, stretch, at_most of each, if it cannot run."""
 
     run: Callable[[int], list[Figure]]
     goals: tuple[tuple[str, str, float, float, bool], ...]
 
 
 ITEMS = (
-    Item(forward_auth.decisions, (("A1", "protected route, c=32: daemon / Caddy answering itself", 0.90, 1.0, False),
-                                  ("A3", "daemon CPU per decision / Caddy CPU per unchecked request", 0.20, 0.12, True))),
+    Item(
+        forward_auth.decisions,
+        (
+            ("A1", "protected route, c=32: daemon / Caddy answering itself", 0.90, 1.0, False),
+            ("A3", "daemon CPU per decision / Caddy CPU per unchecked request", 0.20, 0.12, True),
+        ),
+    ),
     Item(forward_auth.workbench, (("A4", "workbench page, c=6: with sign-in / without", 0.93, 0.97, False),)),
     Item(forward_auth.after_sign_out, (("A5", "requests let through after sign-out returned", 0, 0, True),)),
-    Item(footprint.against_jupyterhub, (("F1", "idle daemon PSS / JupyterHub with its proxy", 0.30, 0.24, True),
-                                        ("F1b", "broker PSS, MB", 15, 13, True),
-                                        ("F2", "start to first 200 / JupyterHub", 0.13, 0.09, True))),
+    Item(
+        footprint.against_jupyterhub,
+        (
+            ("F1", "idle daemon PSS / JupyterHub with its proxy", 0.30, 0.24, True),
+            ("F1b", "broker PSS, MB", 15, 13, True),
+            ("F2", "start to first 200 / JupyterHub", 0.13, 0.09, True),
+        ),
+    ),
     Item(footprint.idle_cpu, (("F3", "idle CPU of daemon and broker / Netdata at 1 s", 0.20, 0.05, True),)),
-    Item(footprint.whole_appliance, (("F4", "whole appliance without a model, PSS / Open WebUI alone", 0.50, 0.45, True),)),
+    Item(
+        footprint.whole_appliance,
+        (("F4", "whole appliance without a model, PSS / Open WebUI alone", 0.50, 0.45, True),),
+    ),
     Item(commands.spawn, (("C4", "start of a command, p50: 400 MB daemon / small one", 1.2, 1.05, True),)),
     Item(relay.echo, (("RELAY", "WebSocket echo through Caddy and relay, added ms, p50", 1.0, 0.5, True),)),
 )
@@ -63,7 +76,9 @@ def main() -> int:
         ids = {goal[0] for goal in item.goals}
         if wanted and not wanted & ids:
             continue
-        figures += [Figure(*goal, why="only listed") for goal in item.goals] if options.list else measure(item, options.rounds)
+        figures += (
+            [Figure(*goal, why="only listed") for goal in item.goals] if options.list else measure(item, options.rounds)
+        )
     table(figures)
     if not options.list:
         path = HERE / "results" / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
@@ -74,7 +89,8 @@ def main() -> int:
 
 def measure(item: Item, rounds: int) -> list[Figure]:
     names, began = ", ".join(goal[0] for goal in item.goals), time.monotonic()
-    print(f"measuring {names} ...", file=sys.stderr, flush=True)
+    # Every figure drowns in other work: two cores with a load of ten measure the scheduler.
+    print(f"measuring {names} (load {os.getloadavg()[0]:.1f}) ...", file=sys.stderr, flush=True)
     try:
         figures = item.run(rounds)
     except NotRun as reason:
@@ -90,14 +106,21 @@ def table(figures: list[Figure]) -> None:
     for figure in figures:
         sign = "<=" if figure.at_most else ">="
         value = "-" if figure.value is None else f"{figure.value:.3f}"
-        print(f"{figure.id:<6} {value:>8} {sign}{figure.must:>6g} {sign}{figure.stretch:>6g}  {figure.verdict:<8} {figure.what}")
+        goals = f"{sign}{figure.must:>6g} {sign}{figure.stretch:>6g}"
+        print(f"{figure.id:<6} {value:>8} {goals}  {figure.verdict:<8} {figure.what}")
         if figure.detail:
             print("       " + ", ".join(f"{name} {number:.1f}" for name, number in figure.detail.items()))
 
 
 def facts(rounds: int) -> dict[str, object]:
-    return {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version(), "load": os.getloadavg(),
-            "rounds": rounds, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    return {
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load": os.getloadavg(),
+        "rounds": rounds,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ class Visitor:
     def __init__(self, appliance: Appliance) -> None:
         self._port = appliance.https_port
         self._context = ssl.create_default_context(
-            cafile=str(appliance.paths.caddy_data / "caddy/pki/authorities/local/root.crt"))
+            cafile=str(appliance.paths.caddy_data / "caddy/pki/authorities/local/root.crt")
+        )
         self.cookies: dict[str, dict[str, str]] = {HOST: {}, IDE: {}}
 
     def ask(self, host: str, target: str, form: dict[str, str] | None = None, **headers: str) -> tuple[int, str, str]:
@@ -48,8 +49,12 @@ class Visitor:
         sent = {"Host": f"{host}:{self._port}", "Cookie": jar, "Accept": "text/html", "Origin": origin}
         if form is not None:
             sent |= {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
-        connection.request("POST" if form is not None else "GET", target, urlencode(form) if form is not None else None,
-                           sent | {name.replace("_", "-"): value for name, value in headers.items()})
+        connection.request(
+            "POST" if form is not None else "GET",
+            target,
+            urlencode(form) if form is not None else None,
+            sent | {name.replace("_", "-"): value for name, value in headers.items()},
+        )
         answer = connection.getresponse()
         body = answer.read().decode("utf-8", "replace")
         for line in answer.headers.get_all("Set-Cookie", []):
@@ -75,7 +80,9 @@ class Visitor:
     def enter(self) -> str:
         """Go from the workspace page to the IDE host. Returns the IDE host's cookie line."""
         page = self.ask(HOST, "/workspace")[2]
-        status, _, body = self.ask(IDE, "/__croft/enter", {"code": _field(page, "code"), "next": "/"}, Sec_Fetch_Site="same-site")
+        status, _, body = self.ask(
+            IDE, "/__croft/enter", {"code": _field(page, "code"), "next": "/"}, Sec_Fetch_Site="same-site"
+        )
         if status != 303:
             raise RuntimeError(f"cannot enter the IDE: {status} {body[:300]}")
         return "; ".join(f"{name}={value}" for name, value in self.cookies[IDE].items())
@@ -137,13 +144,19 @@ def signed_in() -> Iterator[Ready]:
         visitor = Visitor(appliance)
         visitor.sign_in(appliance.croft("login-link")["url"])
         cookie = visitor.enter()
-        wait_for(lambda: visitor.ask(IDE, "/", Sec_Fetch_Site="none", Sec_Fetch_Mode="navigate")[0] in (200, 302), "the IDE", 60)
+        wait_for(
+            lambda: visitor.ask(IDE, "/", Sec_Fetch_Site="none", Sec_Fetch_Mode="navigate")[0] in (200, 302),
+            "the IDE",
+            60,
+        )
         yield Ready(appliance, visitor, cookie)
 
 
 class Caddy:
-    """One Caddy process with our plain Caddyfile in a folder of its own, plus ``extra`` sites; ``check`` off leaves out the
-    forward_auth block and nothing else."""
+    """One Caddy process with our plain Caddyfile in a folder of its own, plus ``extra`` sites.
+
+    ``check`` off leaves out the forward_auth block and nothing else.
+    """
 
     def __init__(self, folder: Path, extra: str = "", *, check: bool = True) -> None:
         folder.mkdir(exist_ok=True)
@@ -166,9 +179,15 @@ class Caddy:
         (self.folder / "Caddyfile").write_text(text)
         with (self.folder / "caddy.log").open("wb") as log:
             self.process = subprocess.Popen(
-                [program, "run", "--adapter", "caddyfile", "--config", str(self.folder / "Caddyfile")], stderr=log,
-                env={"PATH": os.environ["PATH"], "HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder)})
-        wait_for(lambda: b"serving initial configuration" in (self.folder / "caddy.log").read_bytes(), f"Caddy in {self.folder}", 20)
+                [program, "run", "--adapter", "caddyfile", "--config", str(self.folder / "Caddyfile")],
+                stderr=log,
+                env={"PATH": os.environ["PATH"], "HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder)},
+            )
+        wait_for(
+            lambda: b"serving initial configuration" in (self.folder / "caddy.log").read_bytes(),
+            f"Caddy in {self.folder}",
+            20,
+        )
 
     def close(self) -> None:
         self.process.terminate()
@@ -182,7 +201,7 @@ def _unchecked(text: str) -> str:
     for index, char in enumerate(rest):
         depth += (char == "{") - (char == "}")
         if char == "}" and not depth:
-            return before + rest[index + 1:]
+            return before + rest[index + 1 :]
     raise RuntimeError("the Caddyfile has no forward_auth block")
 
 

@@ -37,8 +37,11 @@ _WANTED = frozenset({*_JOINED, b"x-forwarded-method", b"x-forwarded-uri", b"x-fo
                      b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
 _ALLOWED = b"HTTP/1.1 204 No Content\r\n\r\n"
 _ALWAYS = (
-    "Cache-Control: no-store\r\nCross-Origin-Opener-Policy: same-origin\r\nCross-Origin-Resource-Policy: same-origin\r\n"
-    "Permissions-Policy: camera=(), geolocation=(), microphone=(), payment=(), usb=()\r\nReferrer-Policy: same-origin\r\n"
+    "Cache-Control: no-store\r\n"
+    "Cross-Origin-Opener-Policy: same-origin\r\n"
+    "Cross-Origin-Resource-Policy: same-origin\r\n"
+    "Permissions-Policy: camera=(), geolocation=(), microphone=(), payment=(), usb=()\r\n"
+    "Referrer-Policy: same-origin\r\n"
     "Strict-Transport-Security: max-age=63072000\r\nX-Content-Type-Options: nosniff\r\n")
 
 

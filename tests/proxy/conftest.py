@@ -92,7 +92,7 @@ def _unchunk(body: bytes) -> bytes:
     while body:
         size, _, body = body.partition(b"\r\n")
         count = int(size.split(b";")[0], 16)
-        out, body = out + body[:count], body[count + 2:]
+        out, body = out + body[:count], body[count + 2 :]
         if not count:
             break
     return out
@@ -122,15 +122,22 @@ class Stack:
             self.start_role(role)
         config = self.folder / "Caddyfile"
         config.write_text(render(self.settings, "process"))
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder / "config")}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "XDG_CONFIG_HOME": str(self.folder / "config"),
+        }
         with (self.folder / "caddy.log").open("wb") as log:
             self.processes["caddy"] = subprocess.Popen(
-                [self.caddy, "run", "--adapter", "caddyfile", "--config", str(config)], env=environment, stderr=log)
+                [self.caddy, "run", "--adapter", "caddyfile", "--config", str(config)], env=environment, stderr=log
+            )
         wait_for(lambda: answers(self.port), f"Caddy listening; see {self.folder}/caddy.log")
         if self.tls:
             root = self.storage / "pki/authorities/local/root.crt"
             leaves = [self.storage / f"certificates/local/{name}/{name}.crt" for name in (HOST, IDE)]
-            wait_for(lambda: root.exists() and all(leaf.exists() for leaf in leaves), "certificates of the own authority")
+            wait_for(
+                lambda: root.exists() and all(leaf.exists() for leaf in leaves), "certificates of the own authority"
+            )
 
     def start_role(self, role: str) -> None:
         place = {"daemon": "web", "editor": "ide"}[role]
@@ -151,7 +158,9 @@ class Stack:
         for role in list(self.processes):
             self.stop_role(role)
 
-    def connect(self, *, name: str = IDE, port: int = 0, tls: bool | None = None, alpn: tuple[str, ...] = ("http/1.1",)) -> socket.socket:
+    def connect(
+        self, *, name: str = IDE, port: int = 0, tls: bool | None = None, alpn: tuple[str, ...] = ("http/1.1",)
+    ) -> socket.socket:
         sock = socket.create_connection(("127.0.0.1", port or self.port), timeout=20)
         if not (self.tls if tls is None else tls):
             return sock
@@ -166,8 +175,15 @@ class Stack:
             sock.sendall(request)
             return Answer(_read_all(sock, _whole if first else lambda data: False))
 
-    def ask(self, target: str = "/", *headers: str, method: str = "GET", host: str = IDE, cookie: str = "",
-            body: bytes = b"") -> Answer:
+    def ask(
+        self,
+        target: str = "/",
+        *headers: str,
+        method: str = "GET",
+        host: str = IDE,
+        cookie: str = "",
+        body: bytes = b"",
+    ) -> Answer:
         """One plain request on its own connection."""
         lines = [f"{method} {target} HTTP/1.1", f"Host: {host}:{self.port}", "Connection: close", *headers]
         if cookie:

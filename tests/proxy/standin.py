@@ -1,7 +1,8 @@
 """What stands behind Caddy in these tests, one process per role: ``standin.py daemon|editor DIR UI-ORIGIN IDE-ORIGIN``.
 
-The forward-auth endpoint is the real one; who is who, and what lies behind it, is fixed here. Every request that reaches a role is
-written to DIR/ROLE.log, one JSON object per line, exactly as it arrived: the tests assert on that, not on what a client was told.
+The forward-auth endpoint is the real one; who is who, and what lies behind it, is fixed here. Every request that
+reaches a role is written to DIR/ROLE.log, one JSON object per line, as it arrived: the tests assert on that, not on
+what a client was told.
 """
 
 from __future__ import annotations
@@ -54,8 +55,12 @@ class Log:
 
     async def record(self, request: web.Request) -> dict[str, object]:
         headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in request.raw_headers]
-        entry = {"method": request.method, "path": request.raw_path, "headers": headers,
-                 "body": (await request.read()).decode("latin-1")}
+        entry = {
+            "method": request.method,
+            "path": request.raw_path,
+            "headers": headers,
+            "body": (await request.read()).decode("latin-1"),
+        }
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
         return entry
@@ -92,7 +97,9 @@ def daemon_app(log: Log, gate: FixedGate) -> web.Application:
             return socket
         if request.path == "/__croft/wake":
             asked = request.headers["X-Forwarded-Uri"].replace("&", "&amp;")
-            return web.Response(status=503, text=f"<!doctype html><title>waking</title><p>{asked}</p>", content_type="text/html")
+            return web.Response(
+                status=503, text=f"<!doctype html><title>waking</title><p>{asked}</p>", content_type="text/html"
+            )
         return web.json_response(entry | {"role": "daemon"})
 
     async def state(request: web.Request) -> web.Response:

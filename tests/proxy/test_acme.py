@@ -41,7 +41,10 @@ def issuer(port: int, name: str) -> str:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock, context.wrap_socket(sock, server_hostname=name) as tls:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=5) as sock,
+            context.wrap_socket(sock, server_hostname=name) as tls,
+        ):
             served = tls.getpeercert(binary_form=True)
     except OSError:
         return ""
@@ -54,13 +57,21 @@ def own_certificate(folder: Path) -> None:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
     certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
-        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(key, hashes.SHA256()))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
     (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
 
 
 class Acme:
@@ -71,31 +82,92 @@ class Acme:
         self.http, self.https, self.directory, self.management, self.dns, self.control = (free_port() for _ in range(6))
         self.processes: list[subprocess.Popen[bytes]] = []
         own_certificate(folder)
-        (folder / "pebble.json").write_text(json.dumps({"pebble": {
-            "listenAddress": f"127.0.0.1:{self.directory}", "managementListenAddress": f"127.0.0.1:{self.management}",
-            "certificate": str(folder / "cert.pem"), "privateKey": str(folder / "key.pem"), "httpPort": self.http, "tlsPort": self.https,
-            "ocspResponderURL": "", "externalAccountBindingRequired": False}}))
+        (folder / "pebble.json").write_text(
+            json.dumps(
+                {
+                    "pebble": {
+                        "listenAddress": f"127.0.0.1:{self.directory}",
+                        "managementListenAddress": f"127.0.0.1:{self.management}",
+                        "certificate": str(folder / "cert.pem"),
+                        "privateKey": str(folder / "key.pem"),
+                        "httpPort": self.http,
+                        "tlsPort": self.https,
+                        "ocspResponderURL": "",
+                        "externalAccountBindingRequired": False,
+                    }
+                }
+            )
+        )
 
     def run(self, *argv: str, log_name: str = "pebble.log", **environment: str) -> None:
         with (self.folder / log_name).open("ab") as log:
-            self.processes.append(subprocess.Popen(
-                argv, stdout=log, stderr=log, cwd=self.folder,
-                env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **environment}))
+            self.processes.append(
+                subprocess.Popen(
+                    argv,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.folder,
+                    env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **environment},
+                )
+            )
 
     def start_pebble(self) -> None:
-        self.run("pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", f"127.0.0.1:{self.dns}", "-http01", "",
-                 "-https01", "", "-tlsalpn01", "", "-management", f"127.0.0.1:{self.control}")
-        self.run("pebble", "-config", "pebble.json", "-strict", "-dnsserver", f"127.0.0.1:{self.dns}",
-                 PEBBLE_VA_NOSLEEP="1", PEBBLE_WFE_NONCEREJECT="0")
+        self.run(
+            "pebble-challtestsrv",
+            "-defaultIPv4",
+            "127.0.0.1",
+            "-defaultIPv6",
+            "",
+            "-dns01",
+            f"127.0.0.1:{self.dns}",
+            "-http01",
+            "",
+            "-https01",
+            "",
+            "-tlsalpn01",
+            "",
+            "-management",
+            f"127.0.0.1:{self.control}",
+        )
+        self.run(
+            "pebble",
+            "-config",
+            "pebble.json",
+            "-strict",
+            "-dnsserver",
+            f"127.0.0.1:{self.dns}",
+            PEBBLE_VA_NOSLEEP="1",
+            PEBBLE_WFE_NONCEREJECT="0",
+        )
         wait_for(lambda: issuer(self.directory, "localhost"), "pebble", 20)
 
     def start_caddy(self, **options: int) -> None:
-        settings = parse({"host": NAMES[0], "proxy": {
-            "tls": "acme", "http_port": self.http, "https_port": self.https, "bind": "127.0.0.1", "email": "owner@croft.test",
-            "acme_directory": f"https://localhost:{self.directory}/dir", "acme_root": str(self.folder / "cert.pem")}}, Paths.under(self.folder))
+        settings = parse(
+            {
+                "host": NAMES[0],
+                "proxy": {
+                    "tls": "acme",
+                    "http_port": self.http,
+                    "https_port": self.https,
+                    "bind": "127.0.0.1",
+                    "email": "owner@croft.test",
+                    "acme_directory": f"https://localhost:{self.directory}/dir",
+                    "acme_root": str(self.folder / "cert.pem"),
+                },
+            },
+            Paths.under(self.folder),
+        )
         (self.folder / "Caddyfile").write_text(render(settings, "process", **options))
-        self.run(self.caddy, "run", "--adapter", "caddyfile", "--config", "Caddyfile", log_name="caddy.log",
-                 XDG_CONFIG_HOME=str(self.folder / "config"))
+        self.run(
+            self.caddy,
+            "run",
+            "--adapter",
+            "caddyfile",
+            "--config",
+            "Caddyfile",
+            log_name="caddy.log",
+            XDG_CONFIG_HOME=str(self.folder / "config"),
+        )
 
     def issuers(self) -> list[str]:
         return [issuer(self.https, name) for name in NAMES]
@@ -122,8 +194,16 @@ def test_both_hosts_get_certificates(acme: Acme) -> None:
 def test_own_authority_stands_in_until_acme_answers(acme: Acme) -> None:
     """ACME down: our certificate at once, the reason in the log, and another try when a third of its life is left."""
     acme.start_caddy(fallback_lifetime=15, renew_interval=1)
-    wait_for(lambda: all("Caddy Local Authority" in name for name in acme.issuers()), f"own certificates; see {acme.folder}", 40)
+    wait_for(
+        lambda: all("Caddy Local Authority" in name for name in acme.issuers()),
+        f"own certificates; see {acme.folder}",
+        40,
+    )
     log = (acme.folder / "caddy.log").read_text()
     assert "connection refused" in log
     acme.start_pebble()
-    wait_for(lambda: all("Pebble" in name for name in acme.issuers()), f"certificates after ACME returned; see {acme.folder}", 60)
+    wait_for(
+        lambda: all("Pebble" in name for name in acme.issuers()),
+        f"certificates after ACME returned; see {acme.folder}",
+        60,
+    )

@@ -12,10 +12,40 @@ import pytest
 NAVIGATE = ("Sec-Fetch-Mode: navigate", "Sec-Fetch-Site: none", "Sec-Fetch-Dest: document")
 SAME = "Sec-Fetch-Site: same-origin"
 
-_WORDS = ["", "healthz", "_static/src/browser/media/favicon.svg", "stable-abc/static/out/main.js", "manifest.json", "proxy/8080/",
-          "absproxy/8080/", "login", "update/check", "vscode/", "__croft", "auth/verify", "robots.txt", "mint-key"]
-_PREFIXES = ["/", "//", "/./", "/x/../", "/x/%2e%2e/", "/__croft/../", "/__croft/..%2f", "/__croft/%2e%2e/", "/__croft/..;/",
-             "/__CROFT/../", "/%5f%5fcroft/../", "/__croft%2f../", "/__croft/%252e%252e/", "/stable-x/../", "/\\", "/%00/"]
+_WORDS = [
+    "",
+    "healthz",
+    "_static/src/browser/media/favicon.svg",
+    "stable-abc/static/out/main.js",
+    "manifest.json",
+    "proxy/8080/",
+    "absproxy/8080/",
+    "login",
+    "update/check",
+    "vscode/",
+    "__croft",
+    "auth/verify",
+    "robots.txt",
+    "mint-key",
+]
+_PREFIXES = [
+    "/",
+    "//",
+    "/./",
+    "/x/../",
+    "/x/%2e%2e/",
+    "/__croft/../",
+    "/__croft/..%2f",
+    "/__croft/%2e%2e/",
+    "/__croft/..;/",
+    "/__CROFT/../",
+    "/%5f%5fcroft/../",
+    "/__croft%2f../",
+    "/__croft/%252e%252e/",
+    "/stable-x/../",
+    "/\\",
+    "/%00/",
+]
 SPELLINGS = [prefix + word for prefix, word in itertools.product(_PREFIXES, _WORDS)]
 
 
@@ -49,11 +79,23 @@ def test_operator_passes_and_viewer_does_not(plain) -> None:
     assert plain.ask("/", SAME, "Authorization: Bearer " + "x" * 40, cookie=plain.OPERATOR).status == 401
 
 
-@pytest.mark.parametrize("cookie", [
-    "__Host-croft-ide=", "__Host-croft-ide=short", "__host-croft-ide={0}", "croft-ide={0}", "x__Host-croft-ide={0}",
-    "__Host-croft-ide={0}; __Host-croft-ide={0}", "__Host-croft-ide={0}x", "__Host-croft-ide=\"{0}\"", "__Host-croft-ide={0}, a=b",
-    "__Host-croft={0}", "__Host-croft-ide={{http.request.cookie.x}}", "__Host-croft-ide=" + "A" * 9000,
-])
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        "__Host-croft-ide=",
+        "__Host-croft-ide=short",
+        "__host-croft-ide={0}",
+        "croft-ide={0}",
+        "x__Host-croft-ide={0}",
+        "__Host-croft-ide={0}; __Host-croft-ide={0}",
+        "__Host-croft-ide={0}x",
+        '__Host-croft-ide="{0}"',
+        "__Host-croft-ide={0}, a=b",
+        "__Host-croft={0}",
+        "__Host-croft-ide={{http.request.cookie.x}}",
+        "__Host-croft-ide=" + "A" * 9000,
+    ],
+)
 def test_cookies_that_are_not_exactly_it(plain, cookie: str) -> None:
     answer = plain.ask("/", SAME, "Cookie: " + cookie.format(plain.OPERATOR))
     assert answer.status == 401
@@ -70,10 +112,22 @@ def test_navigation_is_sent_to_sign_in_with_the_way_back(plain) -> None:
     assert refused.json()["error"]["code"] == "sign_in_required"
 
 
-@pytest.mark.parametrize("target", [
-    "//evil.example", "/\\evil.example", "/%5cevil.example", "/%2f%2fevil.example", "//evil.example/%2e%2e", "/%09/evil.example",
-    "/.//evil.example", "/https:evil.example/..//x", "/{http.request.host}", "/%0d%0aSet-Cookie:x=1", "/x/%2e%2e//evil.example",
-])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//evil.example",
+        "/\\evil.example",
+        "/%5cevil.example",
+        "/%2f%2fevil.example",
+        "//evil.example/%2e%2e",
+        "/%09/evil.example",
+        "/.//evil.example",
+        "/https:evil.example/..//x",
+        "/{http.request.host}",
+        "/%0d%0aSet-Cookie:x=1",
+        "/x/%2e%2e//evil.example",
+    ],
+)
 def test_way_back_never_leaves_the_host(plain, target: str) -> None:
     """FWD-9: open redirects."""
     answer = plain.ask(target, *NAVIGATE)
@@ -95,18 +149,21 @@ def test_framed_navigation_gets_a_page_that_may_be_framed(plain) -> None:
     assert "frame-ancestors 'self' https://croft.localhost" in answer.get("content-security-policy")
 
 
-@pytest.mark.parametrize(("method", "headers"), [
-    ("GET", ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors"]),
-    ("GET", ["Sec-Fetch-Site: same-site", "Sec-Fetch-Mode: cors"]),
-    ("GET", ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: object"]),
-    ("GET", ["Origin: https://evil.example"]),
-    ("GET", ["Origin: null"]),
-    ("POST", ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate"]),
-    ("POST", ["Sec-Fetch-Site: none"]),
-    ("POST", ["Origin: https://p8080-x.croft.localhost"]),
-    ("POST", ["Origin: null"]),
-    ("POST", []),
-])
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("GET", ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors"]),
+        ("GET", ["Sec-Fetch-Site: same-site", "Sec-Fetch-Mode: cors"]),
+        ("GET", ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: object"]),
+        ("GET", ["Origin: https://evil.example"]),
+        ("GET", ["Origin: null"]),
+        ("POST", ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate"]),
+        ("POST", ["Sec-Fetch-Site: none"]),
+        ("POST", ["Origin: https://p8080-x.croft.localhost"]),
+        ("POST", ["Origin: null"]),
+        ("POST", []),
+    ],
+)
 def test_other_sites_may_link_here_and_nothing_more(plain, method: str, headers: list[str]) -> None:
     """WEB-5 on the IDE host: a sibling host is same-site, so the cookie alone proves nothing."""
     assert plain.ask("/mint-key", *headers, method=method, cookie=plain.OPERATOR).status == 403
@@ -120,18 +177,37 @@ def test_own_pages_may_post(plain) -> None:
 
 def test_chunked_post_arrives_once_and_whole(plain) -> None:
     before = len(plain.reached("editor"))
-    answer = plain.raw((f"POST /mint-key HTTP/1.1\r\nHost: ide.croft.localhost\r\n{SAME}\r\nConnection: close\r\n"
-                        f"Cookie: __Host-croft-ide={plain.OPERATOR}\r\nTransfer-Encoding: chunked\r\n\r\n"
-                        "5\r\nhello\r\n0\r\n\r\n").encode())
+    answer = plain.raw(
+        (
+            f"POST /mint-key HTTP/1.1\r\nHost: ide.croft.localhost\r\n{SAME}\r\nConnection: close\r\n"
+            f"Cookie: __Host-croft-ide={plain.OPERATOR}\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "5\r\nhello\r\n0\r\n\r\n"
+        ).encode()
+    )
     assert answer.json()["body"] == "hello"
     assert len(plain.reached("editor")) == before + 1
 
 
-@pytest.mark.parametrize(("query", "passes"), [
-    ("folder=/w", True), ("workspace=/w/a.code-workspace", True), ("ew=true", True), ("folder=/w&ew=true", True), ("", True),
-    ("payload=%5B%5D", False), ("folder=/w&payload=x", False), ("p%61yload=x", False), ("Payload=x", False), ("folder=/w;payload=x", False),
-    ("&payload=x", False), ("tkn=x", False), ("folder", False), ("folder=/w&", False), ("payload", False),
-])
+@pytest.mark.parametrize(
+    ("query", "passes"),
+    [
+        ("folder=/w", True),
+        ("workspace=/w/a.code-workspace", True),
+        ("ew=true", True),
+        ("folder=/w&ew=true", True),
+        ("", True),
+        ("payload=%5B%5D", False),
+        ("folder=/w&payload=x", False),
+        ("p%61yload=x", False),
+        ("Payload=x", False),
+        ("folder=/w;payload=x", False),
+        ("&payload=x", False),
+        ("tkn=x", False),
+        ("folder", False),
+        ("folder=/w&", False),
+        ("payload", False),
+    ],
+)
 @pytest.mark.parametrize("path", ["/", "/manifest.json"])
 def test_only_known_keys_open_the_workbench(plain, path: str, query: str, passes: bool) -> None:
     """SECURITY 6: crafted `payload` values ran code."""
@@ -139,8 +215,25 @@ def test_only_known_keys_open_the_workbench(plain, path: str, query: str, passes
     assert (answer.status == 200) is passes, answer.raw
 
 
-@pytest.mark.parametrize("path", ["//", "/./", "/stable-x/..", "/stable-x/../", "/stable-x/%2e%2e/", "/stable-x/.%2E", "/stable-x\\..\\",
-                                  "/stable-x/..;/", "/stable-x%2f..%2f", "/stable-x/%5c../", "/a//b", "/%00", "//proxy/1", "/x/../login"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//",
+        "/./",
+        "/stable-x/..",
+        "/stable-x/../",
+        "/stable-x/%2e%2e/",
+        "/stable-x/.%2E",
+        "/stable-x\\..\\",
+        "/stable-x/..;/",
+        "/stable-x%2f..%2f",
+        "/stable-x/%5c../",
+        "/a//b",
+        "/%00",
+        "//proxy/1",
+        "/x/../login",
+    ],
+)
 def test_paths_that_can_be_read_in_two_ways_are_refused(plain, path: str) -> None:
     """FWD-1: Caddy matches a cleaned path and sends the raw one on."""
     for query in ("", "?payload=x"):
@@ -152,8 +245,23 @@ def test_parts_of_the_editor_keep_their_queries(plain) -> None:
     assert answer.json()["path"] == "/stable-abc/vscode-remote-resource?path=%2Fw%2Fa.png&tkn=1"
 
 
-@pytest.mark.parametrize("path", ["/proxy/8080/", "/PROXY/8080/", "/absproxy/1/", "/login", "/logout", "/update/check", "/update", "/healthz",
-                                  "/healthz/", "/auth/verify", "/vscode", "/vscode/?payload=1"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/proxy/8080/",
+        "/PROXY/8080/",
+        "/absproxy/1/",
+        "/login",
+        "/logout",
+        "/update/check",
+        "/update",
+        "/healthz",
+        "/healthz/",
+        "/auth/verify",
+        "/vscode",
+        "/vscode/?payload=1",
+    ],
+)
 def test_doors_of_the_editor_that_stay_shut(plain, path: str) -> None:
     assert plain.ask(path, SAME, cookie=plain.OPERATOR).status == 404
 
@@ -166,6 +274,7 @@ def test_verify_is_not_public(plain) -> None:
 
 def test_activity_is_a_visit_or_a_change(plain) -> None:
     """DECIDED 14: parts of a page and preflights never slide a session."""
+
     def slides(*headers: str, method: str = "GET") -> int:
         before = plain.state()["slide"]
         plain.ask("/", *headers, method=method, cookie=plain.OPERATOR)
@@ -197,7 +306,10 @@ def test_editor_that_died_leads_to_the_same_page(own) -> None:
     """DECIDED 17: 502 on the IDE host; the daemon is asked only after the check has passed."""
     own.stop_role("editor")
     visit = own.ask("/?folder=/w&ew=true", *NAVIGATE, cookie=own.OPERATOR)
-    assert (visit.status, unquote(visit.body.decode())) == (503, "<!doctype html><title>waking</title><p>/?folder=/w&amp;ew=true</p>")
+    assert (visit.status, unquote(visit.body.decode())) == (
+        503,
+        "<!doctype html><title>waking</title><p>/?folder=/w&amp;ew=true</p>",
+    )
     assert own.ask("/mint-key", SAME, method="POST", body=b"x", cookie=own.OPERATOR).status == 502
     assert own.ask("/", *NAVIGATE).status == 302
 

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 
 import pytest
 
-UPGRADE = ("Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-           "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n")
+UPGRADE = (
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
 
 
-def upgrade(stack, path: str, *headers: str, method: str = "GET", host: str = "ide.croft.localhost", body: bytes = b"") -> bytes:
+def upgrade(
+    stack, path: str, *headers: str, method: str = "GET", host: str = "ide.croft.localhost", body: bytes = b""
+) -> bytes:
     lines = "".join(f"{line}\r\n" for line in headers)
     return f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{UPGRADE}{lines}\r\n".encode() + body
 
@@ -30,7 +34,9 @@ def test_unknown_methods_are_refused(plain, method: str, host: str) -> None:
     assert (len(plain.reached("daemon")), len(plain.reached("editor"))) == before
 
 
-@pytest.mark.parametrize("origin", ["Origin: https://ide.croft.localhost", "Origin: https://evil.example", "Origin: null", "X-No: origin"])
+@pytest.mark.parametrize(
+    "origin", ["Origin: https://ide.croft.localhost", "Origin: https://evil.example", "Origin: null", "X-No: origin"]
+)
 @pytest.mark.parametrize("path", ["/", "/stable-abc?reconnectionToken=1", "/?payload=1", "/%5f%5fcroft/"])
 def test_upgrades_go_to_the_relay_with_what_it_checks(plain, path: str, origin: str) -> None:
     """FWD-6: an upgrade never goes to the editor; cookie and Origin arrive at the daemon as they were sent."""
@@ -45,13 +51,19 @@ def test_upgrades_go_to_the_relay_with_what_it_checks(plain, path: str, origin: 
     assert len(plain.reached("editor")) == editor
 
 
-@pytest.mark.parametrize("spelled", ["Upgrade: WebSocket", "upgrade: websocket", "UPGRADE: h2c", "Upgrade:", "Upgrade: \t", "Upgrade: tls/1.0"])
+@pytest.mark.parametrize(
+    "spelled",
+    ["Upgrade: WebSocket", "upgrade: websocket", "UPGRADE: h2c", "Upgrade:", "Upgrade: \t", "Upgrade: tls/1.0"],
+)
 def test_no_spelling_of_upgrade_reaches_the_editor(plain, spelled: str) -> None:
     """FWD-6: with or without the Connection header that belongs to it."""
     editor = len(plain.reached("editor"))
     for connection in ("Connection: Upgrade\r\n", "Connection: close\r\n", ""):
-        plain.raw(f"GET / HTTP/1.1\r\nHost: ide.croft.localhost\r\n{spelled}\r\n{connection}"
-                  f"Sec-Fetch-Site: same-origin\r\nCookie: __Host-croft-ide={plain.OPERATOR}\r\n\r\n".encode(), seconds=0.5)
+        plain.raw(
+            f"GET / HTTP/1.1\r\nHost: ide.croft.localhost\r\n{spelled}\r\n{connection}"
+            f"Sec-Fetch-Site: same-origin\r\nCookie: __Host-croft-ide={plain.OPERATOR}\r\n\r\n".encode(),
+            seconds=0.5,
+        )
     assert len(plain.reached("editor")) == editor
 
 
@@ -59,36 +71,46 @@ def test_unlisted_methods_of_the_editor_go_to_the_daemon(plain) -> None:
     """DECIDED 11."""
     editor = len(plain.reached("editor"))
     for method in ("PUT", "PATCH", "DELETE"):
-        assert plain.ask("/", "Sec-Fetch-Site: same-origin", method=method, cookie=plain.OPERATOR).json()["role"] == "daemon"
+        assert (
+            plain.ask("/", "Sec-Fetch-Site: same-origin", method=method, cookie=plain.OPERATOR).json()["role"]
+            == "daemon"
+        )
     assert len(plain.reached("editor")) == editor
 
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: ide.croft.localhost\r\nConnection: close\r\n\r\n"
-HEAD = b"POST /mint-key HTTP/1.1\r\nHost: ide.croft.localhost\r\nSec-Fetch-Site: same-origin\r\nCookie: __Host-croft-ide=%s\r\n"
+HEAD = (
+    b"POST /mint-key HTTP/1.1\r\nHost: ide.croft.localhost\r\nSec-Fetch-Site: same-origin\r\n"
+    b"Cookie: __Host-croft-ide=%s\r\n"
+)
 
 
-@pytest.mark.parametrize("framing", [
-    b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    b"Transfer-Encoding: chunked\r\nContent-Length: 200\r\n\r\n0\r\n\r\n",
-    b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
-    b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-    b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
-    b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-    b"Content-Length: 5\r\nContent-Length: 0\r\n\r\nhello",
-    b"Content-Length: +5\r\n\r\nhello",
-    b"Content-Length: 5, 5\r\n\r\nhello",
-    b"Content-Length: -1\r\n\r\n",
-    b"Content-Length: 0x5\r\n\r\nhello",
-    b"X: a\r\n Content-Length: 0\r\nContent-Length: 5\r\n\r\nhello",
-    b"Transfer-Encoding: chunked\r\n\r\n5;a=\rb\r\nhello\r\n0\r\n\r\n",
-    b"Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
-    b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nhello\r\n0\r\n\r\n",
-    b"Host: evil.example\r\nContent-Length: 0\r\n\r\n",
-    b"Content-Length: 0\nX: y\r\n\r\n",
-], ids=range(18))
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 200\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"Content-Length: 5\r\nContent-Length: 0\r\n\r\nhello",
+        b"Content-Length: +5\r\n\r\nhello",
+        b"Content-Length: 5, 5\r\n\r\nhello",
+        b"Content-Length: -1\r\n\r\n",
+        b"Content-Length: 0x5\r\n\r\nhello",
+        b"X: a\r\n Content-Length: 0\r\nContent-Length: 5\r\n\r\nhello",
+        b"Transfer-Encoding: chunked\r\n\r\n5;a=\rb\r\nhello\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+        b"Host: evil.example\r\nContent-Length: 0\r\n\r\n",
+        b"Content-Length: 0\nX: y\r\n\r\n",
+    ],
+    ids=range(18),
+)
 def test_request_boundaries_are_the_same_for_all(plain, framing: bytes) -> None:
-    """FWD-11: however a body is framed, what follows it is never taken for part of it, nor it for a request of its own."""
+    """FWD-11: however a body is framed, what follows it is never part of it, nor is it a request of its own."""
     since, daemon = len(plain.reached("editor")), len(plain.reached("daemon"))
     plain.raw(HEAD % plain.OPERATOR.encode() + framing + SMUGGLED, seconds=1)
     arrived = plain.reached("editor")[since:]
@@ -113,8 +135,21 @@ def test_upgrade_with_a_body_is_refused(plain) -> None:
         assert answer.status == 400
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "[::1]", "localhost", "croft.localhost.evil.example", "x.croft.localhost",
-                                  "croft.localhost@evil.example", "ide.croft.localhost.", "", "croft.localhost,evil.example"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1",
+        "[::1]",
+        "localhost",
+        "croft.localhost.evil.example",
+        "x.croft.localhost",
+        "croft.localhost@evil.example",
+        "ide.croft.localhost.",
+        "",
+        "croft.localhost,evil.example",
+    ],
+)
 def test_unknown_hosts_are_misdirected(plain, secure, host: str) -> None:
     """WEB-9: rebinding and address literals end before any route."""
     for stack in (plain, secure):
@@ -163,7 +198,9 @@ def test_oversized_headers_and_bodies(plain) -> None:
     assert plain.ask("/", "X: " + "a" * 40_000, host=plain.HOST).status == 431
     assert plain.ask("/" + "a" * 40_000, host=plain.HOST).status in (414, 431)
     since = len(plain.reached("editor"))
-    answer = plain.ask("/mint-key", "Sec-Fetch-Site: same-origin", method="POST", body=b"a" * 1_100_000, cookie=plain.OPERATOR)
+    answer = plain.ask(
+        "/mint-key", "Sec-Fetch-Site: same-origin", method="POST", body=b"a" * 1_100_000, cookie=plain.OPERATOR
+    )
     assert answer.status in (0, 400, 413, 502)
     assert len(plain.reached("editor")) == since
 
@@ -191,8 +228,8 @@ def frames(sock: socket.socket) -> Iterator[tuple[int, int, int, bytes]]:
     while True:
         while len(buffer) >= 9 and len(buffer) >= 9 + int.from_bytes(buffer[:3], "big"):
             size = int.from_bytes(buffer[:3], "big")
-            yield buffer[3], buffer[4], int.from_bytes(buffer[5:9], "big"), buffer[9:9 + size]
-            buffer = buffer[9 + size:]
+            yield buffer[3], buffer[4], int.from_bytes(buffer[5:9], "big"), buffer[9 : 9 + size]
+            buffer = buffer[9 + size :]
         chunk = sock.recv(65536)
         if not chunk:
             return
@@ -204,7 +241,12 @@ def h2(stack, headers: list[tuple[str, str]], data: bytes = b"") -> str:
     with stack.connect(alpn=("h2",)) as sock:
         assert sock.selected_alpn_protocol() == "h2"
         sock.settimeout(5)
-        sock.sendall(PREFACE + frame(4, 0, 0) + frame(1, 4 if data else 5, 1, hpack(headers)) + (frame(0, 1, 1, data) if data else b""))
+        sock.sendall(
+            PREFACE
+            + frame(4, 0, 0)
+            + frame(1, 4 if data else 5, 1, hpack(headers))
+            + (frame(0, 1, 1, data) if data else b"")
+        )
         try:
             for kind, flags, stream, _ in frames(sock):
                 if kind == 4 and not flags & 1:
@@ -237,21 +279,37 @@ def test_h2_websocket_never_reaches_the_editor(secure, origin: str) -> None:
     before = len(secure.reached("editor"))
     extra = [("origin", origin)] if origin else []
     cookie = ("cookie", f"__Host-croft-ide={secure.OPERATOR}")
-    h2(secure, [*pseudo(secure, "CONNECT"), (":protocol", "websocket"), ("sec-websocket-version", "13"), cookie, *extra])
+    h2(
+        secure,
+        [*pseudo(secure, "CONNECT"), (":protocol", "websocket"), ("sec-websocket-version", "13"), cookie, *extra],
+    )
     h2(secure, [(":method", "CONNECT"), (":authority", "ide.croft.localhost:443"), cookie])
     assert len(secure.reached("editor")) == before
 
 
-@pytest.mark.parametrize("extra", [
-    [("transfer-encoding", "chunked")], [("connection", "upgrade"), ("upgrade", "websocket")], [("content-length", "3")],
-    [("x", "a\r\nsmuggled: 1")], [("x\r\nsmuggled", "1")], [("Cookie", "upper=1")], [("host", "evil.example")],
-    [(":path", "/second")],
-], ids=["te", "upgrade", "length", "value", "name", "upper", "host", "path"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [("transfer-encoding", "chunked")],
+        [("connection", "upgrade"), ("upgrade", "websocket")],
+        [("content-length", "3")],
+        [("x", "a\r\nsmuggled: 1")],
+        [("x\r\nsmuggled", "1")],
+        [("Cookie", "upper=1")],
+        [("host", "evil.example")],
+        [(":path", "/second")],
+    ],
+    ids=["te", "upgrade", "length", "value", "name", "upper", "host", "path"],
+)
 def test_h2_downgrade_smuggles_nothing(secure, extra: list[tuple[str, str]]) -> None:
     """FWD-11: what HTTP/1.1 would read as framing or as another header does not come through."""
     since = len(secure.reached("editor"))
     cookie = ("cookie", f"__Host-croft-ide={secure.OPERATOR}")
-    h2(secure, [*pseudo(secure, "POST", "/mint-key"), ("sec-fetch-site", "same-origin"), cookie, *extra], data=b"hello" + SMUGGLED)
+    h2(
+        secure,
+        [*pseudo(secure, "POST", "/mint-key"), ("sec-fetch-site", "same-origin"), cookie, *extra],
+        data=b"hello" + SMUGGLED,
+    )
     arrived = secure.reached("editor")[since:]
     assert len(arrived) <= 1
     for entry in arrived:

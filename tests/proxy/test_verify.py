@@ -10,11 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from appliance.identity.verify import NOBODY, REQUEST_MAX, Access, Site, Verdict, Verifier, VerifyProtocol, relative_path
+from appliance.identity.verify import (
+    NOBODY,
+    REQUEST_MAX,
+    Access,
+    Site,
+    Verdict,
+    Verifier,
+    VerifyProtocol,
+    relative_path,
+)
 
 COOKIE = "croft_ide_" + "o" * 43
-GOOD = {"X-Forwarded-Method": "GET", "X-Forwarded-Uri": "/", "X-Forwarded-Host": "ide.croft.test", "Sec-Fetch-Site": "same-origin",
-        "Cookie": f"__Host-croft-ide={COOKIE}"}
+GOOD = {
+    "X-Forwarded-Method": "GET",
+    "X-Forwarded-Uri": "/",
+    "X-Forwarded-Host": "ide.croft.test",
+    "Sec-Fetch-Site": "same-origin",
+    "Cookie": f"__Host-croft-ide={COOKIE}",
+}
 
 
 class OpenGate:
@@ -55,7 +69,9 @@ def gate() -> OpenGate:
 async def path(tmp_path: Path, gate: OpenGate) -> AsyncIterator[str]:
     site = Site("ide.croft.test", "https://ide.croft.test", "https://croft.test")
     verifier = Verifier(gate, site)
-    server = await asyncio.get_running_loop().create_unix_server(lambda: VerifyProtocol(verifier), str(tmp_path / "v.sock"))
+    server = await asyncio.get_running_loop().create_unix_server(
+        lambda: VerifyProtocol(verifier), str(tmp_path / "v.sock")
+    )
     yield str(tmp_path / "v.sock")
     server.close()
     await server.wait_closed()
@@ -110,18 +126,32 @@ async def test_every_split_of_the_bytes_reads_the_same(path: str) -> None:
         assert statuses(await talk(path, whole[:cut], whole[cut:])) == [204]
 
 
-@pytest.mark.parametrize("headers", [
-    {name: value for name, value in GOOD.items() if name != missing} for missing in GOOD if missing.startswith("X-F")
-] + [GOOD | {name: ""} for name in GOOD if name.startswith("X-F")]
-  + [GOOD | {"X-Forwarded-Host": value} for value in ("croft.test", "ide.croft.test.evil", "{http.request.host}", "evil@ide.croft.test")])
+@pytest.mark.parametrize(
+    "headers",
+    [{name: value for name, value in GOOD.items() if name != missing} for missing in GOOD if missing.startswith("X-F")]
+    + [GOOD | {name: ""} for name in GOOD if name.startswith("X-F")]
+    + [
+        GOOD | {"X-Forwarded-Host": value}
+        for value in ("croft.test", "ide.croft.test.evil", "{http.request.host}", "evil@ide.croft.test")
+    ],
+)
 async def test_incomplete_requests_are_refused(path: str, gate: OpenGate, headers: dict[str, str]) -> None:
     """FWD-3."""
     assert statuses(await talk(path, request(headers))) == [401]
     assert gate.asked == []
 
 
-@pytest.mark.parametrize("extra", ["X-Forwarded-Host: ide.croft.test", "x-forwarded-uri: /", "X-FORWARDED-METHOD: GET", "Origin: a\r\nOrigin: b",
-                                   "Sec-Fetch-Site: same-origin", "Authorization: a\r\nAuthorization: b"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "X-Forwarded-Host: ide.croft.test",
+        "x-forwarded-uri: /",
+        "X-FORWARDED-METHOD: GET",
+        "Origin: a\r\nOrigin: b",
+        "Sec-Fetch-Site: same-origin",
+        "Authorization: a\r\nAuthorization: b",
+    ],
+)
 async def test_doubled_headers_are_refused(path: str, gate: OpenGate, extra: str) -> None:
     """FWD-3."""
     assert statuses(await talk(path, request(None, extra))) == [401]
@@ -133,16 +163,29 @@ async def test_two_cookies_of_the_name_are_none(path: str, gate: OpenGate) -> No
     assert gate.asked == []
 
 
-@pytest.mark.parametrize("target", ["/", "/auth/verify/", "/auth/verifyx", "/AUTH/VERIFY", "//auth/verify", "http://x/auth/verify", "*"])
+@pytest.mark.parametrize(
+    "target", ["/", "/auth/verify/", "/auth/verifyx", "/AUTH/VERIFY", "//auth/verify", "http://x/auth/verify", "*"]
+)
 async def test_only_one_address_answers(path: str, target: str) -> None:
     assert statuses(await talk(path, request(target=target))) == [401]
 
 
-@pytest.mark.parametrize("garbage", [
-    b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9.9\r\n\r\n", b"GET  HTTP/1.1\r\n\r\n", b"\x00" * 100, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    request(None, "Connection: Upgrade", "Upgrade: websocket"), request(None, "X\x00: y"), request(None, "Content-Length: x"),
-    request(None, "Transfer-Encoding: chunked", "Content-Length: 3"), b"{}\r\n\r\n",
-], ids=range(10))
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET  HTTP/1.1\r\n\r\n",
+        b"\x00" * 100,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        request(None, "Connection: Upgrade", "Upgrade: websocket"),
+        request(None, "X\x00: y"),
+        request(None, "Content-Length: x"),
+        request(None, "Transfer-Encoding: chunked", "Content-Length: 3"),
+        b"{}\r\n\r\n",
+    ],
+    ids=range(10),
+)
 async def test_malformed_input_ends_the_connection(path: str, caplog: pytest.LogCaptureFixture, garbage: bytes) -> None:
     answer = await talk(path, garbage + request())
     assert 204 not in statuses(answer)
@@ -175,10 +218,34 @@ def test_paths_to_come_back_to(uri: str) -> None:
     assert relative_path(uri) == uri
 
 
-@pytest.mark.parametrize("uri", [
-    "", "x", "//evil", "/\\evil", "\\evil", "https:evil", "https://evil/", "/%2f/evil", "/%5cevil", "/..", "/a/../b", "/a/%2e%2e/b", "/a\r\nX: y",
-    "/%0d%0aX:y", "/ a", "/\x7f", "/\u00e9", "/a//b", "/%00", "/{x}", "/%7bx%7d", "/" + "a" * 3000, "javascript:alert(1)",
-])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "x",
+        "//evil",
+        "/\\evil",
+        "\\evil",
+        "https:evil",
+        "https://evil/",
+        "/%2f/evil",
+        "/%5cevil",
+        "/..",
+        "/a/../b",
+        "/a/%2e%2e/b",
+        "/a\r\nX: y",
+        "/%0d%0aX:y",
+        "/ a",
+        "/\x7f",
+        "/\u00e9",
+        "/a//b",
+        "/%00",
+        "/{x}",
+        "/%7bx%7d",
+        "/" + "a" * 3000,
+        "javascript:alert(1)",
+    ],
+)
 def test_paths_not_to_come_back_to(uri: str) -> None:
     """FWD-9."""
     assert relative_path(uri) == "/"
