@@ -10,7 +10,7 @@ set -euo pipefail
 CACHE=${CROFT_TEST_CACHE:-/var/tmp/croft-tests}
 PLUGINS=/usr/local/libexec/docker/cli-plugins
 COMPOSE_VERSION=2.26.1-4      # Debian trixie's; bookworm carries only the old 1.29 (needs libc >= 2.34, bookworm has 2.36)
-BASE_PACKAGES=ca-certificates,curl,git,libcap2-bin,libzstd1,procps,python3,wget
+BASE_PACKAGES=ca-certificates,curl,git,libcap2-bin,libgomp1,libzstd1,procps,python3,wget
 PID_FILE=$CACHE/dockerd.pid
 SOCKET=/var/run/docker.sock
 
@@ -83,8 +83,9 @@ iptables_folder() {
 start_engine() {
     mkdir -p "$CACHE/docker"
     say "starting dockerd (log: $CACHE/dockerd.log)"
+    # Two tries per layer: with the usual five, a test that cuts a pull waits for more than a minute.
     PATH="$(iptables_folder)$PATH" setsid nohup dockerd --data-root "$CACHE/docker" --live-restore \
-        --pidfile "$CACHE/dockerd.engine.pid" --host "unix://$SOCKET" >>"$CACHE/dockerd.log" 2>&1 </dev/null &
+        --max-download-attempts 2 --pidfile "$CACHE/dockerd.engine.pid" --host "unix://$SOCKET" >>"$CACHE/dockerd.log" 2>&1 </dev/null &
     printf '%s\n' $! >"$PID_FILE"
 }
 

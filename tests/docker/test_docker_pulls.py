@@ -23,7 +23,7 @@ import pytest
 from appliance.broker.client import BrokerClient
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-LAYER = 12 << 20
+LAYER = 4 << 20
 
 
 class Wire:
@@ -76,8 +76,8 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    config = {"version": 0.1, "log": {"level": "error", "accesslog": {"disabled": True}}, "http": {"addr": f"127.0.0.1:{port}"},
-              "storage": {"filesystem": {"rootdirectory": str(folder)}, "delete": {"enabled": True}}}
+    config = {"version": 0.1, "log": {"level": "error", "accesslog": {"disabled": True}},
+              "http": {"addr": f"127.0.0.1:{port}"}, "storage": {"filesystem": {"rootdirectory": str(folder)}}}
     (folder / "config.yml").write_text(json.dumps(config))
     program = shutil.which("docker-registry") or pytest.fail("docker-registry is missing; run tests/docker/setup.sh up")
     with (folder / "log").open("wb") as log, subprocess.Popen([program, "serve", str(folder / "config.yml")],
@@ -127,14 +127,16 @@ class Pulling:
         return str(image.id)
 
     def forget(self) -> None:
-        """Remove what is not croft/ai:pin, so that a pull has something to do."""
+        """Remove what is not held as croft/ai:pin, so that a pull has something to do."""
         for image in self.engine.images.list(name=self.repository):
-            self.engine.images.remove(image.id, force=True)
+            for name in image.tags:
+                if name.startswith(self.repository):
+                    self.engine.images.remove(name)
 
     def pin(self, version: str, digest: str = "", size: int = 1 << 20) -> None:
         text = (CHECKOUT / "compose/pins.toml").read_text()
-        rows = {"repository": f'"{self.repository}"', "version": f'"{version}"', "floor": '"1"', "digest": f'"{digest}"',
-                "bytes": str(size)}
+        rows = {"repository": f'"{self.repository}"', "version": f'"{version}"', "floor": '"1"',
+                "digest": f'"{digest}"', "bytes": str(size)}
         mine = "[ai]\n" + "".join(f"{key} = {value}\n" for key, value in rows.items())
         self.pins.write_text(re.sub(r"\[ai\][^\[]*", mine, text))
 

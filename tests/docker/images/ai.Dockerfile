@@ -2,7 +2,8 @@
 # /readyz and API key. Its words are noise, its serving is real.
 FROM croft-test/base:slim
 COPY python /opt/engine
-COPY engine.py /opt/engine/engine.py
+COPY engine.py model.py /opt/engine/
 ENV PYTHONPATH=/opt/engine
+RUN python3 /opt/engine/model.py /opt/engine/tiny.gguf
 EXPOSE 8080
 ENTRYPOINT ["/usr/bin/python3", "/opt/engine/engine.py"]
