@@ -24,7 +24,7 @@ def with_systemd(host: Host, options: Options, target: Target) -> int:
     if options.start:
         await_front_door(target)
         _show_front(host.console, options, target)
-        _invite(host.console, options)
+        _invite(options)
     else:
         host.console.say("Not started. Start it with: systemctl start croft-broker croft")
     return 0
@@ -45,7 +45,7 @@ def in_foreground(host: Host, options: Options, target: Target) -> int:
     try:
         await_front_door(target, process)
         _show_front(host.console, options, target)
-        _invite(host.console, options)
+        _invite(options)
         host.console.say("Croft runs in this terminal; Ctrl-C stops it. Start it again with: croft serve")
     except InstallError:
         process.terminate()
@@ -67,13 +67,13 @@ def await_front_door(target: Target, process: subprocess.Popen[bytes] | None = N
         time.sleep(0.5)
 
 
-def _invite(console: Console, options: Options) -> None:
+def _invite(options: Options) -> None:
     """The sign-in link with its QR code, by the command that people use later, too."""
     words = [_CROFT, "login-link", *([options.email] if options.email else [])]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env={"PATH": PATH, "LANG": "C.UTF-8"})
-    if done.returncode != 0:
-        raise InstallError(f"cannot make a sign-in link: {done.stderr.strip()}", hint="Try: sudo croft login-link")
-    console.say(done.stdout.rstrip())
+    # Not captured: on a terminal the command adds the QR code.
+    code = subprocess.run(words, check=False, env={"PATH": PATH, "LANG": "C.UTF-8"}).returncode
+    if code != 0:
+        raise InstallError(f"cannot make a sign-in link: `croft login-link` ended with {code}", hint="Try it again by hand.")
 
 
 def _show_front(console: Console, options: Options, target: Target) -> None:

@@ -35,15 +35,16 @@ class Console:
         self._write = write or (lambda line: print(line, flush=True))
         self._now = now
         self._last = now()
+        self._shown = ""
 
     def say(self, line: str = "") -> None:
         """One line, at once."""
         self._write(line)
 
     def progress(self, line: str) -> None:
-        """One line of progress, unless the last one was less than five seconds ago."""
-        if self._now() - self._last >= _HEARTBEAT:
-            self._last = self._now()
+        """One line of progress, unless it says nothing new or the last one was less than five seconds ago."""
+        if line != self._shown and self._now() - self._last >= _HEARTBEAT:
+            self._last, self._shown = self._now(), line
             self._write(f"         {line}")
 
 

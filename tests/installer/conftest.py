@@ -1,0 +1,40 @@
+"""The machines that the installer's system tests share: making one takes longer than any test on it."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from machine import CACHE, Booted, Machine, translated  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def machines() -> Iterator[Path]:
+    """A folder for disposable systems, on the disk of the cache so that copies are cheap."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="machines-", dir=CACHE))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def bookworm(machines: Path) -> Machine:
+    """Debian 12 without systemd as PID 1, on the host's network."""
+    return Machine("bookworm", machines / "bookworm")
+
+
+@pytest.fixture(scope="session")
+def trixie(machines: Path) -> Iterator[Booted]:
+    """Debian 13 booted with systemd, on a network of its own."""
+    machine = Booted("trixie", machines / "trixie")
+    with translated():
+        try:
+            machine.boot()
+            yield machine
+        finally:
+            machine.stop()

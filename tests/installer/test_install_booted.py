@@ -1,0 +1,152 @@
+"""The installer on Debian 13 with systemd: one machine, taken through its life in the order below.
+
+Covers SYS-1, SYS-6, SYS-9, SEC-1. Not run here, for want of a virtual machine with its own kernel: limits of cgroup v2.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+from machine import Booted, wait
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+
+INSTALL = ("./install.sh", "--unattended", "--runtime", "process", "--ide-bundle", "/ide.tar")
+LOG = "/var/log/croft/install.log"
+# What running and looking leave behind anywhere; everything else must compare equal.
+_VOLATILE = ("/proc", "/sys", "/dev", "/run", "/tmp", "/src", "/root", "/ide.tar", "/var/tmp", "/var/cache", "/var/log",
+             "/var/lib/apt", "/var/lib/dpkg", "/var/lib/systemd", "/etc/machine-id", "/var/lib/private",
+             "/etc/ld.so.cache", "/etc/.pwd.lock", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/var/backups",
+             "/etc/subuid", "/etc/subgid")
+
+
+@pytest.fixture(scope="module")
+def before(trixie: Booted) -> dict[str, str]:
+    return snapshot(trixie)
+
+
+def snapshot(machine: Booted) -> dict[str, str]:
+    """What must compare equal before and after: packages, accounts, units, firewall, and every file with its content."""
+    prune = " -o ".join(f"-path {path}" for path in _VOLATILE)
+    return {
+        "packages": machine.do("dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\n").stdout,
+        "users": machine.do("cat", "/etc/passwd").stdout, "groups": machine.do("cat", "/etc/group").stdout,
+        "units": machine.do("systemctl", "list-unit-files", "--no-pager", "--no-legend").stdout,
+        "fstab": machine.do("cat", "/etc/fstab").stdout,
+        "files": machine.do("sh", "-c", rf"find / \( {prune} \) -prune -o -type f -exec md5sum {{}} + | sort -k2; "
+                                        rf"find / \( {prune} \) -prune -o \( -type d -o -type l \) -printf '%p %m %U %G %l\n' | sort").stdout,
+    }
+
+
+def assert_same(before: dict[str, str], after: dict[str, str], allowed: tuple[str, ...] = ()) -> None:
+    for what, text in before.items():
+        gone = set(text.splitlines()) - set(after[what].splitlines())
+        new = {line for line in set(after[what].splitlines()) - set(text.splitlines())
+               if not any(path in line for path in allowed)}
+        left = {line for line in gone | new if "__pycache__" not in line}
+        assert not left, f"{what} differ:\n" + "\n".join(sorted(left)[:40])
+
+
+def serves(machine: Booted) -> bool:
+    answer = machine.do("python3", "-I", "-c", "import sys; sys.path.insert(0, '/src')\n"
+                        "from appliance.host.install.behind import answers\nprint(answers('croft.localhost'))", check=False)
+    return answer.returncode == 0 and answer.stdout.strip() == ""
+
+
+def test_the_plan_is_printed_and_nothing_changes(trixie: Booted, before: dict[str, str]) -> None:
+    trixie.do("sh", "-c", "apt-get -q update && apt-get install -yq --no-install-recommends python3 && apt-get clean")
+    plain = snapshot(trixie)
+    out = trixie.do(*INSTALL, "--dry-run").stdout
+    for words in ("install with apt: ", "create the system user croft", "locked wheels", "croft.toml", "croft-broker.service"):
+        assert words in out
+    assert_same(plain, snapshot(trixie))
+    before.update(plain)
+
+
+def test_killed_half_way_and_resumed_over_a_dropped_connection(trixie: Booted, before: dict[str, str]) -> None:
+    """A run is killed while it makes the Python packages; the next one resumes and outlives its own terminal."""
+    process = subprocess.Popen(trixie.command(*INSTALL), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait(lambda: "Python packages (hash-locked) ..." in log(trixie), "the third step", 300)
+    trixie.do("sh", "-c", "kill -9 $(pgrep -f 'install.main import main' | tail -n 1)", check=False)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert not serves(trixie)
+
+    process = subprocess.Popen(trixie.command(*INSTALL), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait(lambda: log(trixie).count("Python packages (hash-locked) ...") == 2, "the third step again", 120)
+    assert log(trixie).rpartition("== ")[2].count("already so") >= 2
+    trixie.do("sh", "-c", "kill -HUP $(pgrep -of 'bash ./install.sh')")
+    process.communicate(timeout=60)
+    wait(lambda: "steps changed something" in log(trixie), "the installation to end by itself", 600)
+
+
+def test_serving_and_a_link(trixie: Booted, before: dict[str, str]) -> None:
+    """The second run changes nothing, says so, tests itself through the front door and prints a link that is not logged."""
+    stamps = "find /etc /opt/croft /usr/local -newer /var/log/croft/install.log -type f"
+    out = trixie.do(*INSTALL).stdout
+    assert re.search(r"Nothing to do: all (\d+) steps were already so", out), out
+    assert "https://croft.localhost" in out
+    link = re.search(r"https://croft\.localhost/\S+", out)
+    assert link and link.group(0) not in log(trixie)
+    assert trixie.do("sh", "-c", stamps).stdout == ""
+    assert serves(trixie)
+
+
+def test_hardening(trixie: Booted, before: dict[str, str]) -> None:
+    """SYS-1: the daemon's exposure is at most 1.5 as installed. Nobody can sign in as the accounts."""
+    trixie.do("systemd-analyze", "security", "--threshold=15", "--no-pager", "croft.service")
+    assert trixie.do("systemctl", "show", "-p", "User", "--value", "croft.service").stdout.strip() == "croft"
+    trixie.do("sh", "-c", "mkdir -p -m 700 /var/lib/croft/home/.ssh && ssh-keygen -q -t ed25519 -N '' -f /root/key && "
+              "cp /root/key.pub /var/lib/croft/home/.ssh/authorized_keys && chown -R workspace: /var/lib/croft/home/.ssh")
+    refused = trixie.do("ssh", "-i", "/root/key", "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes",
+                        "workspace@127.0.0.1", "id", check=False)
+    assert refused.returncode == 255, refused.stdout
+    trixie.do("rm", "-rf", "/var/lib/croft/home/.ssh", "/root/key", "/root/key.pub")
+
+
+def test_secret_files(trixie: Booted, before: dict[str, str]) -> None:
+    """SEC-1: settings, journal, log and keys are closed to others."""
+    modes = trixie.do("stat", "-c", "%a %U:%G %n", "/etc/croft/croft.toml", "/var/lib/croft-install/journal.json", LOG,
+                      "/var/lib/croft/keys", "/var/lib/croft/croft.db").stdout.splitlines()
+    assert modes[0].startswith("640 root:croft")
+    assert modes[1].startswith("600 root:root")
+    assert modes[2].startswith("600 root:root")
+    assert modes[3].startswith("700 croft:croft")
+    assert modes[4].startswith("600 croft:croft")
+
+
+def test_a_hung_daemon_is_replaced(trixie: Booted, before: dict[str, str]) -> None:
+    """SYS-6: SIGSTOP is noticed by the watchdog within a minute."""
+    pid = trixie.do("systemctl", "show", "-p", "MainPID", "--value", "croft.service").stdout.strip()
+    trixie.do("kill", "-STOP", pid)
+    wait(lambda: trixie.do("systemctl", "show", "-p", "MainPID", "--value", "croft.service").stdout.strip() not in (pid, "0"),
+         "another daemon", 60)
+    wait(lambda: serves(trixie), "the front door", 60)
+
+
+def test_reboot(trixie: Booted, before: dict[str, str]) -> None:
+    trixie.reboot()
+    wait(lambda: serves(trixie), "the front door after a reboot", 90)
+
+
+def test_uninstall_keeps_data_and_a_new_installation_finds_it(trixie: Booted, before: dict[str, str]) -> None:
+    """SYS-9: packages, accounts, units and files compare equal; the data is root's until it is used again."""
+    trixie.do("sh", "-c", "echo mine > /var/lib/croft/workspace/mine && chown workspace: /var/lib/croft/workspace/mine")
+    trixie.do("/opt/croft/venv/install.sh", "--uninstall", "--unattended")
+    kept = ("/var/lib/croft", "/etc/croft")
+    assert_same(before, snapshot(trixie), kept)
+    assert trixie.do("stat", "-c", "%a %U", "/var/lib/croft").stdout.strip() == "700 root"
+    trixie.do(*INSTALL)
+    assert trixie.do("stat", "-c", "%U", "/var/lib/croft/workspace/mine").stdout.strip() == "workspace"
+    assert serves(trixie)
+
+
+def test_purge_leaves_nothing(trixie: Booted, before: dict[str, str]) -> None:
+    trixie.do(*INSTALL[:1], "--uninstall", "--purge", "--unattended")
+    assert_same(before, snapshot(trixie))
+
+
+def log(machine: Booted) -> str:
+    return machine.do("cat", LOG, check=False).stdout
