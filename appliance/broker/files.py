@@ -5,6 +5,7 @@ Rule: the broker itself opens nothing beneath the workspace; it only hands the f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
@@ -16,7 +17,7 @@ from appliance.broker.cgroups import Limits
 from appliance.broker.launch import Launch, launch
 from appliance.broker.processes import Process, Processes
 from appliance.broker.protocol import Peer, Reply
-from appliance.broker.runs import discard, make_group
+from appliance.broker.runs import fresh_group, held
 from appliance.errors import TooMany
 from appliance.settings import Settings
 
@@ -45,19 +46,13 @@ class Files:
         return Reply({}, [ours.detach()])
 
     def _launch(self, name: str, channel: int) -> Process:
-        group = make_group(self._processes, name, Limits(_MEMORY_MB, None, 2))
-        root = layout.open_folder(self._settings.paths.workspace, self._accounts.workspace.uid)
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         switching = self._accounts.switching
-        try:
+        with contextlib.ExitStack() as stack:
+            root = held(stack, layout.open_folder(self._settings.paths.workspace, self._accounts.workspace.uid))
+            null = held(stack, os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+            group = stack.enter_context(fresh_group(self._processes, name, Limits(_MEMORY_MB, None, 2)))
             pid = launch(Launch(
                 (), root, channel, null, null, group=group, oom_score_adj=500, network=not switching,
                 account=self._accounts.workspace if switching else None, umask=0o022, entry=files_helper.serve,
                 rlimits=((resource.RLIMIT_NPROC, 0),) if switching else ()))
-        except BaseException:
-            discard(group)
-            raise
-        finally:
-            os.close(root)
-            os.close(null)
         return Process(name, "files", pid, 0, time.time(), group)

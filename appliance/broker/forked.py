@@ -5,6 +5,7 @@ Rule: at most one process per service, also across a broker that died: what the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import time
@@ -20,7 +21,8 @@ from appliance.broker.launch import Launch, launch
 from appliance.broker.logs import Logs, rotate
 from appliance.broker.processes import Process, Processes
 from appliance.broker.protocol import Verb
-from appliance.broker.runs import discard, make_group, outcome
+from appliance.broker.runs import fresh_group, held, outcome
+from appliance.broker.stragglers import MARK
 from appliance.errors import Conflict, NotFound
 from appliance.settings import Settings
 
@@ -124,22 +126,18 @@ class ForkedBackend:
               program.account if self._accounts.switching else None)
 
     def _launch(self, service: str, program: catalogue.Program, limits: Limits) -> Process:
-        group = make_group(self._processes, _name(service), limits)
-        root = layout.open_folder(program.folder, program.account.uid)
-        log, null = self._logs.append(service), os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        name, switching = _name(service), self._accounts.switching
+        with contextlib.ExitStack() as stack:
+            root = held(stack, layout.open_folder(program.folder, program.account.uid))
+            log = held(stack, self._logs.append(service))
+            null = held(stack, os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+            group = stack.enter_context(fresh_group(self._processes, name, limits))
             pid = launch(Launch(
-                program.argv, root, null, log, log, env=program.env | {"CROFT_RUN": _name(service)}, group=group,
-                account=program.account if self._accounts.switching else None, rlimits=catalogue.rlimits(program),
+                program.argv, root, null, log, log, env=program.env | {MARK: name}, group=group,
+                account=program.account if switching else None, rlimits=catalogue.rlimits(program),
                 capabilities=program.capabilities, umask=program.umask, entry=program.entry,
-                oom_score_adj=program.oom_score_adj if self._accounts.switching else None))
-        except BaseException:
-            discard(group)
-            raise
-        finally:
-            for fd in (root, log, null):
-                os.close(fd)
-        return Process(_name(service), "service", pid, 0, time.time(), group)
+                oom_score_adj=program.oom_score_adj if switching else None))
+        return Process(name, "service", pid, 0, time.time(), group)
 
 
 def _name(service: str) -> str:

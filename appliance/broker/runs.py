@@ -6,12 +6,13 @@ to be killed late. Output goes through pipes that only the caller holds.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,8 @@ class Runs:
         name = f"run-{os.urandom(8).hex()}"
         account = self._accounts.workspace
         variables = environment.build(env or {}, account, str(self._settings.paths.ide_home), name)
-        group = make_group(self._processes, name, Limits(bounds["memory_mb"], None, bounds["pids"], swap=False))
-        process, ends = self._launch(name, argv, cwd or ".", variables, group, stdin)
+        most = Limits(bounds["memory_mb"], None, bounds["pids"], swap=False)
+        process, ends = self._launch(name, argv, cwd or ".", variables, most, stdin)
         process.kill_at = process.began_at + bounds["seconds"]
         process.started_by, process.note = str(peer.uid), {"argv0": argv[0][:256]}
         self._processes.add(process)
@@ -108,29 +109,26 @@ class Runs:
         self._ended.append(ended)
         self._notify({"event": "exit", **ended})
 
-    def _launch(self, name: str, argv: list[str], cwd: str, env: dict[str, str], group: Group | None,
+    def _launch(self, name: str, argv: list[str], cwd: str, env: dict[str, str], limits: Limits,
                 stdin: str | None) -> tuple[Process, list[int]]:
         workspace = self._settings.paths.workspace
-        root = layout.open_folder(workspace, self._accounts.workspace.uid)
-        out, err = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
-        into = os.pipe2(os.O_CLOEXEC) if stdin == "pipe" else (os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1)
-        began = time.clock_gettime(time.CLOCK_BOOTTIME)
-        ours = [out[0], err[0]] + ([into[1]] if into[1] >= 0 else [])
-        inside: Inside | None = None
-        try:
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            root = held(theirs, layout.open_folder(workspace, self._accounts.workspace.uid))
+            ends = [_pipe(ours, theirs) for _ in ("stdout", "stderr")]
+            into = os.pipe2(os.O_CLOEXEC) if stdin == "pipe" else (os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC),)
+            held(theirs, into[0])
+            kept = [ends[0][0], ends[1][0], *(held(ours, fd) for fd in into[1:])]
             inside = self._inside(str(workspace))
+            if inside:
+                held(theirs, inside.pidfd)
+            group = theirs.enter_context(fresh_group(self._processes, name, limits))
+            began = time.clock_gettime(time.CLOCK_BOOTTIME)
             pid = launch(Launch(
-                tuple(argv), root, into[0], out[1], err[1], env=env, cwd=cwd, group=group, inside=inside,
-                oom_score_adj=500,
-                account=self._accounts.workspace if self._accounts.switching else None,
+                tuple(argv), root, into[0], ends[0][1], ends[1][1], env=env, cwd=cwd, group=group, inside=inside,
+                oom_score_adj=500, account=self._accounts.workspace if self._accounts.switching else None,
                 rlimits=((resource.RLIMIT_NOFILE, 1024), (resource.RLIMIT_FSIZE, MOST_FILE_BYTES))))
-        except BaseException:
-            _close(ours)
-            discard(group)
-            raise
-        finally:
-            _close([root, into[0], out[1], err[1]] + ([inside.pidfd] if inside else []))
-        return Process(name, "run", pid, 0, time.time(), group, began_at=began), ours
+            ours.pop_all()  # they are the caller's now
+        return Process(name, "run", pid, 0, time.time(), group, began_at=began), kept
 
     def _inside(self, workspace: str) -> Inside | None:
         """The container to run in. Raises Unavailable while the IDE is not running."""
@@ -170,22 +168,32 @@ def enter(pid: int, workspace: str, uid: int) -> Inside:
     raise Unavailable("cannot run a command: the IDE's container is not what it should be", code="ide_stopped")
 
 
-def make_group(processes: Processes, name: str, limits: Limits) -> Group | None:
-    """A fresh group with its limits. Raises Unavailable when the kernel refuses one."""
+@contextlib.contextmanager
+def fresh_group(processes: Processes, name: str, limits: Limits) -> Iterator[Group | None]:
+    """A new group with its limits, removed again when nothing comes to run in it. Raises Unavailable if refused."""
     group = processes.hierarchy.create(name)
-    if group is not None:
+    try:
         try:
-            group.limit(limits)
+            if group is not None:
+                group.limit(limits)
         except OSError as error:
-            group.remove()
             raise Unavailable(f"cannot limit the process: {error.strerror}") from error
-    return group
+        yield group
+    except BaseException:
+        if group is not None:
+            group.remove()
+        raise
 
 
-def discard(group: Group | None) -> None:
-    """Remove a group in which nothing was started."""
-    if group is not None:
-        group.remove()
+def held(stack: contextlib.ExitStack, fd: int) -> int:
+    """``fd``, closed when ``stack`` ends."""
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
+    read, write = os.pipe2(os.O_CLOEXEC)
+    return held(ours, read), held(theirs, write)
 
 
 def outcome(process: Process) -> dict[str, Any]:
@@ -203,8 +211,3 @@ def most_memory_mb() -> int:
     """What one run may have at most: the machine less 256 MiB for the daemon and sshd (SYS-5)."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     return max(64, total - 256)
-
-
-def _close(descriptors: list[int]) -> None:
-    for fd in descriptors:
-        os.close(fd)

@@ -194,6 +194,8 @@ def test_a_link_in_place_of_a_log_is_not_followed(proxied):
     with pytest.raises(BrokerError):
         proxied.call("start", service="proxy")
     assert target.read_bytes() == b""
+    (proxied.paths.log / "proxy.log").unlink()
+    assert proxied.call("start", service="proxy").data["state"] == "running", "nothing was left in the way"
 
 
 def test_what_is_not_installed_is_absent(home):
