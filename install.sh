@@ -80,7 +80,7 @@ phase() {
 
 # The changing phase has its own session and writes to a log: a lost connection or Ctrl-C ends only the looking on.
 detached() {
-  local python=$1 tree=$2 child follower status=0
+  local python=$1 tree=$2 child follower="" status=0
   shift 2
   install -d -m 0750 "$(dirname "$LOG")"
   (umask 077 && printf '== %s\n' "$(date -u '+%Y-%m-%d %H:%M:%S UTC')" >>"$LOG")
@@ -88,13 +88,19 @@ detached() {
   start=$(wc -l <"$LOG")
   setsid "$python" -I -B -c "$BOOT" "$tree" apply "${BOOTSTRAP_OPTION[@]}" "$@" >>"$LOG" 2>&1 </dev/null &
   child=$!
-  trap 'printf "\nThe installation goes on. Follow it with: tail -f %s\n" "$LOG"; exit 130' INT
+  trap 'looking_ends "$follower"' INT HUP TERM
   tail --pid="$child" -s 0.2 -n "+$((start + 1))" -f "$LOG" &
   follower=$!
   wait "$child" || status=$?
   wait "$follower" || true
-  trap - INT
+  trap - INT HUP TERM
   return "$status"
+}
+
+looking_ends() {
+  [[ -z $1 ]] || kill "$1" 2>/dev/null || true
+  printf '\nThe installation goes on. Follow it with: tail -f %s\n' "$LOG" || true
+  exit 130
 }
 
 confirm() {

@@ -69,7 +69,7 @@ def test_killed_half_way_and_resumed_over_a_dropped_connection(trixie: Booted, b
     """A run is killed while it makes the Python packages; the next one resumes and outlives its own terminal."""
     process = subprocess.Popen(trixie.command(*INSTALL), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait(lambda: "Python packages (hash-locked) ..." in log(trixie), "the third step", 300)
-    trixie.do("sh", "-c", "kill -9 $(pgrep -f 'install.main import main' | tail -n 1)", check=False)
+    trixie.do("sh", "-c", "kill -9 -- -$(pgrep -of '[i]nstall.main import main')")
     process.communicate(timeout=60)
     assert process.returncode == 1
     assert not serves(trixie)
@@ -77,7 +77,7 @@ def test_killed_half_way_and_resumed_over_a_dropped_connection(trixie: Booted, b
     process = subprocess.Popen(trixie.command(*INSTALL), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait(lambda: log(trixie).count("Python packages (hash-locked) ...") == 2, "the third step again", 120)
     assert log(trixie).rpartition("== ")[2].count("already so") >= 2
-    trixie.do("sh", "-c", "kill -HUP $(pgrep -of 'bash ./install.sh')")
+    trixie.do("sh", "-c", "kill -HUP $(pgrep -of '[b]ash ./install.sh')")
     process.communicate(timeout=60)
     wait(lambda: "steps changed something" in log(trixie), "the installation to end by itself", 600)
 

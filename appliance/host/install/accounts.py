@@ -58,6 +58,10 @@ class EnsureAccounts:
         for user in USERS:
             if user.name not in self._users():
                 self._create(user)
+        for user in USERS:
+            # Expired in 1970: sshd, su, cron and login all refuse it; the broker, which is root, needs none of them.
+            # (useradd ignores the date for system accounts.)
+            self.host.run("usermod", *self._prefix, "--expiredate", "1", user.name)
         for member in MEMBERS:
             self.host.run("usermod", *self._prefix, "--append", "--groups", WEB, member)
         self.journal.put(self.id, complete=True)
@@ -90,10 +94,8 @@ class EnsureAccounts:
     def _create(self, user: User) -> None:
         if user.name not in self._groups():
             self.host.run("groupadd", *self._prefix, "--system", *self._old("--gid", f"{user.name}:gid"), user.name)
-        # Expired in 1970: sshd, su, cron and login all refuse it; the broker, which is root, needs none of them.
         self.host.run("useradd", *self._prefix, "--system", *self._old("--uid", f"{user.name}:uid"), "--gid", user.name,
-                      "--no-create-home", "--home-dir", user.home, "--shell", user.shell, "--comment", user.comment,
-                      "--expiredate", "1", user.name)
+                      "--no-create-home", "--home-dir", user.home, "--shell", user.shell, "--comment", user.comment, user.name)
 
     def _old(self, option: str, key: str) -> tuple[str, ...]:
         """The id that kept data still carries, while nobody else has it."""

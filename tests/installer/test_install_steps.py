@@ -1,0 +1,344 @@
+"""Steps, journal, settings and preflight on a made-up root, with the distribution's real tools where there are any."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from appliance import settings
+from appliance.broker import layout
+from appliance.broker.accounts import Account, Accounts
+from appliance.host import machine as machine_module
+from appliance.host import preflight
+from appliance.host.install import behind, config, docker, options, packages, python_env
+from appliance.host.install.accounts import USERS, WEB, EnsureAccounts
+from appliance.host.install.host import Console, Host, InstallError
+from appliance.host.install.journal import FILE, Journal, lock
+from appliance.host.install.step import apply_all, undo_all
+from appliance.host.machine import Listener, Machine
+from appliance.host.preflight import Level, Subject
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def host(tmp_path: Path, lines: list[str]) -> Host:
+    for name in ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/bash\nann:x:1000:1000::/home/ann:/bin/bash\n")
+    (tmp_path / "etc/group").write_text("root:x:0:\nann:x:1000:\n")
+    return Host(tmp_path, Console(lines.append))
+
+
+def small(**changes: object) -> Machine:
+    machine = Machine("debian", "13", "Debian 13", "x86_64", (3, 13), True, "", 2000, 0, 2, frozenset({"avx2"}), 15_000,
+                      False, False)
+    return dataclasses.replace(machine, **changes)  # type: ignore[arg-type]
+
+
+def nobody(port: int) -> list[Listener]:
+    return []
+
+
+class TestPreflight:
+    def findings(self, subject: Subject) -> dict[str, preflight.Finding]:
+        return {check.id: finding for check, finding in preflight.run(subject)}
+
+    def test_a_five_dollar_machine_passes_with_both_runtimes(self) -> None:
+        for runtime in ("docker", "process"):
+            assert not preflight.refused(preflight.run(Subject(small(), runtime, listeners=nobody)))
+
+    @pytest.mark.parametrize(("which", "changes"), [
+        ("system", {"os_id": "fedora", "os_name": "Fedora 44"}), ("system", {"os_version": "11"}),
+        ("python", {"python": (3, 10)}), ("processor", {"arch": "riscv64"}), ("memory", {"memory_mb": 500}),
+        ("disk", {"disk_free_mb": 6500})])
+    def test_what_cannot_work_is_refused_with_the_way_out(self, which: str, changes: dict[str, object]) -> None:
+        finding = self.findings(Subject(small(**changes), "process", listeners=nobody))[which]
+        assert finding.level is Level.FAIL
+        assert finding.suggestion
+
+    def test_slow_ai_is_only_a_warning(self) -> None:
+        assert self.findings(Subject(small(cpu_flags=frozenset()), "process", listeners=nobody))["processor"].level is Level.WARN
+
+    def test_six_gigabytes_stay_free(self) -> None:
+        needs = preflight.need("docker")
+        enough = small(disk_free_mb=6144 + needs.disk_mb)
+        short = small(disk_free_mb=6144 + needs.disk_mb - 1)
+        assert self.findings(Subject(enough, "docker", listeners=nobody))["disk"].level is Level.PASS
+        assert self.findings(Subject(short, "docker", listeners=nobody))["disk"].level is Level.FAIL
+
+    def test_a_taken_port_names_who_and_how_to_live_with_it(self) -> None:
+        taken = Subject(small(), "process", listeners=lambda port: [Listener(port, 42, "nginx", 33)] if port == 80 else [])
+        finding = self.findings(taken)["ports"]
+        assert finding.level is Level.FAIL
+        assert "nginx (process 42)" in finding.detail
+        assert "--behind-proxy nginx" in finding.suggestion
+
+    def test_our_own_proxy_is_no_obstacle(self) -> None:
+        mine = Subject(small(), "process", listeners=lambda port: [Listener(port, 7, "caddy", 998)], installed=True,
+                       own_uids=frozenset({998}))
+        assert self.findings(mine)["ports"].level is Level.PASS
+
+    def test_a_clock_in_the_past(self) -> None:
+        assert self.findings(Subject(small(), "process", now=lambda: 0, listeners=nobody))["clock"].level is Level.FAIL
+
+    def test_real_listeners_are_found(self) -> None:
+        import socket
+
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            found = machine_module.listeners(server.getsockname()[1])
+        assert [(listener.pid, listener.uid) for listener in found] == [(os.getpid(), os.geteuid())]
+
+    def test_this_machine_can_be_read(self) -> None:
+        machine = machine_module.read()
+        assert machine.memory_mb > 0
+        assert machine.os_id
+
+
+class TestRuntime:
+    def target(self, machine: Machine, *argv: str, recorded: dict[str, object] | None = None, offered: bool = True) -> options.Target:
+        return options.target(options.parse(argv), machine, recorded or {}, compose_offered=offered)
+
+    @pytest.mark.parametrize(("machine", "offered", "runtime"), [
+        (small(), True, "docker"), (small(), False, "process"), (small(memory_mb=1000), True, "process"),
+        (small(systemd=False), True, "process"), (small(systemd=False, docker=True), True, "docker"),
+        (small(container="lxc"), True, "process")])
+    def test_auto(self, machine: Machine, offered: bool, runtime: str) -> None:
+        """DECIDED 21"""
+        assert self.target(machine, offered=offered).runtime == runtime
+
+    def test_the_last_choice_holds(self) -> None:
+        again = self.target(small(), recorded={"runtime": "process", "host": "a.example.org", "http_port": 81, "https_port": 444})
+        assert (again.runtime, again.host, again.http_port, again.https_port) == ("process", "a.example.org", 81, 444)
+        with pytest.raises(InstallError, match="cannot change the runtime"):
+            options.refuse_mixed(options.parse(["--runtime", "docker"]), {"runtime": "process"})
+
+    @pytest.mark.parametrize(("argv", "tls"), [((), "internal"), (("--domain", "A.example.org."), "acme"),
+                                               (("--domain", "box.lan"), "internal"),
+                                               (("--domain", "a.example.org", "--behind-proxy", "nginx"), "off")])
+    def test_certificates_follow_from_the_name(self, argv: tuple[str, ...], tls: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(options, "default_host", lambda: "croft.localhost")
+        assert self.target(small(), *argv).settings["proxy.tls"] == tls
+
+    @pytest.mark.parametrize("argv", [("--purge",), ("--https-port", "70000"), ("--images", "/nonexistent"), ("--what",)])
+    def test_misuse_is_2(self, argv: tuple[str, ...]) -> None:
+        with pytest.raises(SystemExit) as ended:
+            options.parse(argv)
+        assert ended.value.code == 2
+
+    @pytest.mark.parametrize("kind", options.FRONTS)
+    def test_snippets_pass_websockets_and_addresses(self, kind: str) -> None:
+        text = behind.snippet(kind, "a.example.org", 8088)
+        assert "127.0.0.1:8088" in text
+        assert "a.example.org" in text
+
+
+class TestAccounts:
+    def test_made_once_and_taken_back(self, host: Host) -> None:
+        journal = Journal(host)
+        step = EnsureAccounts(host, journal)
+        before = host.read("/etc/passwd"), host.read("/etc/group")
+        assert not step.check()
+        step.apply()
+        assert step.check()
+        ids = step.ids()
+        assert all(0 < ids[f"{user.name}:uid"] < 1000 for user in USERS)
+        assert f"{WEB}:x:" in host.read("/etc/group")
+        step.apply()
+        assert step.ids() == ids
+        step.undo()
+        assert (host.read("/etc/passwd"), host.read("/etc/group")) == before
+
+    def test_nobody_signs_in_as_them(self, host: Host) -> None:
+        EnsureAccounts(host, Journal(host)).apply()
+        rows = [line.split(":") for line in host.read("/etc/shadow").splitlines()]
+        assert {(row[1][:1], row[7]) for row in rows} == {("!", "1")}  # locked, and expired on 2 January 1970
+
+    def test_a_name_that_is_somebody_elses_is_refused(self, host: Host) -> None:
+        host.path("/etc/passwd").write_text("workspace:x:1001:1001::/home/workspace:/bin/bash\n")
+        with pytest.raises(InstallError, match="cannot create the account workspace: it exists"):
+            EnsureAccounts(host, Journal(host)).apply()
+        assert "croft" not in host.read("/etc/passwd")
+
+    def test_data_kept_from_before_gets_its_old_ids(self, host: Host) -> None:
+        journal = Journal(host)
+        journal.put("kept", ids={"workspace:uid": 345, "workspace:gid": 346})
+        step = EnsureAccounts(host, journal)
+        step.apply()
+        assert (step.ids()["workspace:uid"], step.ids()["workspace:gid"]) == (345, 346)
+
+
+class TestSettingsFile:
+    @pytest.mark.parametrize("text", ["", 'host = "x"\n', "[proxy]\n# mine\nhttp_port = 1 # old\n\n[ide]\nidle_minutes = 5\n",
+                                      "[ide]\nidle_minutes = 5"])
+    def test_one_value_changes_and_the_rest_stays(self, text: str) -> None:
+        once = config.with_value(config.with_value(text, "proxy.http_port", 8080), "host", "a.example.org")
+        expected = tomllib.loads(text)
+        expected["host"] = "a.example.org"
+        expected["proxy"] = {**expected.get("proxy", {}), "http_port": 8080}
+        assert tomllib.loads(once) == expected
+        assert config.with_value(once, "proxy.http_port", 8080) == once
+        assert set(text.splitlines()) - set(once.splitlines()) <= {'host = "x"', "http_port = 1 # old"}
+
+    def test_what_the_installer_writes_is_accepted(self) -> None:
+        target = options.target(options.parse(["--domain", "a.example.org", "--email", "o@example.org"]), small(), {},
+                                compose_offered=True)
+        text = ""
+        for name, value in target.settings.items():
+            text = config.with_value(text, name, value)
+        assert settings.parse(tomllib.loads(text), settings.Paths.system()).host == "a.example.org"
+
+
+class TestJournal:
+    def test_facts_survive_and_are_private(self, host: Host) -> None:
+        """SEC-1"""
+        Journal(host).put("step", fact=1)
+        assert Journal(host).get("step", "fact") == 1
+        assert host.path(FILE).stat().st_mode & 0o777 == 0o600
+
+    def test_a_damaged_or_newer_journal_is_refused(self, host: Host) -> None:
+        Journal(host).put("step", fact=1)
+        for text in ("{", '{"version": 2, "steps": {}}'):
+            host.path(FILE).write_text(text)
+            with pytest.raises(InstallError):
+                Journal(host)
+
+    def test_two_runs_at_once_are_refused(self, host: Host) -> None:
+        held = lock(host)
+        with pytest.raises(InstallError, match="another installation is running"):
+            lock(host)
+        os.close(held)
+
+    def test_steps_run_once_and_come_back_in_reverse(self, host: Host, lines: list[str]) -> None:
+        journal, seen = Journal(host), list[str]()
+
+        class Step:
+            def __init__(self, name: str) -> None:
+                self.id = self.title = name
+
+            def check(self) -> bool:
+                return journal.touched(self.id)
+
+            def plan(self) -> list[str]:
+                return []
+
+            def apply(self) -> None:
+                journal.put(self.id, done=True)
+
+            def undo(self) -> None:
+                seen.append(self.id)
+
+        steps = [Step("a"), Step("b")]
+        assert apply_all(steps, host.console) == 2
+        assert apply_all(steps, host.console) == 0
+        undo_all(steps, journal, host.console)
+        assert seen == ["b", "a"]
+        assert journal.empty
+
+
+class TestDocker:
+    @pytest.mark.parametrize("present", [{}, {"bip": "10.1.0.1/24"}, {"live-restore": False},
+                                         {"log-driver": "journald", "data-root": "/d"}, {"log-opts": {"max-size": "1m"}}])
+    def test_existing_values_win_and_come_back(self, host: Host, present: dict[str, object],
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+        """SYS-8"""
+        text = json.dumps(present) if present else ""
+        if text:
+            host.write(docker.DAEMON_JSON, text)
+        step = docker.EnsureEngine(host, Journal(host), was_here=False)
+        monkeypatch.setattr(Host, "run", lambda *_, **__: subprocess.CompletedProcess((), 0, "", ""))
+        step.apply()
+        merged = json.loads(host.read(docker.DAEMON_JSON))
+        assert merged.items() >= present.items()
+        assert "live-restore" in merged
+        step.undo()
+        assert host.read(docker.DAEMON_JSON) == text
+
+    def test_an_engine_that_was_here_is_left_alone(self, host: Host) -> None:
+        assert docker.EnsureEngine(host, Journal(host), was_here=True).check()
+
+
+class TestPackages:
+    def test_names(self) -> None:
+        assert "caddy" in packages.names_for("process", "debian", "python3", engine=False)
+        assert "docker-compose-v2" in packages.names_for("docker", "ubuntu", "python3", engine=False)
+        assert not {"docker.io", "caddy"} & set(packages.names_for("docker", "debian", "python3", engine=True))
+        assert "python3.11-venv" in packages.names_for("process", "ubuntu", "python3.11", engine=False)
+
+
+class TestSource:
+    def test_socket_folders_at_boot_are_the_brokers(self) -> None:
+        """One table in the broker, one file for systemd-tmpfiles: they must say the same."""
+        def account(name: str, uid: int) -> Account:
+            return Account(name, uid, uid, ())
+
+        names = {0: "root", 11: "croft", 12: "workspace", 13: "croft-proxy", 14: "croft-web"}
+        ids = Accounts(account("croft", 11), account("workspace", 12), account("croft-proxy", 13), 14, True)
+        rows = layout.table(settings.parse({}, settings.Paths.system()), ids)
+        wanted = {(str(row.path), f"{row.mode:04o}", names[row.uid], names[row.gid]) for row in rows
+                  if row.path.is_relative_to("/run")}
+        lines = [line.split() for line in (ROOT / "systemd/tmpfiles.d/croft.conf").read_text().splitlines() if line[:1] == "d"]
+        assert {(path, mode, user, group) for _, path, mode, user, group in lines} == wanted
+
+    def test_locks_cover_every_requirement_and_name_no_registry(self) -> None:
+        """SUP-1"""
+        wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+        locked = {line.split("==")[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line}
+        assert {word.split(">")[0].split("[")[0] for word in wanted} <= locked
+        for name in ("requirements.txt", "requirements-build.txt", "requirements-ide.txt", "requirements-test.txt"):
+            text = (ROOT / name).read_text()
+            assert "://" not in text
+            assert all(" \\" in line or "==" not in line for line in text.splitlines())
+        lock_file = json.loads((ROOT / "appliance/host/ide/package-lock.json").read_text())
+        bare = [name for name, entry in lock_file["packages"].items() if name and "integrity" not in entry]
+        assert not bare
+        assert not [entry for entry in lock_file["packages"].values() if "resolved" in entry]
+
+    def test_an_altered_wheel_stops_the_installation(self, tmp_path: Path, host: Host) -> None:
+        """SUP-1"""
+        import zipfile
+
+        wheel = tmp_path / "idna-3.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr("idna.py", "")
+            archive.writestr("idna-3.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: idna\nVersion: 3.0\n")
+            archive.writestr("idna-3.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr("idna-3.0.dist-info/RECORD", "")
+        source = tmp_path / "source"
+        (source / "wheels").mkdir(parents=True)
+        wheel.rename(source / "wheels" / wheel.name)
+        (source / "requirements.txt").write_text(f"idna==3.0 --hash=sha256:{'0' * 64}\n")
+        step = python_env.EnsurePython(host, Journal(host), source, "/usr/bin/python3")
+        with pytest.raises(InstallError, match="DO NOT MATCH|hash"):
+            step.apply()
+        assert not step.check()
+
+    @pytest.mark.parametrize(("unit", "threshold"), [("croft.service", 15)])
+    def test_exposure(self, unit: str, threshold: int, tmp_path: Path) -> None:
+        """SYS-1"""
+        subprocess.run(("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", "--no-pager",
+                        str(ROOT / "systemd" / unit)), check=True, capture_output=True)
+
+    def test_every_step_is_in_the_manual(self) -> None:
+        text = (ROOT / "docs/changes-to-your-machine.md").read_text()
+        for path in (*docker_paths(), config.FILE, config.POLICY, python_env.VENVS, python_env.COMMAND, "croft-web",
+                     "swapfile", "/etc/fstab", "ufw", "/etc/tmpfiles.d/croft.conf", "/var/lib/croft-install"):
+            assert path in text, path
+
+
+def docker_paths() -> tuple[str, ...]:
+    return docker.DAEMON_JSON, docker.COMPOSE
+
+
