@@ -38,6 +38,9 @@ async def test_services_change_while_one_looks(page: Page, stage: Any, services_
     await expect(page.locator("#summary")).to_have_text("3 things need attention.")
     await expect(page.locator("#problems h3").first).to_contain_text("Port 443 is taken by")
     await expect(page.locator("#problems")).to_contain_text("<script>")
+    await expect(page.locator("#problems .problem-service").nth(1)).to_have_text("IDE")
+    await expect(page.locator("#problems .problem-action").nth(1)).to_have_attribute("href", "/machine/logs/ide")
+    await expect(page.locator("#problems .problem-action").nth(2)).to_be_hidden()
     await expect(page.locator("[data-service=ai] progress")).to_have_js_property("value", 412 << 20)
     assert await page.evaluate("window.pwned") is None
     stage.services = [ServiceView("ide", State.STOPPED, 1.0, Health.UNKNOWN, Want.ON_DEMAND, actions=("start",))]
@@ -143,6 +146,9 @@ async def test_workspace_hands_over_and_keeps_the_panel(page: Page, stage: Any) 
     await expect(page.frame_locator("iframe").locator("h1")).to_have_text("The editor does not know you")
     assert stage.sent == [("POST", "ide.croft.localhost/__croft/enter", {"code": "code-1", "next": "/?folder=/w"})]
     await expect(page.locator(".opening")).to_be_hidden()
+    await reader(page, stage)
+    stage.push("services", {"services": [{"name": "ide", "shown": "sleeping"}]})
+    await expect(page.locator(".top .pill")).to_have_text("Sleeping")
     await page.get_by_role("button", name="Assistant", exact=True).click()
     await expect(page.locator("#assistant")).to_contain_text("not set up yet")
     await page.locator(".grip").focus()

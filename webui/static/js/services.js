@@ -67,6 +67,11 @@ function showProblems(problems) {
     const item = copyOf("problem");
     item.dataset.severity = problem.severity;
     setIcon(find(".icon", item), { error: "state-failed", warning: "state-unwell" }[problem.severity] ?? "info");
+    const [service, log] = [find("[data-field=service]", item), find(".problem-action", item)];
+    service.hidden = !problem.service;
+    if (problem.service) service.textContent = t(`service.${problem.service}.name`);
+    if (log) log.hidden = !problem.service;
+    if (log && problem.service) log.href = `/machine/logs/${problem.service}`;
     for (const part of ["title", "why", "next"]) {
       find(`[data-field=${part}]`, item).textContent = problem[part];
     }

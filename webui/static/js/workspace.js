@@ -1,7 +1,9 @@
 /* The workspace: hand the session over to the editor's host, and keep the assistant's panel where the person left it.
    Rule: the hand-off code goes by a form posted into the frame, never in an address (DECIDED 16). */
 
-import { find } from "./page.js";
+import { connect } from "./live.js";
+import { find, setIcon } from "./page.js";
+import { t } from "./text.js";
 
 const MIN = 280;
 const desk = find(".desk");
@@ -54,6 +56,16 @@ grip.addEventListener("keydown", (event) => {
 toggle.addEventListener("click", () => showPanel(panel.hidden));
 find("#panel-close").addEventListener("click", () => { showPanel(false); toggle.focus(); });
 
+function showState({ services }) {
+  const view = services.find((each) => each.name === "ide");
+  const pill = find("[data-service=ide] .pill");
+  if (!view || !pill) return;
+  pill.dataset.state = view.shown;
+  setIcon(find(".icon", pill), `state-${view.shown}`);
+  find("[data-field=state]", pill).textContent = t(`state.${view.shown}`);
+}
+
 showPanel(localStorage.getItem("croft.panel.open") === "yes" && innerWidth > 720, false);
 setWidth(Number(localStorage.getItem("croft.panel.width")) || 360);
 enter();
+connect("/api/events?topics=services", { services: showState });
