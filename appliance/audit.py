@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,12 @@ from appliance.database import Database, Row
 from appliance.errors import Unavailable
 from appliance.log import scrub
 
+log = logging.getLogger(__name__)
+
 CHECKPOINT_RECORDS = 100
 CHECKPOINT_SECONDS = 60.0
 FIELD_MAX = 4096
+PAGE = 500
 GENESIS = b"\0" * 32
 
 # Every code that may be written (LOG-6), with what it means. The manual prints this table.
@@ -89,17 +93,19 @@ class AuditUnavailable(Unavailable):
 
 
 class AuditLog:
-    """Appends to and reads the chain. ``anchor`` is told each checkpoint (sequence, hash) so that a cut tail is noticed."""
+    """Appends to and reads the chain. ``anchor`` is told each checkpoint (sequence, hash) so that a cut tail is noticed;
+    ``anchored`` is what it was told last. A head that does not continue the anchored one never replaces it."""
 
     def __init__(self, database: Database, key: Ed25519PrivateKey, clock: Clock, boot_id: str,
-                 anchor: Callable[[int, bytes], None] = lambda seq, digest: None) -> None:
+                 anchor: Callable[[int, bytes], None] = lambda seq, digest: None,
+                 anchored: tuple[int, bytes] | None = None) -> None:
         self._db = database
         self._key = key
         self._clock = clock
         self._boot = boot_id
         self._anchor = anchor
-        self._last_checkpoint = (0, 0.0)
-        self._anchored = 0
+        self._anchored = anchored
+        self._signed_at = float("-inf")
 
     async def append(self, tx: aiosqlite.Connection, event: str, actor: str, intent: int | None = None, **detail: Any) -> int:
         """Add a record inside the caller's transaction, so that it and the change it names are one commit."""
@@ -120,7 +126,7 @@ class AuditLog:
         try:
             async with self._db.transaction() as tx:
                 return await self.append(tx, event, actor, intent, **detail)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise AuditUnavailable("the audit log cannot be written, so this was not done",
                                    hint="Free disk space, then try again.") from error
 
@@ -152,12 +158,23 @@ class AuditLog:
         """
         async with self._db.transaction() as tx:
             last = list(await tx.execute_fetchall("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1"))
-            if not last or last[0]["seq"] <= self._anchored:
+            if not last or not await self._continues(tx, last[0]["seq"]):
                 return
-            if last[0]["seq"] > self._last_checkpoint[0]:
+            if last[0]["seq"] > await _last_signed(tx):
                 await self._sign(tx, last[0]["seq"], last[0]["hash"])
         self._anchor(last[0]["seq"], last[0]["hash"])
-        self._anchored = last[0]["seq"]
+        self._anchored = (last[0]["seq"], last[0]["hash"])
+
+    async def _continues(self, tx: aiosqlite.Connection, head: int) -> bool:
+        """Whether the log has grown since it was anchored, and still holds the record that was anchored."""
+        if self._anchored is None:
+            return True
+        seq, digest = self._anchored
+        kept = list(await tx.execute_fetchall("SELECT hash FROM audit WHERE seq = ?", (seq,)))
+        if not kept or kept[0]["hash"] != digest:
+            log.error("the audit log does not continue its anchored head; the old anchor is kept as evidence")
+            return False
+        return head > seq
 
     async def records(self, *, before: int | None = None, limit: int = 100, event: str = "", actor: str = "") -> list[Record]:
         """Newest first; ``before`` is a sequence number for the next page."""
@@ -167,56 +184,84 @@ class AuditLog:
         return [Record.of(row) for row in rows]
 
     async def verify(self, anchored: tuple[int, bytes] | None = None) -> Fault | None:
-        """Walk the whole chain; None means it holds. ``anchored`` is a head kept elsewhere."""
-        rows = await self._db.rows("SELECT * FROM audit ORDER BY seq")
+        """Walk the whole chain, a page at a time; None means it holds. ``anchored`` is a head kept elsewhere."""
         marks = await self._db.rows("SELECT * FROM audit_checkpoints ORDER BY seq")
-        return check_chain(rows, marks, self._key.public_key(), anchored)
+        walk = Walk(marks, self._key.public_key(), anchored)
+        while rows := await self._db.rows("SELECT * FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", (walk.seq, PAGE)):
+            if fault := walk.step(rows):
+                return fault
+        return walk.end()
 
     async def _checkpoint(self, tx: aiosqlite.Connection, seq: int, digest: bytes) -> None:
-        signed, at = self._last_checkpoint
-        if seq - signed >= CHECKPOINT_RECORDS or self._clock.uptime() - at >= CHECKPOINT_SECONDS:
+        if self._clock.uptime() - self._signed_at >= CHECKPOINT_SECONDS or seq - await _last_signed(tx) >= CHECKPOINT_RECORDS:
             await self._sign(tx, seq, digest)
 
     async def _sign(self, tx: aiosqlite.Connection, seq: int, digest: bytes) -> None:
         await tx.execute("INSERT INTO audit_checkpoints VALUES (?, ?, ?, ?)",
                          (seq, self._clock.now(), digest, self._key.sign(_signed_part(seq, digest))))
-        self._last_checkpoint = (seq, self._clock.uptime())
+        self._signed_at = self._clock.uptime()
 
 
-def check_chain(rows: list[Row], marks: list[Row], key: Ed25519PublicKey, anchored: tuple[int, bytes] | None) -> Fault | None:
-    """Pure check of a chain, its signatures and a head kept elsewhere. Returns the first fault."""
-    hashes: dict[int, bytes] = {}
-    for fault in _chain_faults(rows, hashes):
-        return fault
-    for mark in marks:
-        if hashes.get(mark["seq"]) != mark["hash"]:
-            return Fault(mark["seq"], "a signed checkpoint has no matching record: the log was cut or rewritten")
-        try:
-            key.verify(mark["signature"], _signed_part(mark["seq"], mark["hash"]))
-        except InvalidSignature:
-            return Fault(mark["seq"], "a checkpoint's signature is not ours")
-    if anchored and hashes.get(anchored[0]) != anchored[1]:
-        return Fault(anchored[0], "the log does not reach the head that was anchored: its end was cut or rewritten")
-    return None
+async def _last_signed(tx: aiosqlite.Connection) -> int:
+    """Read each time: what a rolled back transaction signed does not count."""
+    found = list(await tx.execute_fetchall("SELECT max(seq) AS seq FROM audit_checkpoints"))
+    return int(found[0]["seq"] or 0)
 
 
-def _chain_faults(rows: list[Row], hashes: dict[int, bytes]) -> Iterator[Fault]:
-    previous, expected = GENESIS, 1
-    for row in rows:
-        if row["seq"] != expected:
-            yield Fault(expected, "a record is missing")
-        try:
-            digest = _digest(previous, Record.of(row))
-        except ValueError:
-            digest = b""
-        if digest != row["hash"]:
-            yield Fault(row["seq"], "a record was changed")
-        previous, expected = row["hash"], row["seq"] + 1
-        hashes[row["seq"]] = row["hash"]
+class Walk:
+    """The pure check of a chain, its signatures and a head kept elsewhere. Feed every record in order, then ask for the end."""
+
+    def __init__(self, marks: list[Row], key: Ed25519PublicKey, anchored: tuple[int, bytes] | None) -> None:
+        self._marks = marks
+        self._key = key
+        self._anchored = anchored
+        self._named = {mark["seq"] for mark in marks} | ({anchored[0]} if anchored else set())
+        self._hashes: dict[int, bytes] = {}
+        self._previous = GENESIS
+        self.seq = 0
+
+    def step(self, rows: list[Row]) -> Fault | None:
+        """The first fault among the next records."""
+        for row in rows:
+            if row["seq"] != self.seq + 1:
+                return Fault(self.seq + 1, "a record is missing")
+            if _digest_of(self._previous, row) != row["hash"]:
+                return Fault(row["seq"], "a record was changed")
+            self.seq, self._previous = row["seq"], row["hash"]
+            if self.seq in self._named:
+                self._hashes[self.seq] = row["hash"]
+        return None
+
+    def end(self) -> Fault | None:
+        """The first fault of checkpoints and anchor, once every record was fed."""
+        for mark in self._marks:
+            if self._hashes.get(mark["seq"]) != mark["hash"]:
+                return Fault(mark["seq"], "a signed checkpoint has no matching record: the log was cut or rewritten")
+            try:
+                self._key.verify(mark["signature"], _signed_part(mark["seq"], mark["hash"]))
+            except InvalidSignature:
+                return Fault(mark["seq"], "a checkpoint's signature is not ours")
+        if self._anchored and self._hashes.get(self._anchored[0]) != self._anchored[1]:
+            return Fault(self._anchored[0], "the log does not reach the head that was anchored: its end was cut or rewritten")
+        return None
 
 
-def _bounded(detail: dict[str, Any]) -> dict[str, Any]:
-    return {key: scrub(value)[:FIELD_MAX] if isinstance(value, str) else value for key, value in detail.items()}
+def _digest_of(previous: bytes, row: Row) -> bytes | None:
+    """What the hash of a stored record must be; None when its text is not as we write it."""
+    try:
+        record = Record.of(row)
+        return _digest(previous, record) if _canonical(record.detail) == row["detail"] else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _bounded(value: Any) -> Any:
+    """``value`` with every text in it scrubbed and cut, however deep."""
+    if isinstance(value, str):
+        return scrub(value)[:FIELD_MAX]
+    if isinstance(value, dict):
+        return {key: _bounded(each) for key, each in value.items()}
+    return [_bounded(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _canonical(detail: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,26 +44,17 @@ class Control:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """The JSON answer. Raises NotRunning, or Refused with the daemon's words."""
-        connection = self._send(method, path, body)
-        try:
-            return _read(connection.getresponse())
-        finally:
-            connection.close()
+        with _conversation(self._send(method, path, body)) as response:
+            return _read(response)
 
     def lines(self, path: str) -> Iterator[dict[str, Any]]:
         """Data of each event of a stream, until it ends."""
-        connection = self._send("GET", path, None)
-        try:
-            response = connection.getresponse()
+        with _conversation(self._send("GET", path, None)) as response:
             if response.status != 200:
                 _read(response)
-            if connection.sock is not None:
-                connection.sock.settimeout(None)
             for raw in response:
                 if raw.startswith(b"data: "):
                     yield json.loads(raw[6:])
-        finally:
-            connection.close()
 
     def _send(self, method: str, path: str, body: Any) -> _Connection:
         connection = _Connection(self._path)
@@ -78,6 +70,17 @@ class Control:
         return connection
 
 
+@contextmanager
+def _conversation(connection: _Connection) -> Iterator[http.client.HTTPResponse]:
+    """The answer, and the connection closed afterwards. Raises Unavailable when the daemon goes away in the middle."""
+    try:
+        yield connection.getresponse()
+    except (OSError, http.client.HTTPException) as error:
+        raise Unavailable("Croft stopped answering", hint="`croft doctor` says more; its log says why.") from error
+    finally:
+        connection.close()
+
+
 def _read(response: http.client.HTTPResponse) -> Any:
     text = response.read()
     try:
@@ -85,6 +88,6 @@ def _read(response: http.client.HTTPResponse) -> Any:
     except ValueError as error:
         raise Refused(f"the daemon answered {response.status} without an explanation") from error
     if response.status >= 400:
-        words = data.get("error", {})
+        words = data.get("error", {}) if isinstance(data, dict) else {}
         raise Refused(words.get("message", "refused"), hint=words.get("hint", ""), code=words.get("code", "refused"))
     return data

@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +26,7 @@ import webui
 from appliance import keys as key_files
 from appliance import log as logs
 from appliance.assembly import ask_broker, build_services, ide_uid
+from appliance.audit import AuditUnavailable
 from appliance.errors import CroftError
 from appliance.events import EventBus
 from appliance.identity.links import Links
@@ -52,6 +54,8 @@ log = logging.getLogger("croft")
 
 HOUSEKEEPING_SECONDS = 60.0
 DRAIN_SECONDS = 8.0
+# How a full or failing disk shows. The daemon lives on: people can look and sign out, and writing is tried again (R10).
+UNWRITABLE = (OSError, sqlite3.Error, CroftError)
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 
@@ -81,8 +85,12 @@ async def run(settings: Settings) -> None:
 
 
 async def _announce_start(store: Store) -> None:
-    interrupted = await store.audit.interrupted()
-    await store.audit.note("daemon.start", "daemon", interrupted=interrupted)
+    try:
+        interrupted = await store.audit.interrupted()
+        await store.audit.note("daemon.start", "daemon", interrupted=interrupted)
+    except AuditUnavailable as error:
+        # With a full disk people must still get in and see why (R10); what needs the audit log refuses by itself (LOG-3).
+        log.error("the audit log cannot be written; starting all the same", exc_info=error)
 
 
 @asynccontextmanager
@@ -133,8 +141,15 @@ async def _serve(settings: Settings, store: Store) -> AsyncIterator[list[asyncio
             streams.close_all()
             relay.close_all()
             await _end(tasks)
-            await sessions.save()
-            await store.audit.note("daemon.stop", "daemon")
+            await _last_words(sessions, store)
+
+
+async def _last_words(sessions: Sessions, store: Store) -> None:
+    try:
+        await sessions.save()
+        await store.audit.note("daemon.stop", "daemon")
+    except UNWRITABLE as error:
+        log.error("cannot write at stop; sessions fall back to when they were last saved", exc_info=error)
 
 
 @asynccontextmanager
@@ -166,13 +181,13 @@ async def _housekeeping(sessions: Sessions, store: Store) -> None:
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
         now_drift = store.clock.now() - store.clock.uptime()
-        if abs(now_drift - drift) > 5:
-            await store.audit.note("clock.jump", "daemon", seconds=round(now_drift - drift))
-        drift = now_drift
         try:
             await sessions.save()
+            if abs(now_drift - drift) > 5:
+                await store.audit.note("clock.jump", "daemon", seconds=round(now_drift - drift))
+            drift = now_drift
             await store.audit.checkpoint()
-        except (OSError, CroftError) as error:
+        except UNWRITABLE as error:
             log.error("housekeeping could not write; it tries again in a minute", exc_info=error)
 
 

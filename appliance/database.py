@@ -11,8 +11,8 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import aiosqlite
 from appliance.errors import Conflict, CroftError
 
 Row = sqlite3.Row
+_RESTORE = "Restore a backup with `croft backup restore`."
 
 
 class DatabaseError(CroftError):
@@ -40,52 +41,57 @@ class Database:
         self._turn = asyncio.Lock()
 
     @classmethod
-    async def open(cls, path: Path) -> Database:
+    async def open(cls, path: Path, *, used_before: bool = False) -> Database:
         """Open or create the database at ``path`` and bring its schema up to date.
 
-        Raises Conflict when another process holds it, DatabaseError when it is damaged or newer than this program.
+        ``used_before`` says that there must be one: a lost or emptied file is then refused, for an empty one would read as an
+        appliance that nobody owns yet (R24). Raises Conflict when another process holds it, DatabaseError when it cannot be
+        opened, is damaged, or newer than this program.
         """
-        lock_fd = _take_lock(path.with_suffix(".lock"))
-        try:
-            fresh = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            os.close(fresh)
-            writer = await _connect(path)
-        except BaseException:
-            os.close(lock_fd)
-            raise
-        try:
-            await _check(writer)
-            await _migrate(writer)
-            reader = await _connect(path)
-            await reader.execute("PRAGMA query_only = ON")
-        except BaseException:
-            await writer.close()
-            os.close(lock_fd)
-            raise
+        async with AsyncExitStack() as undo:
+            try:
+                lock_fd = _take_lock(path.with_suffix(".lock"))
+                undo.callback(os.close, lock_fd)
+                _touch(path, used_before)
+                writer = await _connect(path, undo)
+                await _check(writer)
+                await _migrate(writer)
+                reader = await _connect(path, undo)
+                await reader.execute("PRAGMA query_only = ON")
+            except OSError as error:
+                raise DatabaseError(f"cannot open the database: {error.strerror}",
+                                    hint="Run `croft doctor`; it checks owner, mode and free space.") from error
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                raise _cannot_open(error) from error
+            undo.pop_all()
         return cls(writer, reader, lock_fd)
 
     async def close(self) -> None:
-        """Checkpoint the log into the file and let go of the lock."""
+        """Checkpoint the log into the file and let go of the lock, which is let go of even where the disk is full."""
         async with self._turn:
-            await self._reader.close()
-            await self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            await self._writer.close()
-            os.close(self._lock_fd)
+            try:
+                await self._reader.close()
+                with suppress(sqlite3.Error):  # the log stays beside the file and is read at the next start
+                    await self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                await self._writer.close()
+                os.close(self._lock_fd)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[aiosqlite.Connection]:
         """One write transaction; commits on leaving, rolls back on any exception.
 
-        Cancelling the caller never leaves a transaction open: the closing statement is shielded and waited for.
+        Cancelling the caller never leaves a transaction open: a statement handed to the database's thread runs there even when
+        nobody waits for it any more, so the opening and the closing one are waited for whatever happens.
         """
         async with self._turn:
-            await self._writer.execute("BEGIN IMMEDIATE")
             try:
+                await _to_the_end(self._writer.execute("BEGIN IMMEDIATE"))
                 yield self._writer
             except BaseException:
-                await _finish(self._writer, "ROLLBACK")
+                await _to_the_end(_roll_back(self._writer))
                 raise
-            await _finish(self._writer, "COMMIT")
+            await _to_the_end(_commit(self._writer))
 
     async def execute(self, sql: str, values: Iterable[Any] = ()) -> int:
         """One statement in a transaction of its own; returns the number of rows it changed."""
@@ -103,17 +109,37 @@ class Database:
         return found[0] if found else None
 
 
-async def _finish(connection: aiosqlite.Connection, statement: str) -> None:
-    ending = asyncio.ensure_future(connection.execute(statement))
+async def _to_the_end(work: Awaitable[Any]) -> None:
+    """Await ``work`` to its end even if the caller is cancelled meanwhile; the cancellation is passed on afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        task.exception()  # marked as seen: the cancellation is what the caller asked for
+        raise cancelled
+    task.result()
+
+
+async def _roll_back(connection: aiosqlite.Connection) -> None:
+    # Some failures (disk full, I/O error) have ended the transaction already: sqlite.org/lang_transaction.html, 3.
     try:
-        await asyncio.shield(ending)
-    except asyncio.CancelledError:
-        await ending
-        raise
-    except sqlite3.Error:
-        # A failed COMMIT (disk full, I/O error) leaves the transaction open; end it so that the next writer can begin.
-        if statement == "COMMIT" and connection.in_transaction:
+        if connection.in_transaction:
             await connection.execute("ROLLBACK")
+    except sqlite3.Error:
+        if connection.in_transaction:
+            raise
+
+
+async def _commit(connection: aiosqlite.Connection) -> None:
+    try:
+        await connection.execute("COMMIT")
+    except sqlite3.Error:
+        # A failed COMMIT leaves the transaction open; end it so that the next writer can begin.
+        await _roll_back(connection)
         raise
 
 
@@ -127,8 +153,19 @@ def _take_lock(path: Path) -> int:
     return fd
 
 
-async def _connect(path: Path) -> aiosqlite.Connection:
+def _touch(path: Path, used_before: bool) -> None:
+    """Make the file owner-only before SQLite would, and never through a symbolic link."""
+    fd = os.open(path, (0 if used_before else os.O_CREAT) | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if used_before and os.fstat(fd).st_size == 0 and not path.with_name(path.name + "-wal").exists():
+            raise DatabaseError("cannot open the database: it is empty, but this appliance has been used", hint=_RESTORE)
+    finally:
+        os.close(fd)
+
+
+async def _connect(path: Path, undo: AsyncExitStack) -> aiosqlite.Connection:
     connection = await aiosqlite.connect(path, isolation_level=None, cached_statements=64)
+    undo.push_async_callback(connection.close)
     connection.row_factory = sqlite3.Row
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 5000",
                    "cache_size = -1000", "temp_store = MEMORY", "trusted_schema = OFF"):
@@ -137,12 +174,17 @@ async def _connect(path: Path) -> aiosqlite.Connection:
 
 
 async def _check(connection: aiosqlite.Connection) -> None:
-    try:
-        found = list(await connection.execute_fetchall("PRAGMA quick_check(1)"))
-    except sqlite3.DatabaseError as error:
-        raise DatabaseError("cannot open the database: it is damaged", hint="Restore a backup with `croft backup restore`.") from error
+    found = list(await connection.execute_fetchall("PRAGMA quick_check(1)"))
     if found[0][0] != "ok":
-        raise DatabaseError("cannot open the database: it is damaged", hint="Restore a backup with `croft backup restore`.")
+        raise DatabaseError("cannot open the database: it is damaged", hint=_RESTORE)
+
+
+def _cannot_open(error: sqlite3.Error | UnicodeDecodeError) -> DatabaseError:
+    # A damaged schema is quoted in SQLite's message, which then may not even be text.
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if isinstance(error, UnicodeDecodeError) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return DatabaseError("cannot open the database: it is damaged", hint=_RESTORE)
+    return DatabaseError(f"cannot open the database: {error}", hint="Run `croft doctor`; it checks owner, mode and free space.")
 
 
 def migrations() -> list[tuple[int, str, str]]:

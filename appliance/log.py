@@ -6,6 +6,7 @@ tokens, because a URL or an upstream's error text may carry one.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -14,14 +15,22 @@ import time
 from typing import Any
 
 # Every secret Croft hands out starts with one of these marks (identity.secrets), so that it can be found and blanked.
-_OURS = re.compile(r"\bcroft_[a-z]+_[A-Za-z0-9_-]{16,}")
-_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")
+# No word boundary before it: in JSON a line break is written "\\n", whose letter would hide the token behind it.
+_OURS = re.compile(r"croft_[a-z]+_[A-Za-z0-9_-]{16,}")
+_JWT = re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")
+# What may drive a terminal or reorder a line though JSON lets it through: DEL, C1, line separators, direction marks.
+_TRICKY = re.compile(r"[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]|" + _TRICKY.pattern)
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def scrub(text: str) -> str:
     """``text`` with anything shaped like a token blanked."""
     return _JWT.sub("[token]", _OURS.sub("[token]", text))
+
+
+def _escape(text: str, what: re.Pattern[str]) -> str:
+    return what.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
@@ -41,7 +50,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["trace"] = self.formatException(record.exc_info)
-        return scrub(json.dumps(entry, ensure_ascii=False, default=str))
+        return _escape(scrub(json.dumps(entry, ensure_ascii=False, default=str)), _TRICKY)
 
 
 class TextFormatter(logging.Formatter):
@@ -50,14 +59,18 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         extra = " ".join(f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in _fields(record).items())
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
-        line = f"{stamp} {record.levelname.lower():7} {record.name}: {record.getMessage()} {extra}".rstrip()
+        text = record.getMessage().replace("\n", "\\n")
+        line = f"{stamp} {record.levelname.lower():7} {record.name}: {text} {extra}".rstrip()
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
-        return scrub(line)
+        return _escape(scrub(line), _CONTROL)
 
 
 def set_up(level: str, style: str) -> None:
     """Send all logging to standard output. ``style`` is auto, text or json."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Bytes that are not UTF-8 reach us as lone surrogates; written as escapes they neither fail nor break the JSON.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(sys.stdout)
     as_text = style == "text" or (style == "auto" and sys.stdout.isatty())
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
