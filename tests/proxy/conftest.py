@@ -13,13 +13,14 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.appliance import free_port
+from support.waiting import poll
 
 from appliance.broker.caddyfile import render
 from appliance.settings import Paths, Settings, parse
@@ -36,20 +37,6 @@ NEWER = os.environ.get("CROFT_TEST_CADDY", "")
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if not NEWER:
         terminalreporter.write_line("not run: tests/proxy with a newer Caddy (CROFT_TEST_CADDY names none)")
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.02)
-    return value
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def answers(port: int) -> bool:
@@ -131,11 +118,11 @@ class Stack:
             self.processes["caddy"] = subprocess.Popen(
                 [self.caddy, "run", "--adapter", "caddyfile", "--config", str(config)], env=environment, stderr=log
             )
-        wait_for(lambda: answers(self.port), f"Caddy listening; see {self.folder}/caddy.log")
+        poll(lambda: answers(self.port), f"Caddy listening; see {self.folder}/caddy.log")
         if self.tls:
             root = self.storage / "pki/authorities/local/root.crt"
             leaves = [self.storage / f"certificates/local/{name}/{name}.crt" for name in (HOST, IDE)]
-            wait_for(
+            poll(
                 lambda: root.exists() and all(leaf.exists() for leaf in leaves), "certificates of the own authority"
             )
 
@@ -146,7 +133,7 @@ class Stack:
         origins = self.settings.ui_origin, self.settings.ide_origin
         command = [sys.executable, str(HERE / "standin.py"), role, str(self.folder), *origins]
         self.processes[role] = subprocess.Popen(command)
-        wait_for(path.exists, f"the {role}'s stand-in")
+        poll(path.exists, f"the {role}'s stand-in")
 
     def stop_role(self, role: str) -> None:
         process = self.processes.pop(role)

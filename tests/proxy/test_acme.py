@@ -7,8 +7,7 @@ import os
 import socket
 import ssl
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,24 +15,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from support.appliance import free_port
+from support.waiting import poll
 
 from appliance.broker.caddyfile import render
 from appliance.settings import Paths, parse
 
 NAMES = ("croft.test", "ide.croft.test")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.1)
 
 
 def issuer(port: int, name: str) -> str:
@@ -139,7 +127,7 @@ class Acme:
             PEBBLE_VA_NOSLEEP="1",
             PEBBLE_WFE_NONCEREJECT="0",
         )
-        wait_for(lambda: issuer(self.directory, "localhost"), "pebble", 20)
+        poll(lambda: issuer(self.directory, "localhost"), "pebble", 20)
 
     def start_caddy(self, **options: int) -> None:
         settings = parse(
@@ -188,13 +176,13 @@ def acme(tmp_path: Path, caddy: str) -> Iterator[Acme]:
 def test_both_hosts_get_certificates(acme: Acme) -> None:
     acme.start_pebble()
     acme.start_caddy()
-    wait_for(lambda: all("Pebble" in name for name in acme.issuers()), f"certificates; see {acme.folder}", 40)
+    poll(lambda: all("Pebble" in name for name in acme.issuers()), f"certificates; see {acme.folder}", 40)
 
 
 def test_own_authority_stands_in_until_acme_answers(acme: Acme) -> None:
     """ACME down: our certificate at once, the reason in the log, and another try when a third of its life is left."""
     acme.start_caddy(fallback_lifetime=15, renew_interval=1)
-    wait_for(
+    poll(
         lambda: all("Caddy Local Authority" in name for name in acme.issuers()),
         f"own certificates; see {acme.folder}",
         40,
@@ -202,7 +190,7 @@ def test_own_authority_stands_in_until_acme_answers(acme: Acme) -> None:
     log = (acme.folder / "caddy.log").read_text()
     assert "connection refused" in log
     acme.start_pebble()
-    wait_for(
+    poll(
         lambda: all("Pebble" in name for name in acme.issuers()),
         f"certificates after ACME returned; see {acme.folder}",
         60,

@@ -248,4 +248,4 @@ def test_paths_to_come_back_to(uri: str) -> None:
 )
 def test_paths_not_to_come_back_to(uri: str) -> None:
     """FWD-9."""
-    assert relative_path(uri) == "/"
+    assert relative_path(uri) == ""
