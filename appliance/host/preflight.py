@@ -111,7 +111,7 @@ def _architecture(subject: Subject) -> Finding:
     if machine.arch not in ARCHITECTURES:
         return Finding(Level.FAIL, f"processor type {machine.arch}", "Use a 64-bit x86 or ARM machine.")
     if machine.arch == "x86_64" and "avx2" not in machine.cpu_flags:
-        return Finding(Level.WARN, "the processor has no AVX2", "Everything works, but a local model will be very slow.")
+        return Finding(Level.WARN, "the processor has no AVX2", "Everything works, but local models will be slow.")
     return Finding(Level.PASS, f"{machine.arch}, {machine.cpus} cores")
 
 
@@ -131,10 +131,11 @@ def _disk(subject: Subject) -> Finding:
     if subject.installed:
         level = Level.PASS if free >= 1024 else Level.WARN
         return Finding(level, f"{free / 1024:.1f} GB free", "" if level is Level.PASS else "Free some disk space.")
-    takes = f"{needs.disk_mb / 1024:.1f} GB on disk ({needs.peak_mb / 1024:.1f} GB at the worst moment), {needs.download_mb} MB to download"
+    takes = (f"{needs.disk_mb / 1024:.1f} GB on disk ({needs.peak_mb / 1024:.1f} GB at the worst moment), "
+             f"{needs.download_mb} MB to download")
     if free - needs.disk_mb < KEEP_FREE_MB or free < needs.peak_mb:
         return Finding(Level.FAIL, f"{free / 1024:.1f} GB free; {subject.runtime} takes {takes}",
-                       f"Have at least {(KEEP_FREE_MB + needs.disk_mb) / 1024:.1f} GB free: 6 GB must stay for your work.")
+                       f"Have {(KEEP_FREE_MB + needs.disk_mb) / 1024:.1f} GB free: 6 GB must stay for your work.")
     return Finding(Level.PASS, f"{free / 1024:.1f} GB free; {subject.runtime} takes {takes}")
 
 
@@ -142,7 +143,8 @@ def _ports(subject: Subject) -> Finding:
     taken = [listener for port in (subject.http_port, subject.https_port)
              for listener in subject.listeners(port) if listener.uid not in subject.own_uids]
     if subject.installed and not _serves(subject):
-        return Finding(Level.WARN, f"nothing of Croft listens on port {subject.https_port}", "See `croft services list`.")
+        return Finding(Level.WARN, f"nothing of Croft listens on port {subject.https_port}",
+                       "See `croft services list`.")
     if not taken:
         return Finding(Level.PASS, f"ports {subject.http_port} and {subject.https_port}")
     first = taken[0]

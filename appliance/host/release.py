@@ -1,6 +1,7 @@
 """`make release`: the archive, its checksum, and the install.sh that names both.
 
-Rule: two builds of one commit give the same bytes (SUP-8): only committed files, one time stamp, one order, no names of people.
+Rule: two builds of one commit give the same bytes (SUP-8): only committed files, one time stamp, one order, no
+names of people.
 Usage: python -m appliance.host.release build [--output DIR] [--no-wheels]
 """
 
@@ -52,7 +53,8 @@ def build(root: Path, output: Path, *, wheels: bool) -> list[Path]:
     script.write_text(_pinned((root / "install.sh").read_text("utf-8"), version, digest), "utf-8")
     script.chmod(0o755)
     sums = output / "SHA256SUMS"
-    sums.write_text("".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in (archive, script)))
+    sums.write_text("".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+                            for path in (archive, script)))
     return [archive, script, sums]
 
 
@@ -85,8 +87,9 @@ def _wheels(root: Path, scratch: Path, stamp: int) -> list[Path]:
     tools = scratch / "tools"
     subprocess.run((*pip, "install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--target", str(tools),
                     "-r", str(root / "requirements-build.txt")), check=True)
-    subprocess.run((*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(scratch), str(source)),
-                   check=True, env={**os.environ, "PYTHONPATH": str(tools), "SOURCE_DATE_EPOCH": str(stamp)})
+    subprocess.run((*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(scratch),
+                    str(source)), check=True,
+                   env={**os.environ, "PYTHONPATH": str(tools), "SOURCE_DATE_EPOCH": str(stamp)})
     return sorted(scratch.glob("*.whl"))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from machine import CACHE, Booted, Machine, translated  # noqa: E402
+from machine import CACHE, Booted, Machine, translated
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Whole Debian systems for the installer's tests: a plain one without systemd as PID 1, and a booted one with it.
 
-Rule: nothing of this touches the host but a network link and address-translation rules of its own, which it removes again.
+Rule: nothing of this touches the host but a network link and address-translation rules of its own, which it removes
+again.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def base(suite: str) -> Path:
 
 def _mirror() -> str:
     """The package mirror this machine is configured for."""
-    words = [word for path in (*Path("/etc/apt/sources.list.d").glob("*"), Path("/etc/apt/sources.list")) if path.is_file()
-             for word in path.read_text("utf-8").split()]
+    lists = [*Path("/etc/apt/sources.list.d").glob("*"), Path("/etc/apt/sources.list")]
+    words = [word for path in lists if path.is_file() for word in path.read_text("utf-8").split()]
     return next(word for word in words if word.startswith("http") and "/debian" in word and "security" not in word
                 and "snapshot" not in word)
 
@@ -85,13 +86,13 @@ class Machine:
         (tree / "etc/resolv.conf").unlink(missing_ok=True)
         shutil.copy("/etc/resolv.conf", tree / "etc/resolv.conf")
         shutil.copy(CA, tree / "root/ca.crt")
-        os.link(ide_bundle(), tree / "ide.tar") if _same_disk(ide_bundle(), tree) else shutil.copy(ide_bundle(), tree / "ide.tar")
+        shutil.copy(ide_bundle(), tree / "ide.tar")
         self.copy_source()
 
     def copy_source(self) -> None:
         """The checkout's own files at /src, as a clone would have them."""
-        names = run("git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout.split("\0")
-        for name in filter(None, names):
+        listed = run("git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout
+        for name in filter(None, listed.split("\0")):
             if (ROOT / name).is_file():
                 target = self.tree / "src" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +107,8 @@ class Machine:
     def do(self, *argv: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run ``argv`` inside; on failure its output is in the error."""
         done = run(*self.command(*argv), check=False, timeout=timeout)
-        assert not check or done.returncode == 0, f"{argv} ended with {done.returncode}:\n{done.stdout[-6000:]}{done.stderr[-3000:]}"
+        said = done.stdout[-6000:] + done.stderr[-3000:]
+        assert not check or done.returncode == 0, f"{argv} ended with {done.returncode}:\n{said}"
         return done
 
 
@@ -117,7 +119,8 @@ class Booted(Machine):
         super().__init__(suite, tree)
         network = tree / "etc/systemd/network/10-host.network"
         network.parent.mkdir(parents=True, exist_ok=True)
-        network.write_text(f"[Match]\nName=host0\n[Network]\nAddress={_NETWORK}.2/24\nGateway={_NETWORK}.1\nLinkLocalAddressing=no\n")
+        network.write_text(f"[Match]\nName=host0\n[Network]\nAddress={_NETWORK}.2/24\nGateway={_NETWORK}.1\n"
+                           "LinkLocalAddressing=no\n")
         run("systemctl", f"--root={tree}", "enable", "systemd-networkd.service")
         self._process: subprocess.Popen[bytes] | None = None
         self.init = 0
@@ -129,7 +132,8 @@ class Booted(Machine):
                 ["systemd-nspawn", "-q", "-D", str(self.tree), "--boot", f"--machine={self.name}", "--keep-unit",
                  "--register=no", "--resolv-conf=off", "--system-call-filter=add_key keyctl bpf", "--network-veth",
                  *_apt_cache(self.tree)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
         link = f"ve-{self.name}"
         wait(lambda: Path(f"/sys/class/net/{link}").exists(), "the network link", 20)
         run("ip", "addr", "replace", f"{_NETWORK}.1/24", "dev", link)
@@ -162,7 +166,8 @@ class Booted(Machine):
         self._process, self.init = None, 0
 
     def _find_init(self) -> bool:
-        assert self._process is not None and self._process.poll() is None, "systemd-nspawn ended; see the console file"
+        assert self._process is not None
+        assert self._process.poll() is None, "systemd-nspawn ended; see the console file"
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         for child in children:
             if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
@@ -204,7 +209,3 @@ def _apt_cache(tree: Path) -> Sequence[str]:
     folder = CACHE / f"apt-{suite}"
     (folder / "partial").mkdir(parents=True, exist_ok=True)
     return (f"--bind={folder}:/var/cache/apt/archives",)
-
-
-def _same_disk(one: Path, other: Path) -> bool:
-    return one.stat().st_dev == other.stat().st_dev

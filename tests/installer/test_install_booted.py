@@ -18,7 +18,8 @@ LOG = "/var/log/croft/install.log"
 # What running and looking leave behind anywhere; everything else must compare equal.
 _VOLATILE = ("/proc", "/sys", "/dev", "/run", "/tmp", "/src", "/root", "/ide.tar", "/var/tmp", "/var/cache", "/var/log",
              "/var/lib/apt", "/var/lib/dpkg", "/var/lib/systemd", "/etc/machine-id", "/var/lib/private",
-             "/etc/ld.so.cache", "/etc/.pwd.lock", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/var/backups",
+             "/etc/ld.so.cache", "/etc/.pwd.lock", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-",
+             "/var/backups",
              "/etc/subuid", "/etc/subgid")
 
 
@@ -28,7 +29,7 @@ def before(trixie: Booted) -> dict[str, str]:
 
 
 def snapshot(machine: Booted) -> dict[str, str]:
-    """What must compare equal before and after: packages, accounts, units, firewall, and every file with its content."""
+    """What must compare equal before and after: packages, accounts, units, and every file with its content."""
     prune = " -o ".join(f"-path {path}" for path in _VOLATILE)
     return {
         "packages": machine.do("dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\n").stdout,
@@ -36,7 +37,8 @@ def snapshot(machine: Booted) -> dict[str, str]:
         "units": machine.do("systemctl", "list-unit-files", "--no-pager", "--no-legend").stdout,
         "fstab": machine.do("cat", "/etc/fstab").stdout,
         "files": machine.do("sh", "-c", rf"find / \( {prune} \) -prune -o -type f -exec md5sum {{}} + | sort -k2; "
-                                        rf"find / \( {prune} \) -prune -o \( -type d -o -type l \) -printf '%p %m %U %G %l\n' | sort").stdout,
+                                        rf"find / \( {prune} \) -prune -o \( -type d -o -type l \) "
+                                        r"-printf '%p %m %U %G %l\n' | sort").stdout,
     }
 
 
@@ -51,7 +53,8 @@ def assert_same(before: dict[str, str], after: dict[str, str], allowed: tuple[st
 
 def serves(machine: Booted) -> bool:
     answer = machine.do("python3", "-I", "-c", "import sys; sys.path.insert(0, '/src')\n"
-                        "from appliance.host.install.behind import answers\nprint(answers('croft.localhost'))", check=False)
+                        "from appliance.host.install.behind import answers\nprint(answers('croft.localhost'))",
+                        check=False)
     return answer.returncode == 0 and answer.stdout.strip() == ""
 
 
@@ -59,7 +62,8 @@ def test_the_plan_is_printed_and_nothing_changes(trixie: Booted, before: dict[st
     trixie.do("sh", "-c", "apt-get -q update && apt-get install -yq --no-install-recommends python3 && apt-get clean")
     plain = snapshot(trixie)
     out = trixie.do(*INSTALL, "--dry-run").stdout
-    for words in ("install with apt: ", "create the system user croft", "locked wheels", "croft.toml", "croft-broker.service"):
+    for words in ("install with apt: ", "create the system user croft", "locked wheels", "croft.toml",
+                  "croft-broker.service"):
         assert words in out
     assert_same(plain, snapshot(trixie))
     before.update(plain)
@@ -67,14 +71,14 @@ def test_the_plan_is_printed_and_nothing_changes(trixie: Booted, before: dict[st
 
 def test_killed_half_way_and_resumed_over_a_dropped_connection(trixie: Booted, before: dict[str, str]) -> None:
     """A run is killed while it makes the Python packages; the next one resumes and outlives its own terminal."""
-    process = subprocess.Popen(trixie.command(*INSTALL), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = start(trixie)
     wait(lambda: "Python packages (hash-locked) ..." in log(trixie), "the third step", 300)
     trixie.do("sh", "-c", "kill -9 -- -$(pgrep -of '[i]nstall.main import main')")
     process.communicate(timeout=60)
     assert process.returncode == 1
     assert not serves(trixie)
 
-    process = subprocess.Popen(trixie.command(*INSTALL), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = start(trixie)
     wait(lambda: log(trixie).count("Python packages (hash-locked) ...") == 2, "the third step again", 120)
     assert log(trixie).rpartition("== ")[2].count("already so") >= 2
     trixie.do("sh", "-c", "kill -HUP $(pgrep -of '[b]ash ./install.sh')")
@@ -83,13 +87,14 @@ def test_killed_half_way_and_resumed_over_a_dropped_connection(trixie: Booted, b
 
 
 def test_serving_and_a_link(trixie: Booted, before: dict[str, str]) -> None:
-    """The second run changes nothing, says so, tests itself through the front door and prints a link that is not logged."""
+    """The second run changes nothing, says so, tests itself through the front door; its link is not in the log."""
     stamps = "find /etc /opt/croft /usr/local -newer /var/log/croft/install.log -type f"
     out = trixie.do(*INSTALL).stdout
     assert re.search(r"Nothing to do: all (\d+) steps were already so", out), out
     assert "https://croft.localhost" in out
     link = re.search(r"https://croft\.localhost/\S+", out)
-    assert link and link.group(0) not in log(trixie)
+    assert link
+    assert link.group(0) not in log(trixie)
     assert trixie.do("sh", "-c", stamps).stdout == ""
     assert serves(trixie)
 
@@ -99,7 +104,8 @@ def test_hardening(trixie: Booted, before: dict[str, str]) -> None:
     trixie.do("systemd-analyze", "security", "--threshold=15", "--no-pager", "croft.service")
     assert trixie.do("systemctl", "show", "-p", "User", "--value", "croft.service").stdout.strip() == "croft"
     trixie.do("sh", "-c", "mkdir -p -m 700 /var/lib/croft/home/.ssh && ssh-keygen -q -t ed25519 -N '' -f /root/key && "
-              "cp /root/key.pub /var/lib/croft/home/.ssh/authorized_keys && chown -R workspace: /var/lib/croft/home/.ssh")
+              "cp /root/key.pub /var/lib/croft/home/.ssh/authorized_keys && "
+              "chown -R workspace: /var/lib/croft/home/.ssh")
     refused = trixie.do("ssh", "-i", "/root/key", "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes",
                         "workspace@127.0.0.1", "id", check=False)
     assert refused.returncode == 255, refused.stdout
@@ -119,10 +125,12 @@ def test_secret_files(trixie: Booted, before: dict[str, str]) -> None:
 
 def test_a_hung_daemon_is_replaced(trixie: Booted, before: dict[str, str]) -> None:
     """SYS-6: SIGSTOP is noticed by the watchdog within a minute."""
-    pid = trixie.do("systemctl", "show", "-p", "MainPID", "--value", "croft.service").stdout.strip()
+    def daemon() -> str:
+        return trixie.do("systemctl", "show", "-p", "MainPID", "--value", "croft.service").stdout.strip()
+
+    pid = daemon()
     trixie.do("kill", "-STOP", pid)
-    wait(lambda: trixie.do("systemctl", "show", "-p", "MainPID", "--value", "croft.service").stdout.strip() not in (pid, "0"),
-         "another daemon", 60)
+    wait(lambda: daemon() not in (pid, "0"), "another daemon", 60)
     wait(lambda: serves(trixie), "the front door", 60)
 
 
@@ -146,6 +154,11 @@ def test_uninstall_keeps_data_and_a_new_installation_finds_it(trixie: Booted, be
 def test_purge_leaves_nothing(trixie: Booted, before: dict[str, str]) -> None:
     trixie.do(*INSTALL[:1], "--uninstall", "--purge", "--unattended")
     assert_same(before, snapshot(trixie))
+
+
+def start(machine: Booted) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(machine.command(*INSTALL), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT)
 
 
 def log(machine: Booted) -> str:

@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("authority")
-    subprocess.run(("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-                    "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"), "-subj", "/CN=localhost",
+    subprocess.run(("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-days", "2", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"),
+                    "-subj", "/CN=localhost",
                     "-addext", "subjectAltName=DNS:localhost"), check=True, capture_output=True)
     return folder
 
@@ -62,7 +63,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     main.write_text("def main(argv, source):\n    print('RAN', argv[0], ' '.join(argv[1:]))\n    return 0\n")
     (root / "install.sh").write_bytes((ROOT / "install.sh").read_bytes())
     (root / "pyproject.toml").write_text('[project]\nname = "croft"\nversion = "9.9.9"\n')
-    for words in (("init", "-q"), ("add", "-A"), ("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "x")):
+    person = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    for words in (("init", "-q"), ("add", "-A"), (*person, "commit", "-qm", "x")):
         subprocess.run(("git", "-C", str(root), *words), check=True)
     return root
 
@@ -71,8 +73,9 @@ def pipe(script: Path, certificate: Path, *argv: str) -> subprocess.CompletedPro
     """`curl URL/install.sh | sudo bash -s -- ...`, in a mount namespace of its own so that /var stays as it is."""
     line = "mount -t tmpfs none /var/cache && mount -t tmpfs none /var/log && exec bash -s -- " + " ".join(argv)
     with script.open() as stdin:
-        return subprocess.run(("unshare", "--mount", "sh", "-c", line), stdin=stdin, capture_output=True, text=True, check=False,
-                              env={**os.environ, "CURL_CA_BUNDLE": str(certificate / "cert.pem")}, timeout=60)
+        return subprocess.run(("unshare", "--mount", "sh", "-c", line), stdin=stdin, capture_output=True, text=True,
+                              check=False, timeout=60,
+                              env={**os.environ, "CURL_CA_BUNDLE": str(certificate / "cert.pem")})
 
 
 def test_a_release_is_fetched_checked_and_run(site: tuple[str, Path], checkout: Path, certificate: Path) -> None:
@@ -80,11 +83,13 @@ def test_a_release_is_fetched_checked_and_run(site: tuple[str, Path], checkout: 
     release.build(checkout, folder, wheels=False)
     done = pipe(folder / "install.sh", certificate, "--source", url, "--unattended", "--domain", "a.example.org")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("RAN")] == ["check", "apply", "finish"]
+    phases = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("RAN")]
+    assert phases == ["check", "apply", "finish"]
     assert "--domain a.example.org" in done.stdout
 
 
-def test_a_tampered_release_is_refused_before_anything_runs(site: tuple[str, Path], checkout: Path, certificate: Path) -> None:
+def test_a_tampered_release_is_refused_before_anything_runs(site: tuple[str, Path], checkout: Path,
+                                                             certificate: Path) -> None:
     """SUP-5"""
     url, folder = site
     archive, script, _ = release.build(checkout, folder, wheels=False)
@@ -108,7 +113,8 @@ def test_only_https_sources(site: tuple[str, Path], checkout: Path, certificate:
     assert "https" in done.stderr
 
 
-def test_a_server_with_an_unknown_certificate_is_refused(site: tuple[str, Path], checkout: Path, certificate: Path) -> None:
+def test_a_server_with_an_unknown_certificate_is_refused(site: tuple[str, Path], checkout: Path,
+                                                         certificate: Path) -> None:
     url, folder = site
     _, script, _ = release.build(checkout, folder, wheels=False)
     other = folder.parent / "cert.pem"

@@ -70,7 +70,8 @@ class TestPreflight:
         assert finding.suggestion
 
     def test_slow_ai_is_only_a_warning(self) -> None:
-        assert self.findings(Subject(small(cpu_flags=frozenset()), "process", listeners=nobody))["processor"].level is Level.WARN
+        slow = Subject(small(cpu_flags=frozenset()), "process", listeners=nobody)
+        assert self.findings(slow)["processor"].level is Level.WARN
 
     def test_six_gigabytes_stay_free(self) -> None:
         needs = preflight.need("docker")
@@ -80,7 +81,8 @@ class TestPreflight:
         assert self.findings(Subject(short, "docker", listeners=nobody))["disk"].level is Level.FAIL
 
     def test_a_taken_port_names_who_and_how_to_live_with_it(self) -> None:
-        taken = Subject(small(), "process", listeners=lambda port: [Listener(port, 42, "nginx", 33)] if port == 80 else [])
+        nginx = [Listener(80, 42, "nginx", 33)]
+        taken = Subject(small(), "process", listeners=lambda port: nginx if port == 80 else [])
         finding = self.findings(taken)["ports"]
         assert finding.level is Level.FAIL
         assert "nginx (process 42)" in finding.detail
@@ -108,7 +110,8 @@ class TestPreflight:
 
 
 class TestRuntime:
-    def target(self, machine: Machine, *argv: str, recorded: dict[str, object] | None = None, offered: bool = True) -> options.Target:
+    def target(self, machine: Machine, *argv: str, recorded: dict[str, object] | None = None,
+               offered: bool = True) -> options.Target:
         return options.target(options.parse(argv), machine, recorded or {}, compose_offered=offered)
 
     @pytest.mark.parametrize(("machine", "offered", "runtime"), [
@@ -120,7 +123,8 @@ class TestRuntime:
         assert self.target(machine, offered=offered).runtime == runtime
 
     def test_the_last_choice_holds(self) -> None:
-        again = self.target(small(), recorded={"runtime": "process", "host": "a.example.org", "http_port": 81, "https_port": 444})
+        last = {"runtime": "process", "host": "a.example.org", "http_port": 81, "https_port": 444}
+        again = self.target(small(), recorded=last)
         assert (again.runtime, again.host, again.http_port, again.https_port) == ("process", "a.example.org", 81, 444)
         with pytest.raises(InstallError, match="cannot change the runtime"):
             options.refuse_mixed(options.parse(["--runtime", "docker"]), {"runtime": "process"})
@@ -128,11 +132,13 @@ class TestRuntime:
     @pytest.mark.parametrize(("argv", "tls"), [((), "internal"), (("--domain", "A.example.org."), "acme"),
                                                (("--domain", "box.lan"), "internal"),
                                                (("--domain", "a.example.org", "--behind-proxy", "nginx"), "off")])
-    def test_certificates_follow_from_the_name(self, argv: tuple[str, ...], tls: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_certificates_follow_from_the_name(self, argv: tuple[str, ...], tls: str,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(options, "default_host", lambda: "croft.localhost")
         assert self.target(small(), *argv).settings["proxy.tls"] == tls
 
-    @pytest.mark.parametrize("argv", [("--purge",), ("--https-port", "70000"), ("--images", "/nonexistent"), ("--what",)])
+    @pytest.mark.parametrize("argv", [("--purge",), ("--https-port", "70000"), ("--images", "/nonexistent"),
+                                      ("--what",)])
     def test_misuse_is_2(self, argv: tuple[str, ...]) -> None:
         with pytest.raises(SystemExit) as ended:
             options.parse(argv)
@@ -181,7 +187,8 @@ class TestAccounts:
 
 
 class TestSettingsFile:
-    @pytest.mark.parametrize("text", ["", 'host = "x"\n', "[proxy]\n# mine\nhttp_port = 1 # old\n\n[ide]\nidle_minutes = 5\n",
+    @pytest.mark.parametrize("text", ["", 'host = "x"\n',
+                                      "[proxy]\n# mine\nhttp_port = 1 # old\n\n[ide]\nidle_minutes = 5\n",
                                       "[ide]\nidle_minutes = 5"])
     def test_one_value_changes_and_the_rest_stays(self, text: str) -> None:
         once = config.with_value(config.with_value(text, "proxy.http_port", 8080), "host", "a.example.org")
@@ -250,7 +257,8 @@ class TestJournal:
 
 class TestDocker:
     @pytest.mark.parametrize("present", [{}, {"bip": "10.1.0.1/24"}, {"live-restore": False},
-                                         {"log-driver": "journald", "data-root": "/d"}, {"log-opts": {"max-size": "1m"}}])
+                                         {"log-driver": "journald", "data-root": "/d"},
+                                         {"log-opts": {"max-size": "1m"}}])
     def test_existing_values_win_and_come_back(self, host: Host, present: dict[str, object],
                                                monkeypatch: pytest.MonkeyPatch) -> None:
         """SYS-8"""
@@ -289,7 +297,8 @@ class TestSource:
         rows = layout.table(settings.parse({}, settings.Paths.system()), ids)
         wanted = {(str(row.path), f"{row.mode:04o}", names[row.uid], names[row.gid]) for row in rows
                   if row.path.is_relative_to("/run")}
-        lines = [line.split() for line in (ROOT / "systemd/tmpfiles.d/croft.conf").read_text().splitlines() if line[:1] == "d"]
+        text = (ROOT / "systemd/tmpfiles.d/croft.conf").read_text()
+        lines = [line.split() for line in text.splitlines() if line[:1] == "d"]
         assert {(path, mode, user, group) for _, path, mode, user, group in lines} == wanted
 
     def test_locks_cover_every_requirement_and_name_no_registry(self) -> None:
@@ -314,14 +323,15 @@ class TestSource:
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr("idna.py", "")
             archive.writestr("idna-3.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: idna\nVersion: 3.0\n")
-            archive.writestr("idna-3.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr("idna-3.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n"
+                             "Tag: py3-none-any\n")
             archive.writestr("idna-3.0.dist-info/RECORD", "")
         source = tmp_path / "source"
         (source / "wheels").mkdir(parents=True)
         wheel.rename(source / "wheels" / wheel.name)
         (source / "requirements.txt").write_text(f"idna==3.0 --hash=sha256:{'0' * 64}\n")
         step = python_env.EnsurePython(host, Journal(host), source, "/usr/bin/python3")
-        with pytest.raises(InstallError, match="DO NOT MATCH|hash"):
+        with pytest.raises(InstallError, match=r"DO NOT MATCH|hash"):
             step.apply()
         assert not step.check()
 

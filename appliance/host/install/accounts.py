@@ -1,6 +1,7 @@
 """The accounts Croft runs as: system users that nobody can sign in as.
 
-Rule: an account that is not in the journal is somebody else's, whatever its name; it is refused, never reused or removed.
+Rule: an account that is not in the journal is somebody else's, whatever its name; it is refused, never reused or
+removed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class User:
 
 USERS = (
     User(DAEMON, "Croft daemon"),
-    User(WORKSPACE, "Croft workspace", home="/var/lib/croft/home", shell="/bin/bash"),
+    User(WORKSPACE, "Croft workspace", "/var/lib/croft/home", "/bin/bash"),
     User(PROXY, "Croft web proxy"),
 )
 MEMBERS = (DAEMON, PROXY)  # of WEB: both reach the sockets between proxy and daemon
@@ -95,7 +96,8 @@ class EnsureAccounts:
         if user.name not in self._groups():
             self.host.run("groupadd", *self._prefix, "--system", *self._old("--gid", f"{user.name}:gid"), user.name)
         self.host.run("useradd", *self._prefix, "--system", *self._old("--uid", f"{user.name}:uid"), "--gid", user.name,
-                      "--no-create-home", "--home-dir", user.home, "--shell", user.shell, "--comment", user.comment, user.name)
+                      "--no-create-home", "--home-dir", user.home, "--shell", user.shell, "--comment", user.comment,
+                      user.name)
 
     def _old(self, option: str, key: str) -> tuple[str, ...]:
         """The id that kept data still carries, while nobody else has it."""

@@ -56,7 +56,7 @@ _SNIPPETS = {"nginx": _NGINX, "apache": _APACHE, "caddy": _CADDY}
 
 
 def snippet(kind: str, host: str, port: int) -> str:
-    """The lines for a web server of ``kind`` that owns ports 80 and 443. WebSockets must pass: the IDE lives on them."""
+    """The lines for a web server of ``kind`` that owns ports 80 and 443. WebSockets must pass: the IDE needs them."""
     return _SNIPPETS[kind].format(host=host, port=port)
 
 

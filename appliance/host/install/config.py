@@ -138,7 +138,8 @@ def with_value(text: str, name: str, value: Value) -> str:
         if inside and (section or not bare.startswith("[")):
             last = number + 1 if bare else last
             if bare.partition("=")[0].strip() == key:
-                return text if _same(bare, shown) else "\n".join([*lines[:number], f"{key} = {shown}", *lines[number + 1:]]) + "\n"
+                changed = [*lines[:number], f"{key} = {shown}", *lines[number + 1:]]
+                return text if _same(bare, shown) else "\n".join(changed) + "\n"
     if last is None:
         return "\n".join([*lines, "", f"[{section}]", f"{key} = {shown}"]) + "\n"
     return "\n".join([*lines[:last], f"{key} = {shown}", *lines[last:]]) + "\n"

@@ -1,7 +1,7 @@
 """The Docker engine: kept alive through its own restarts, fed from a bundle where one is given.
 
-Rule: an engine that was here before is used as it is; its daemon.json is merged only when the engine came with us, and every
-value that stood there stays.
+Rule: an engine that was here before is used as it is; its daemon.json is merged only when the engine came with us,
+and every value that stood there stays.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class EnsureImages:
 
 @dataclass
 class EnsureProject:
-    """The Compose files, where only root can write; on the way back, containers and networks of the project go first."""
+    """The Compose files, where only root can write; on the way back, the project's containers and networks go first."""
 
     host: Host
     journal: Journal

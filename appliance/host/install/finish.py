@@ -63,7 +63,7 @@ def await_front_door(target: Target, process: subprocess.Popen[bytes] | None = N
         if process is not None and process.poll() is not None:
             raise InstallError(f"croft serve ended with code {process.returncode}", hint="Its last words stand above.")
         if time.monotonic() > deadline:
-            raise InstallError(f"the self-test failed: {why}", hint="See `croft doctor`, `croft services list` and the logs.")
+            raise InstallError(f"the self-test failed: {why}", hint="See `croft doctor` and `croft services list`.")
         time.sleep(0.5)
 
 
@@ -73,7 +73,7 @@ def _invite(options: Options) -> None:
     # Not captured: on a terminal the command adds the QR code.
     code = subprocess.run(words, check=False, env={"PATH": PATH, "LANG": "C.UTF-8"}).returncode
     if code != 0:
-        raise InstallError(f"cannot make a sign-in link: `croft login-link` ended with {code}", hint="Try it again by hand.")
+        raise InstallError(f"cannot make a sign-in link: `croft login-link` ended with {code}", hint="Try it by hand.")
 
 
 def _show_front(console: Console, options: Options, target: Target) -> None:
@@ -84,6 +84,8 @@ def _show_front(console: Console, options: Options, target: Target) -> None:
         console.say(f"Put this into your {options.behind_proxy}, then reload it:\n")
         console.say(behind.snippet(options.behind_proxy, target.host, target.http_port) + "\n")
         why = behind.answers(target.host)
-        console.say(f"Not through your {options.behind_proxy} yet: {why}" if why else f"It works through your {options.behind_proxy}.")
+        console.say(f"Not through your {options.behind_proxy} yet: {why}" if why
+                    else f"It works through your {options.behind_proxy}.")
     elif target.settings["proxy.tls"] == "internal":
-        console.say("Its certificate comes from its own authority: your browser asks once, or pass --domain for a public one.")
+        console.say("Its certificate comes from its own authority: your browser asks once. "
+                    "For a public one pass --domain.")

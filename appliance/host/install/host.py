@@ -61,7 +61,7 @@ class Host:
 
     def run(self, *argv: str, env: Mapping[str, str] | None = None, check: bool = True,
             stdin: str = "", timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end. Raises InstallError when it is missing, fails or takes longer than ``timeout`` s."""
+        """Run a program to its end. Raises InstallError when it is missing, fails or takes more than ``timeout`` s."""
         try:
             done = subprocess.run(argv, input=stdin, capture_output=True, text=True, errors="replace", check=False,
                                   timeout=timeout, env=_environment(env))
@@ -84,10 +84,9 @@ class Host:
                                        stderr=subprocess.STDOUT, env=_environment(env))
         except OSError as error:
             raise InstallError(f"cannot run {argv[0]}: {error}") from error
-        assert process.stdout is not None
         last: list[str] = []
         with process:
-            for line in _lines(process.stdout.fileno()):
+            for line in _lines(process.stdout.fileno() if process.stdout else -1):
                 told = describe(line) if line else (measure() if measure else "still at work")
                 last = [*last[-199:], line]
                 if told:

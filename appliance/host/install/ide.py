@@ -1,7 +1,7 @@
 """code-server and its Node for the process runtime.
 
-Rule: Node comes as a hash-locked wheel, code-server by npm's lock of integrity values; the tree is built beside the old one
-and renamed into place. What is only needed for building leaves the machine again.
+Rule: Node comes as a hash-locked wheel, code-server by npm's lock of integrity values; the tree is built beside the
+old one and renamed into place. What is only needed for building leaves the machine again.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ class EnsureIde:
         (tools / "npm").chmod(0o755)
         env = {"PATH": f"{tools}:{new}/node/bin:/usr/sbin:/usr/bin:/sbin:/bin", "npm_config_nodedir": str(new / "node"),
                "npm_config_cache": str(new / "cache"), "HOME": str(new)}
-        self.host.stream((str(tools / "npm"), "ci", "--no-audit", "--no-fund", "--foreground-scripts"), env=env, cwd=code,
+        words = ("ci", "--no-audit", "--no-fund", "--foreground-scripts")
+        self.host.stream((str(tools / "npm"), *words), env=env, cwd=code,
                          describe=lambda line: None if "warn" in line else f"code-server: {line[:80]}",
                          measure=lambda: f"code-server: {folder_mb(code)} MB so far")
         for name in ("cache", "bin", ".npm"):

@@ -1,6 +1,7 @@
 """The three phases that install.sh runs: look and ask, change the machine, and finish in the person's terminal.
 
-Rule: `check` changes nothing; `apply` needs no terminal and may be cut off from one; `finish` may be repeated at will.
+Rule: `check` changes nothing; `apply` needs no terminal and may be cut off from one; `finish` may be repeated at
+will.
 Exit codes: 0 done, 1 failed, 2 misused, 3 refused or declined, 4 (check only) nothing to do.
 """
 
@@ -99,7 +100,7 @@ def _target(place: Place, asked: options.Options) -> options.Target:
 
 
 def _compose_offered(place: Place) -> bool:
-    """Compose 2 as a plugin that is here, or as a package of the distribution (bookworm's `docker-compose` is the old 1.x)."""
+    """Compose 2 as a plugin that is here, or as a package (Debian 12's `docker-compose` is the old 1.x)."""
     folders = ("/usr/libexec", "/usr/lib", "/usr/local/libexec", "/usr/local/lib")
     if any(place.host.path(f"{folder}/docker/cli-plugins/docker-compose").exists() for folder in folders):
         return True

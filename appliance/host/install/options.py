@@ -1,6 +1,7 @@
 """What the installer is asked for: the command line, and what follows from it and the machine.
 
-Rule: the answer is the same for the same command line, machine and journal, so that each phase of a run agrees with the last.
+Rule: the answer is the same for the same command line, machine and journal, so that each phase of a run agrees with
+the last.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 from appliance.host.install.host import InstallError
 from appliance.host.machine import Machine
 
+_ABOUT = ("Installs Croft on this machine. Run it again to repair or upgrade; every change is listed in "
+          "docs/changes-to-your-machine.md.")
 FRONTS = ("nginx", "apache", "caddy")
 
 
@@ -41,14 +44,13 @@ class Options:
 
 def parse(argv: Sequence[str]) -> Options:
     """Read the command line; argparse prints the message and exits with 2 when it cannot be read."""
-    parser = argparse.ArgumentParser(prog="install.sh", description="Installs Croft on this machine. Run it again to repair "
-                                     "or upgrade; every change is listed in docs/changes-to-your-machine.md.")
+    parser = argparse.ArgumentParser(prog="install.sh", description=_ABOUT)
     add = parser.add_argument
     add("--domain", default="", help="name of the web interface; the IDE lives at ide.NAME")
     add("--email", default="", help="the owner's address, also given to the certificate authority")
     add("--runtime", choices=("auto", "docker", "process"), default="auto", help="how services run")
     add("--images", type=Path, metavar="FILE", help="load container images from FILE instead of pulling them")
-    add("--ide-bundle", type=Path, metavar="FILE", help="a tar file with code-server and its Node, instead of building them")
+    add("--ide-bundle", type=Path, metavar="FILE", help="a tar file with code-server and its Node")
     add("--behind-proxy", choices=FRONTS, default="", help="a web server that already owns ports 80 and 443")
     add("--http-port", type=_port, default=0, metavar="PORT", help="port for plain HTTP (80)")
     add("--https-port", type=_port, default=0, metavar="PORT", help="port for HTTPS (443)")
@@ -66,8 +68,9 @@ def parse(argv: Sequence[str]) -> Options:
         path = getattr(args, name)
         if path is not None and not path.is_file():
             parser.error(f"there is no file {path}")
-    return Options(domain=args.domain.lower().rstrip("."), email=args.email, runtime=args.runtime, images=_whole(args.images),
-                   ide_bundle=_whole(args.ide_bundle), unattended=args.unattended, dry_run=args.dry_run,
+    return Options(domain=args.domain.lower().rstrip("."), email=args.email, runtime=args.runtime,
+                   images=_whole(args.images), ide_bundle=_whole(args.ide_bundle),
+                   unattended=args.unattended, dry_run=args.dry_run,
                    start=not args.no_start, behind_proxy=args.behind_proxy, http_port=args.http_port,
                    https_port=args.https_port, uninstall=args.uninstall, purge=args.purge,
                    bootstrap=tuple(args.bootstrap.split()))
@@ -103,7 +106,7 @@ def target(options: Options, machine: Machine, recorded: dict[str, Any], *, comp
 
 
 def _runtime(options: Options, machine: Machine, recorded: dict[str, Any], compose_offered: bool) -> tuple[str, str]:
-    """DECIDED 21: docker if an engine answers or could be installed here, else process; never changed behind one's back."""
+    """docker if an engine answers or could be installed here, else process; the last choice holds."""
     if options.runtime != "auto":
         return options.runtime, "as asked"
     if recorded.get("runtime"):

@@ -1,6 +1,7 @@
 """Packages of the distribution: install what is missing, remember what came, remove exactly that.
 
-Rule: a package that was here before, or that something else came to need, is never removed; no existing package is upgraded.
+Rule: a package that was here before, or that something else came to need, is never removed; no existing package is
+upgraded.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def _short(line: str) -> str | None:
 
 
 def names_for(runtime: str, os_id: str, python: str, *, engine: bool) -> tuple[str, ...]:
-    """The packages of ``runtime``; ``python`` is the interpreter's package, ``engine`` whether Docker is here already."""
+    """The packages of ``runtime``; ``python`` is the interpreter's package, ``engine``: Docker was here before."""
     common = ("ca-certificates", "git", "libstdc++6", f"{python}-venv")
     if runtime == "process":
         return (*common, "caddy")

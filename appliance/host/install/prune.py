@@ -1,6 +1,8 @@
-"""What a code-server tree built here does not need to run: sources, objects, other platforms, parts that are switched off.
+"""What a code-server tree built here does not need to run: sources, objects, other platforms, parts that are
+switched off.
 
-Rule: only names known to be unused are removed; everything that the editor, the terminal, search and web views load stays.
+Rule: only names known to be unused are removed; everything that the editor, the terminal, search and web views load
+stays.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ def _doomed(tree: Path) -> Iterator[Path]:
 def _other_platforms(modules: Path) -> Iterator[Path]:
     """Prebuilt programs for systems that this machine is not."""
     here = "linux-" + ("arm64" if platform.machine() == "aarch64" else "x64")
-    for prebuilt in (*modules.glob("*/prebuilds"), *modules.glob("@*/*/prebuilds"), modules / "@vscode/ripgrep-universal/bin"):
+    search = modules / "@vscode/ripgrep-universal/bin"
+    for prebuilt in (*modules.glob("*/prebuilds"), *modules.glob("@*/*/prebuilds"), search):
         if prebuilt.is_dir():
             yield from (path for path in prebuilt.iterdir() if path.is_dir() and path.name != here)

@@ -1,7 +1,8 @@
 """The appliance's Python packages, in a virtual environment that root owns.
 
-Rule: every wheel's hash is in a lock that came with the source; nothing is built from source but the project itself. A new
-version is made beside the old one and put in place by renaming a link, so a killed run never leaves half of it.
+Rule: every wheel's hash is in a lock that came with the source; nothing is built from source but the project
+itself. A new version is made beside the old one and put in place by renaming a link, so a killed run never leaves
+half of it.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class EnsurePython:
         work.mkdir(mode=0o700)
         for name in _PROJECT:
             if (self.source / name).is_dir():
-                shutil.copytree(self.source / name, work / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(self.source / name, work / "source" / name,
+                                ignore=shutil.ignore_patterns("__pycache__"))
             elif (self.source / name).exists():
                 (work / "source").mkdir(exist_ok=True)
                 shutil.copy(self.source / name, work / "source" / name)
@@ -148,4 +150,5 @@ def _drop_if_empty(folder: Path) -> None:
 
 
 def _short(line: str) -> str | None:
-    return line[:100] if line.startswith(("Collecting", "Downloading", "Installing", "Successfully", "Building")) else None
+    shown = ("Collecting", "Downloading", "Installing", "Successfully", "Building")
+    return line[:100] if line.startswith(shown) else None

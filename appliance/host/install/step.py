@@ -1,6 +1,7 @@
 """One step of an installation, and the runner that takes them in order.
 
-Rule: `check` looks and changes nothing; `apply` may run any number of times; `undo` takes back only what the journal records.
+Rule: `check` looks and changes nothing; `apply` may run any number of times; `undo` takes back only what the
+journal records.
 """
 
 from __future__ import annotations

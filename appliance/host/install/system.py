@@ -78,7 +78,7 @@ class EnsureSwap:
 
 @dataclass
 class EnsureFirewall:
-    """Ports 80 and 443 through an active ufw; every other rule stays, and a firewall we do not know is only reported."""
+    """Ports 80 and 443 through an active ufw; every other rule stays, other firewalls are left alone."""
 
     host: Host
     journal: Journal
@@ -155,7 +155,8 @@ class EnsureUnits:
         self.journal.put(self.id, running=self._running())
 
     def undo(self) -> None:
-        names = [Path(path).name for path in self.journal.get(self.id, "files", []) if path.endswith((".service", ".slice"))]
+        names = [Path(path).name for path in self.journal.get(self.id, "files", [])
+                 if path.endswith((".service", ".slice"))]
         here = [name for name in names if self.host.path(f"{UNITS}/{name}").exists()]
         for name in sorted(here, key=lambda name: name not in self._STARTED):
             self.host.run("systemctl", "disable", "--quiet", "--now", name, check=False, timeout=180)

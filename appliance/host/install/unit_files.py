@@ -1,7 +1,7 @@
 """Unit files of the process runtime's services, written from the broker's own catalogue.
 
-Rule: the words of a service's command line exist once, in `appliance.broker.catalogue`; here they are only put into systemd's
-syntax.
+Rule: the words of a service's command line exist once, in `appliance.broker.catalogue`; here they are only put into
+systemd's syntax.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 _PROXY = """\
 PrivateTmp=yes
 ReadWritePaths=/var/lib/croft/caddy
-InaccessiblePaths=-/var/lib/croft/workspace -/var/lib/croft/home -/var/lib/croft/keys -/run/croft/broker -/run/croft/control
+InaccessiblePaths=-/var/lib/croft/workspace -/var/lib/croft/home -/var/lib/croft/keys
+InaccessiblePaths=-/run/croft/broker -/run/croft/control
 MemoryDenyWriteExecute=yes
 RestrictNamespaces=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
