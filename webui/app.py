@@ -7,11 +7,10 @@ from typing import Any
 from aiohttp import web
 
 from appliance.errors import Unauthenticated
-from appliance.identity.verify import PageName
+from appliance.identity.verify import PageName, relative_path
 from webui import headers, keys, routes
 from webui.guard import Guard, Handler, Route, as_error
 from webui.render import page, set_up
-from webui.safe import relative_path
 
 BODY_MAX = 1024 * 1024
 

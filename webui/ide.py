@@ -11,9 +11,9 @@ from aiohttp import web
 from appliance.errors import Forbidden, Unauthenticated
 from appliance.identity.sessions import Session
 from appliance.identity.users import Role
+from appliance.identity.verify import relative_path
 from webui import cookies, keys, views
 from webui.guard import IDE_COOKIE
-from webui.safe import relative_path
 
 # WEB-16: sockets one session may hold. One IDE window uses two or three.
 SOCKETS_MAX = 64

@@ -11,12 +11,12 @@ from appliance.errors import CroftError, Invalid
 from appliance.identity.links import LinkRefused
 from appliance.identity.sign_in import Caller
 from appliance.identity.users import Role
+from appliance.identity.verify import relative_path
 from appliance.services.model import Message
 from webui import api, cookies, filters, keys, views
 from webui.guard import COOKIE, DEVICE_COOKIE, PRINCIPAL, client_address, principal_of
 from webui.i18n import LANGUAGES
 from webui.render import LANGUAGE_COOKIE, THEME_COOKIE, page
-from webui.safe import relative_path
 
 LOG_LINES = 300
 

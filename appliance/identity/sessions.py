@@ -66,6 +66,7 @@ class Sessions:
         self._by_hash: dict[bytes, Session] = {}
         self._by_ide_hash: dict[bytes, Session] = {}
         self._handoffs: dict[bytes, tuple[Session, float]] = {}
+        self._unrecorded: list[tuple[Session, str, str]] = []
         self._on_end: list[Callable[[Session], None]] = []
 
     def on_end(self, callback: Callable[[Session], None]) -> None:
@@ -145,25 +146,41 @@ class Sessions:
         raise NotFound("there is no such session", hint="It may have ended meanwhile.")
 
     async def end(self, sessions: Iterable[Session], why: str, actor: str) -> None:
-        """End sessions now: first in memory, so that nothing more passes, then on disk."""
-        ending = [session for session in sessions if not session.ended]
-        for session in ending:
+        """End sessions now: first in memory, so that nothing more passes, then on disk.
+
+        What the disk does not take (it is full, the caller was cancelled) is tried again by :meth:`save`: a session that stayed
+        on disk would be alive again after a restart.
+        """
+        for session in [session for session in sessions if not session.ended]:
             self._forget(session)
-        if not ending:
+            self._unrecorded.append((session, why, actor))
+        await self._record_ended()
+
+    async def _record_ended(self) -> None:
+        ended = list(self._unrecorded)
+        if not ended:
             return
         async with self._db.transaction() as tx:
-            for session in ending:
-                await tx.execute("DELETE FROM sessions WHERE id = ?", (session.id,))
-                await self._audit.append(tx, "sign-out" if why == "sign-out" else "session.end", actor,
-                                         session=session.id, user=session.user.id, why=why)
+            for session, why, actor in ended:
+                gone = await tx.execute("DELETE FROM sessions WHERE id = ?", (session.id,))
+                if gone.rowcount or why == "removed":
+                    await self._audit.append(tx, "sign-out" if why == "sign-out" else "session.end", actor,
+                                             session=session.id, user=session.user.id, why=why)
+        self._unrecorded = [entry for entry in self._unrecorded if entry not in ended]
 
     async def rotate(self, session: Session) -> str:
         """Give a session a new id after its person's role changed (AUTH-7). Returns the new cookie."""
-        cookie = secrets.new("ses")
-        old, session.hash, session.rotate = session.hash, secrets.digest(cookie), False
-        self._by_hash.pop(old, None)
-        self._by_hash[session.hash] = session
-        await self._db.execute("UPDATE sessions SET hash = ? WHERE id = ?", (session.hash, session.id))
+        cookie, session.rotate = secrets.new("ses"), False
+        fresh = secrets.digest(cookie)
+        try:
+            await self._db.execute("UPDATE sessions SET hash = ? WHERE id = ?", (fresh, session.id))
+        except BaseException:
+            session.rotate = True
+            raise
+        self._by_hash.pop(session.hash, None)
+        session.hash = fresh
+        if not session.ended:
+            self._by_hash[fresh] = session
         return cookie
 
     async def changed(self, user: User, actor: str) -> None:
@@ -206,18 +223,20 @@ class Sessions:
     async def save(self) -> None:
         """Write what activity changed, and end what has run out (called each minute and at stop)."""
         over = [session for session in self._by_hash.values() if self._over(session)]
-        await self.end(over, "expired", "daemon")
+        await self.end(over, "expired", "daemon")  # and whatever ended earlier but is not on disk yet
         unsaved = [session for session in self._by_hash.values() if session.unsaved]
         if not unsaved:
             return
         uptime = self._clock.uptime()
         async with self._db.transaction() as tx:
             for session in unsaved:
-                session.unsaved = False
                 await tx.execute(
                     "UPDATE sessions SET age = ?, since_auth = ?, seen_at = ?, seen_uptime = ?, boot_id = ? WHERE id = ?",
                     (session.active - session.born, session.active - session.proved, session.seen_at, session.active,
                      self._boot, session.id))
+        for session in unsaved:
+            # Used again while this was being written: the next minute writes that.
+            session.unsaved = session.active > uptime
 
     def _live(self, session: Session | None) -> Session | None:
         return session if session is not None and not session.ended and not self._over(session) else None

@@ -66,8 +66,9 @@ class SignIn:
         return SignedIn(session, cookie, device)
 
     async def _refused(self, key: str, caller: Caller) -> None:
-        await self._throttle.failed(key)
-        await self._audit.note("sign-in.refused", "anyone", way="link", address=caller.address)
+        async with self._db.transaction() as tx:
+            if await self._throttle.failed(tx, key):
+                await self._audit.append(tx, "sign-in.refused", "anyone", way="link", address=caller.address)
 
     async def _known(self, device: str) -> bool:
         return await self._db.row("SELECT 1 FROM devices WHERE hash = ?", (secrets.digest(device),)) is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from typing import Any
 
 from appliance.clock import Clock
 from appliance.database import Database
@@ -28,23 +29,33 @@ class Throttle:
     async def banned(self, key: str) -> float:
         """Seconds for which ``key`` is banned; 0 when it is not."""
         row = await self._db.row("SELECT until FROM bans WHERE key = ?", (key,))
-        # A clock set back must not turn minutes into days.
-        return min(max(0.0, row["until"] - self._clock.now()), LONGEST_BAN) if row else 0.0
+        return _left(row["until"] if row else 0.0, self._clock.now())
 
-    async def failed(self, key: str) -> None:
-        """Count a failure of ``key``; the fifth within two minutes bans it."""
+    async def failed(self, tx: Any, key: str) -> bool:
+        """Count a failure of ``key`` inside the caller's transaction; the fifth within two minutes bans it.
+
+        Returns whether it counted: during a ban nothing does, so that hammering neither prolongs it nor fills the disk.
+        """
         now = self._clock.now()
-        async with self._db.transaction() as tx:
-            await tx.execute("DELETE FROM bans WHERE until < ? AND json_extract(failures, '$[#-1]') < ?", (now - FORGET, now - FORGET))
-            rows = list(await tx.execute_fetchall("SELECT failures, until, level FROM bans WHERE key = ?", (key,)))
-            times = [at for at in json.loads(rows[0]["failures"]) if now - WINDOW < at <= now] if rows else []
-            until, level = (rows[0]["until"], rows[0]["level"]) if rows else (0.0, 0)
+        await tx.execute("DELETE FROM bans WHERE until < ? AND json_extract(failures, '$[#-1]') < ?", (now - FORGET, now - FORGET))
+        rows = list(await tx.execute_fetchall("SELECT failures, until, level FROM bans WHERE key = ?", (key,)))
+        until, level = (rows[0]["until"], rows[0]["level"]) if rows else (0.0, 0)
+        times = [at for at in json.loads(rows[0]["failures"]) if now - WINDOW < at <= now] if rows else []
+        counted = not _left(until, now)
+        if counted:
             times.append(now)
-            if len(times) >= FAILURES:
-                until, level, times = now + min(FIRST_BAN * 2**level, LONGEST_BAN), level + 1, [now]
-            await tx.execute("INSERT INTO bans VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
-                             "failures = excluded.failures, until = excluded.until, level = excluded.level",
-                             (key, json.dumps(times), until, level))
+        if len(times) >= FAILURES:
+            until, level, times = now + min(FIRST_BAN * 2**min(level, 10), LONGEST_BAN), level + 1, []
+        # Written even when nothing changed: an attempt costs the same whether it was counted or not (AUTH-5).
+        await tx.execute("INSERT INTO bans VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+                         "failures = excluded.failures, until = excluded.until, level = excluded.level",
+                         (key, json.dumps(times or [now]), until, level))
+        return counted
+
+
+def _left(until: float, now: float) -> float:
+    """Seconds of a ban that are left. One that seems longer than any ban is from before the clock was set back: it is over."""
+    return until - now if 0 < until - now <= LONGEST_BAN else 0.0
 
 
 def network(address: str) -> str:

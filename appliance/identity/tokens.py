@@ -28,6 +28,8 @@ LAUNCH_SECONDS = 120
 LEEWAY = 30
 TOKEN_MAX = 4096
 CACHE_MAX = 1024
+# Checked whole: the decoder underneath skips whatever is not base64.
+_TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z")
 _KID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _HEADER = {"alg", "kid", "typ"}
 ACCESS_TYPE = "croft-access+jwt"
@@ -109,31 +111,39 @@ class WorkspaceTokens:
                 "require": ["exp", "nbf", "iat", "jti", "sub"], "strict_aud": True,
                 # Times are checked below, against the injected clock.
                 "verify_exp": False, "verify_nbf": False, "verify_iat": False})
-        except (jwt.PyJWTError, ValueError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
             raise TokenRefused(type(error).__name__) from error
         return self._timely(body, longest)
 
     def _timely(self, body: dict[str, Any], longest: int) -> Claims:
         iat, nbf, exp = body["iat"], body["nbf"], body["exp"]
         now = self._clock.now()
-        if not all(type(value) in (int, float) for value in (iat, nbf, exp)) or not all(
-                isinstance(body.get(name, ""), str) for name in ("sub", "jti", "sid")):
+        # In this range no comparison can overflow, and a NaN is in no range.
+        if not all(type(value) in (int, float) and 0 <= value < 1 << 53 for value in (iat, nbf, exp)):
+            raise TokenRefused("times of the wrong kind")
+        if not all(isinstance(body.get(name, ""), str) and len(body.get(name, "")) <= 128 for name in ("sub", "jti", "sid")):
             raise TokenRefused("claims of the wrong type")
-        if not body["jti"] or len(body["jti"]) > 128 or not 0 < exp - iat <= longest:
-            raise TokenRefused("lasts too long")
+        if not body["jti"] or not body["sub"] or not 0 < exp - iat <= longest:
+            raise TokenRefused("lasts too long, or names nobody")
         if now > exp + LEEWAY or now < nbf - LEEWAY or now < iat - LEEWAY:
             raise TokenRefused("not now")
         return Claims(body["sub"], body.get("sid", ""), body["jti"], float(exp))
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a field is there twice")
+    return dict(pairs)
+
+
 def _kid_of(token: str, kind: str) -> str:
     """The key id of a token whose header holds exactly what we expect. Raises TokenRefused."""
     head = token.split(".", 1)[0]
-    if len(token) > TOKEN_MAX or token.count(".") != 2 or not re.fullmatch(r"[A-Za-z0-9_-]+", head):
+    if len(token) > TOKEN_MAX or not _TOKEN.match(token):
         raise TokenRefused("not a token")
     try:
-        header = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
-    except (binascii.Error, ValueError) as error:
+        header = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)), object_pairs_hook=_once)
+    except (binascii.Error, ValueError, RecursionError) as error:
         raise TokenRefused("unreadable header") from error
     if not isinstance(header, dict) or set(header) != _HEADER or header["alg"] != "EdDSA" or header["typ"] != kind:
         raise TokenRefused("wrong header")

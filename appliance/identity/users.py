@@ -106,8 +106,8 @@ class Users:
         return await self.find(user.id)
 
     async def prefer(self, user: User, *, language: str | None = None, theme: str | None = None) -> None:
-        """Remember a person's language ('', en, ar) and theme ('', light, dark). Raises Invalid."""
-        if language not in (None, "", "en", "ar") or theme not in (None, "", "light", "dark"):
+        """Remember a person's language ('', en, ar) and theme ('', auto, light, dark). Raises Invalid."""
+        if language not in (None, "", "en", "ar") or theme not in (None, "", "auto", "light", "dark"):
             raise Invalid("that language or theme is not known")
         await self._db.execute("UPDATE users SET language = COALESCE(?, language), theme = COALESCE(?, theme) WHERE id = ?",
                                (language, theme, user.id))
@@ -122,7 +122,8 @@ class Users:
     async def _keep_an_admin(self, tx: Any, user: User) -> None:
         others = list(await tx.execute_fetchall(
             "SELECT 1 FROM users WHERE role = 'admin' AND suspended_at IS NULL AND id <> ? LIMIT 1", (user.id,)))
-        if user.role is Role.admin and not user.suspended and not others:
+        # Whether there is anybody else says enough: ``user`` may have been read before somebody changed it.
+        if not others:
             raise Conflict("this is the only admin", hint="Make someone else an admin first.")
 
 

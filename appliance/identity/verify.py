@@ -31,7 +31,7 @@ NEXT_MAX = 2048
 
 _COOKIE = re.compile(rb"[A-Za-z0-9_.~-]{16,512}\Z")
 _BEARER = re.compile(rb"(?i:bearer) ([A-Za-z0-9_.~-]{16,4096})\Z")
-_RELATIVE = re.compile(r"/(?!/)[!-\[\]-~]*\Z")
+_RELATIVE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*\Z")
 _JOINED = {b"cookie": b"; ", b"accept": b", ", b"accept-language": b", "}
 _WANTED = frozenset({*_JOINED, b"x-forwarded-method", b"x-forwarded-uri", b"x-forwarded-host", b"authorization",
                      b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
@@ -97,12 +97,19 @@ class Site:
 
 
 def relative_path(uri: str) -> str:
-    """``uri`` when it is a path of this host that is safe to come back to, else ``/`` (FWD-9)."""
-    path, readable = unquote(uri.partition("?")[0]), unquote(uri)
-    if len(uri) > NEXT_MAX or not _RELATIVE.match(uri) or any(char in readable for char in "\\{}"):
-        return "/"
-    if "//" in path or not path.isprintable() or ".." in path.split("/"):
-        return "/"
+    """``uri`` when it is a path of this host that is safe to send somebody to, else '' (FWD-9).
+
+    Refused: other schemes and hosts in every spelling browsers forgive, steps upwards, what a Caddyfile or header could
+    misread, and anything outside the characters RFC 3986 allows in a path and query; all also encoded once or twice.
+    """
+    if len(uri) > NEXT_MAX or not _RELATIVE.match(uri):
+        return ""
+    readable = uri
+    for _ in range(3):
+        path = readable.partition("?")[0]
+        if "//" in path or ".." in path.split("/") or not readable.isprintable() or any(char in readable for char in "\\{}"):
+            return ""
+        readable = unquote(readable, errors="surrogateescape")
     return uri
 
 
@@ -206,7 +213,7 @@ class Verifier:
         if request.fields.get(b"sec-fetch-dest") in (b"iframe", b"frame"):
             # The sign-in page may not be framed, so the frame says what to do instead.
             return self._page(HTTPStatus.UNAUTHORIZED, "signed-out", request)
-        path = quote(relative_path(_text(request.fields[b"x-forwarded-uri"])), safe="/")
+        path = quote(_asked(request), safe="/")
         location = f"Location: {self._site.ui_origin}/workspace?next={path}\r\n"
         return _response(HTTPStatus.FOUND, "text/plain; charset=utf-8", b"", location)
 
@@ -216,7 +223,7 @@ class Verifier:
         return self._refuse(HTTPStatus.FORBIDDEN, "forbidden", "The IDE is for operators and admins.")
 
     def _page(self, status: HTTPStatus, name: PageName, request: Request, extra: str = "") -> bytes:
-        path = relative_path(_text(request.fields[b"x-forwarded-uri"]))
+        path = _asked(request)
         body = self._gate.page(name, path, _text(request.fields.get(b"accept-language", b"")))
         policy = ("Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
                   "connect-src 'self'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
@@ -310,6 +317,11 @@ def _response(status: HTTPStatus, kind: str, body: bytes, extra: str = "") -> by
     head = (f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
             f"{_ALWAYS}{extra}\r\n")
     return head.encode("ascii") + body
+
+
+def _asked(request: Request) -> str:
+    """The address to come back to."""
+    return relative_path(_text(request.fields[b"x-forwarded-uri"])) or "/"
 
 
 def _text(value: bytes) -> str:
