@@ -198,3 +198,12 @@ def test_services_outlive_the_engine_and_are_found_again(broker, engine, dockerd
     os.kill(rows["proxy"]["pid"], signal.SIGKILL)
     broker.poll(lambda: broker.row("proxy")["state"] == "failed", 30, "an event after the engine's return")
     assert [one.name for one in broker.client().containers.list()] == ["croft-ide"]
+
+
+def test_the_broker_stays_small(broker) -> None:
+    """F1: at most 15 MiB, with containers, filter and an event stream."""
+    broker.up("proxy")
+    broker.client().containers.list()
+    text = Path(f"/proc/{broker.process.pid}/smaps_rollup").read_text()
+    kib = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+    assert kib < 15 << 10, f"{kib} KiB"
