@@ -73,7 +73,7 @@ def test_killed_half_way_and_resumed_over_a_dropped_connection(trixie: Booted, b
     """A run is killed while it makes the Python packages; the next one resumes and outlives its own terminal."""
     process = start(trixie)
     wait(lambda: "Python packages (hash-locked) ..." in log(trixie), "the third step", 300)
-    trixie.do("sh", "-c", "kill -9 -- -$(pgrep -of '[i]nstall.main import main')")
+    trixie.do("sh", "-c", "pkill -KILL -g $(pgrep -of '[i]nstall.main import main.*apply')")
     process.communicate(timeout=60)
     assert process.returncode == 1
     assert not serves(trixie)

@@ -335,11 +335,17 @@ class TestSource:
             step.apply()
         assert not step.check()
 
-    @pytest.mark.parametrize(("unit", "threshold"), [("croft.service", 15)])
-    def test_exposure(self, unit: str, threshold: int, tmp_path: Path) -> None:
-        """SYS-1"""
-        subprocess.run(("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", "--no-pager",
-                        str(ROOT / "systemd" / unit)), check=True, capture_output=True)
+    @pytest.mark.parametrize(("unit", "drop_in", "threshold"), [
+        ("croft.service", "", 15), ("croft-broker.service", "", 46),
+        ("croft-broker.service", "croft-broker.docker.conf", 39)])
+    def test_exposure(self, unit: str, drop_in: str, threshold: int, tmp_path: Path) -> None:
+        """SYS-1; docs/decisions/0005 says why the broker's figures are what they are."""
+        text = (ROOT / "systemd" / unit).read_text().replace("[Install]", "", 1)
+        extra = (ROOT / "systemd" / drop_in).read_text() if drop_in else ""
+        (tmp_path / unit).write_text(text.replace("WantedBy=multi-user.target", "") + extra)
+        done = subprocess.run(("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}",
+                               "--no-pager", str(tmp_path / unit)), check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-200:]
 
     def test_every_step_is_in_the_manual(self) -> None:
         text = (ROOT / "docs/changes-to-your-machine.md").read_text()
