@@ -160,6 +160,7 @@ class EnsureUnits:
         here = [name for name in names if self.host.path(f"{UNITS}/{name}").exists()]
         for name in sorted(here, key=lambda name: name not in self._STARTED):
             self.host.run("systemctl", "disable", "--quiet", "--now", name, check=False, timeout=180)
+            self.host.run("systemctl", "revert", name, check=False)  # limits that the broker set at run time
         for path in self.journal.get(self.id, "files", []):
             self.host.path(path).unlink(missing_ok=True)
             parent = self.host.path(path).parent

@@ -20,6 +20,7 @@ _DEFAULTS = ("import os; from appliance.broker.ide_settings import write_default
 _CAPABILITY_NAMES = {kernel.CAP_NET_BIND_SERVICE: "CAP_NET_BIND_SERVICE"}
 
 # What holds for every service; the IDE is somebody's shell, so it keeps what compilers, debuggers and Node need.
+# RestrictSUIDSGID is the proxy's alone: systemd can only do it by taking openat2(2) away.
 _COMMON = """\
 ProtectSystem=strict
 PrivateDevices=yes
@@ -36,7 +37,6 @@ NoNewPrivileges=yes
 KeyringMode=private
 LockPersonality=yes
 RestrictRealtime=yes
-RestrictSUIDSGID=yes
 SystemCallArchitectures=native
 SystemCallFilter=~@clock @cpu-emulation @module @mount @obsolete @raw-io @reboot @swap
 SystemCallErrorNumber=EPERM
@@ -57,6 +57,7 @@ InaccessiblePaths=-/var/lib/croft/workspace -/var/lib/croft/home -/var/lib/croft
 InaccessiblePaths=-/run/croft/broker -/run/croft/control
 MemoryDenyWriteExecute=yes
 RestrictNamespaces=yes
+RestrictSUIDSGID=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 """
 
