@@ -140,23 +140,22 @@ def _disk(subject: Subject) -> Finding:
 
 
 def _ports(subject: Subject) -> Finding:
-    taken = [listener for port in (subject.http_port, subject.https_port)
-             for listener in subject.listeners(port) if listener.uid not in subject.own_uids]
-    if subject.installed and not _serves(subject):
-        return Finding(Level.WARN, f"nothing of Croft listens on port {subject.https_port}",
-                       "See `croft services list`.")
-    if not taken:
-        return Finding(Level.PASS, f"ports {subject.http_port} and {subject.https_port}")
-    first = taken[0]
-    who = first.program + (f" (process {first.pid})" if first.pid else "")
-    kind = {"nginx": "nginx", "apache2": "apache", "caddy": "caddy"}.get(first.program)
+    ports = (subject.http_port,) if subject.behind_proxy else (subject.http_port, subject.https_port)
+    found = [listener for port in ports for listener in subject.listeners(port)]
+    taken = [listener for listener in found if listener.uid not in subject.own_uids]
+    if taken:
+        return _taken(taken[0])
+    if subject.installed and not found:
+        return Finding(Level.WARN, f"nothing of Croft listens on port {ports[-1]}", "See `croft services list`.")
+    return Finding(Level.PASS, f"{'port' if len(ports) == 1 else 'ports'} {' and '.join(map(str, ports))}")
+
+
+def _taken(listener: Listener) -> Finding:
+    who = listener.program + (f" (process {listener.pid})" if listener.pid else "")
+    kind = {"nginx": "nginx", "apache2": "apache", "caddy": "caddy"}.get(listener.program)
     front = f"--behind-proxy {kind}" if kind else "--behind-proxy nginx|apache|caddy"
-    return Finding(Level.FAIL, f"port {first.port} is taken by {who}",
+    return Finding(Level.FAIL, f"port {listener.port} is taken by {who}",
                    f"Stop it, choose --http-port and --https-port, or keep it in front with {front}.")
-
-
-def _serves(subject: Subject) -> bool:
-    return any(listener.uid in subject.own_uids for listener in subject.listeners(subject.https_port))
 
 
 def _clock(subject: Subject) -> Finding:

@@ -77,15 +77,16 @@ def _invite(options: Options) -> None:
 
 
 def _show_front(console: Console, options: Options, target: Target) -> None:
-    port = "" if target.https_port == 443 or options.behind_proxy else f":{target.https_port}"
+    front = options.behind_proxy
+    port = "" if target.https_port == 443 or front else f":{target.https_port}"
     console.say("")
     console.say(f"Croft answers at https://{target.host}{port} (the IDE at https://ide.{target.host}{port}).")
-    if options.behind_proxy:
-        console.say(f"Put this into your {options.behind_proxy}, then reload it:\n")
-        console.say(behind.snippet(options.behind_proxy, target.host, target.http_port) + "\n")
+    if front:
+        console.say(f"Put this into your {front}, then reload it:\n")
+        console.say(behind.snippet(front, target.host, target.http_port) + "\n")
         why = behind.answers(target.host)
-        console.say(f"Not through your {options.behind_proxy} yet: {why}" if why
-                    else f"It works through your {options.behind_proxy}.")
+        console.say(f"Not through your {front} yet: {why}" if why
+                    else f"It works through your {front}.")
     elif target.settings["proxy.tls"] == "internal":
         console.say("Its certificate comes from its own authority: your browser asks once. "
                     "For a public one pass --domain.")

@@ -16,6 +16,7 @@ from appliance.errors import CroftError
 from appliance.host import machine as machine_module
 from appliance.host import preflight
 from appliance.host.install import finish, options, packages
+from appliance.host.install.accounts import EnsureAccounts
 from appliance.host.install.host import Console, Host, InstallError
 from appliance.host.install.journal import Journal, lock
 from appliance.host.install.plan import Place, engine_was_here, steps
@@ -110,12 +111,13 @@ def _compose_offered(place: Place) -> bool:
 
 
 def _preflight(place: Place, asked: options.Options, target: options.Target) -> bool:
-    from appliance.host.install.accounts import EnsureAccounts
-
     accounts = EnsureAccounts(place.host, place.journal)
     accounts.refuse_strangers()
     own = frozenset(number for name, number in accounts.ids().items() if name.endswith(":uid"))
-    subject = Subject(place.machine, target.runtime, target.http_port, target.https_port, bool(asked.behind_proxy),
+    if target.runtime == "docker" and not place.journal.empty:
+        own |= {0}  # Docker holds published ports as root
+    fronted = target.settings["proxy.tls"] == "off"
+    subject = Subject(place.machine, target.runtime, target.http_port, target.https_port, fronted,
                       not place.journal.empty, bool(asked.images or asked.ide_bundle), own)
     results = preflight.run(subject)
     for row, finding in results:
