@@ -16,6 +16,8 @@ from support.browser import chromium, editor_frame, person, sign_in
 from support.journey import edit_and_save, trust_the_folder, use_the_terminal
 from support.waiting import poll
 
+from appliance.broker.client import call
+
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 PROJECT = {"label": "com.docker.compose.project=croft"}
@@ -73,7 +75,7 @@ def test_a_killed_container_comes_back_once(appliance: Appliance, engine: docker
     """R3."""
     wake_the_ide(appliance)
     before = names(engine)
-    engine.containers.get(f"croft-{service}-1").kill()
+    engine.containers.get(f"croft-{service}").kill()
     poll(lambda: works(appliance, service), f"{service} works again", 60)
     assert names(engine) == before
 
@@ -92,7 +94,7 @@ def test_files_and_extensions_outlive_the_container(appliance: Appliance, engine
     """Settings and files lie outside the container, so a new one finds them."""
     wake_the_ide(appliance)
     (appliance.paths.workspace / "kept.txt").write_text("kept")
-    container = engine.containers.get("croft-ide-1")
+    container = engine.containers.get("croft-ide")
     folder = f"{appliance.paths.ide_home}/.local/share/code-server/User"
     assert container.exec_run(["sh", "-c", f"mkdir -p {folder} && echo '{{}}' > {folder}/keybindings.json"],
                               user=str(appliance.paths.workspace.stat().st_uid)).exit_code == 0
@@ -100,7 +102,7 @@ def test_files_and_extensions_outlive_the_container(appliance: Appliance, engine
     poll(lambda: appliance.service("ide")["state"] == "stopped", "the IDE stops", 40)
     container.remove(force=True)
     wake_the_ide(appliance)
-    fresh = engine.containers.get("croft-ide-1")
+    fresh = engine.containers.get("croft-ide")
     assert fresh.id != container.id
     assert fresh.exec_run(["cat", f"{folder}/keybindings.json"]).exit_code == 0
     assert fresh.exec_run(["cat", str(appliance.paths.workspace / "kept.txt")]).output == b"kept"
@@ -117,3 +119,20 @@ def test_dockerd_is_killed(appliance: Appliance, engine: docker.DockerClient) ->
     subprocess.run([setup, "up"], check=True, capture_output=True, timeout=120)
     poll(lambda: works(appliance, "ide") and works(appliance, "proxy"), "both work again", 90)
     assert names(engine) == before
+
+
+def test_runs_happen_inside_the_container(appliance: Appliance, engine: docker.DockerClient) -> None:
+    """DECIDED 3: the broker's own spawn, in the namespaces of `ide`, as the workspace account, without Docker's exec."""
+    wake_the_ide(appliance)
+    reply = call(appliance.paths.socket("broker"), "spawn", argv=["/bin/sh", "-c", "id -u; hostname; pwd; cat /proc/self/status"],
+                 cwd=".", env={}, stdin=None, view="plain", limits={"seconds": 20, "pids": 16, "memory_mb": 128})
+    pidfd, out, err = reply.fds
+    for fd in (pidfd, err):
+        os.close(fd)
+    with os.fdopen(out, "rb") as stdout:
+        uid, host, folder, *status = stdout.read().decode().splitlines()
+    assert int(uid) == appliance.paths.workspace.stat().st_uid
+    assert host == engine.containers.get("croft-ide").attrs["Config"]["Hostname"]
+    assert folder == str(appliance.paths.workspace)
+    facts = dict(line.split(":\t", 1) for line in status if ":\t" in line)
+    assert (facts["NoNewPrivs"], int(facts["CapEff"], 16), int(facts["CapBnd"], 16)) == ("1", 0, 0)
