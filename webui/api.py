@@ -57,7 +57,7 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
     """The request's JSON body as ``kind``. Raises Invalid naming the field."""
     try:
         return msgspec.json.decode(await request.read() or b"{}", type=kind)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Invalid(f"cannot read the request: {error}", hint="The OpenAPI page names every field.") from error
 
 
@@ -143,7 +143,7 @@ async def download_logs(request: web.Request) -> web.Response:
 
 def _line_count(request: web.Request) -> int:
     text = request.query.get("lines", str(LOG_LINES))
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= LOG_LINES_MAX:
+    if not (text.isascii() and text.isdigit() and len(text) < 10) or not 1 <= int(text) <= LOG_LINES_MAX:
         raise Invalid("lines must be a number", hint=f"Between 1 and {LOG_LINES_MAX}.")
     return int(text)
 
@@ -271,7 +271,7 @@ async def audit_records(request: web.Request) -> web.Response:
     """The audit log, newest first."""
     before = request.query.get("before", "")
     records = await request.app[keys.AUDIT].records(
-        before=int(before) if before.isascii() and before.isdigit() else None,
+        before=int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None,
         event=request.query.get("event", ""), actor=request.query.get("actor", ""))
     return answer({"records": [record_json(record) for record in records]})
 

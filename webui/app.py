@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -25,10 +26,10 @@ def build(parts: dict[web.AppKey[Any], Any], console_uids: frozenset[int]) -> we
     app[keys.OPENAPI] = routes.openapi()
     set_up(app, parts[keys.ASSETS])
     headers.attach(app, parts[keys.SETTINGS])
+    app.on_cleanup.append(guard.drain)
     for route in routes.UI:
-        app.router.add_route(route.method, route.path, route.handler)
-        if route.method == "GET":
-            app.router.add_route("HEAD", route.path, route.handler)
+        for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+            app.router.add_route(method, route.path, route.handler, expect_handler=_expect)
     return app
 
 
@@ -38,6 +39,14 @@ def _table() -> dict[tuple[str, str], Route]:
     return ui | ide
 
 
+async def _expect(request: web.Request) -> None:
+    """Say "go on" where that is asked for; other expectations may be ignored (RFC 9110 10.1.1)."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # What is yet to come is the answer's own head.
+        request.writer.output_size = 0
+
+
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever went wrong into the one error shape, or a page for people."""
@@ -45,7 +54,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except (ConnectionResetError, ConnectionAbortedError):
         raise
-    except Exception as error:  # noqa: BLE001 - as_error logs the cause of everything that is not meant for people
+    except Exception as error:
         if isinstance(error, web.HTTPException) and error.status < 400:
             raise
         return refuse(request, error)
@@ -76,4 +85,4 @@ def on_ide_host(request: web.Request) -> bool:
 def _sign_in_for(request: web.Request) -> str:
     origin = request.app[keys.SETTINGS].ui_origin
     target = relative_path(request.raw_path)
-    return f"{origin}/sign-in" + (f"?next={target}" if target and target != "/" else "")
+    return f"{origin}/sign-in" + (f"?next={quote(target, safe='/')}" if target and target != "/" else "")

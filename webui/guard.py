@@ -5,6 +5,8 @@ Rule: access is decided here from the route table and nowhere else; a route with
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -17,6 +19,8 @@ from appliance.errors import CroftError, Forbidden, Invalid, NotFound, Unauthent
 from appliance.identity.sessions import Session, Sessions
 from appliance.identity.users import Role, User
 from appliance.settings import Settings
+from webui import cookies
+from webui.forms import FORM
 from webui.relay import peer_uid
 
 log = logging.getLogger(__name__)
@@ -25,7 +29,8 @@ COOKIE = "__Host-croft"
 IDE_COOKIE = "__Host-croft-ide"
 DEVICE_COOKIE = "__Host-croft-device"
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+# What the control socket serves. Pages are for a person, and behind the console there is none.
+FOR_PROGRAMS = ("/api/", "/healthz", "/readyz")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -71,11 +76,34 @@ class Guard:
         self._routes = routes
         self._console_uids = console_uids
         self._hosts = {settings.host: "ui", settings.ide_host: "ide"}
+        self._finishing: set[asyncio.Task[web.StreamResponse]] = set()
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """The gate. A request that may change something is finished even when the client hangs up half-way: a change of role
+        that is on disk but not in memory, or the other way round, must not be for a client to make."""
+        if request.method not in UNSAFE:
+            return await self._check(request, handler)
+        task = asyncio.ensure_future(self._check(request, handler))
+        self._finishing.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: asyncio.Task[web.StreamResponse]) -> None:
+        self._finishing.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: the error middleware has answered it, or the client is gone
+
+    async def drain(self, app: web.Application) -> None:
+        """Let the changes under way end (called while the application stops)."""
+        if self._finishing:
+            await asyncio.wait(self._finishing)
+
+    async def _check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if _from_console(request):
             return await self._console(request, handler)
+        if not request.raw_path.startswith("/"):
+            raise web.HTTPMisdirectedRequest(text="only plain paths are served here")
         # By name alone (WEB-9): what defeats rebinding is the name; a port may be mapped on the way here.
         host = self._hosts.get(request.headers.get("Host", "").partition(":")[0].lower())
         if host is None:
@@ -86,7 +114,7 @@ class Guard:
             return await own.handler(request)
         route = self._route(request, "ui")
         if route is None or route.host == "console":
-            raise web.HTTPNotFound
+            raise _no_route(request)
         if request.method in UNSAFE:
             check_same_origin(request, self._settings.ui_origin)
             _check_kind(request, route)
@@ -95,7 +123,18 @@ class Guard:
             request[PRINCIPAL] = principal
         await self._check_role(request, route, principal)
         self._slide(request, route, principal)
-        return await handler(request)
+        response = await handler(request)
+        await self._rotate(request, principal, response)
+        return response
+
+    async def _rotate(self, request: web.Request, principal: Principal | None, response: web.StreamResponse) -> None:
+        """A session whose person has another role now gets a new id with its next navigation or change (AUTH-7). Not with
+        sub-requests: a page sends several at once, and all but one would come with an id that is gone."""
+        session = principal.session if principal else None
+        if session is None or not session.rotate or session.ended or response.prepared:
+            return
+        if request.headers.get("Sec-Fetch-Mode") == "navigate" or request.method in UNSAFE:
+            cookies.put(response, COOKIE, await self._sessions.rotate(session), keep=session.remember)
 
     def _route(self, request: web.Request, host: str) -> Route | None:
         method = "GET" if request.method == "HEAD" else request.method
@@ -129,10 +168,16 @@ class Guard:
         sock = request.transport.get_extra_info("socket") if request.transport else None
         if sock is None or peer_uid(sock) not in self._console_uids:
             raise Forbidden("this socket is for the machine's own command line")
-        if self._route(request, "ui") is None:
-            raise web.HTTPNotFound
+        route = self._route(request, "ui")
+        if route is None or not route.path.startswith(FOR_PROGRAMS):
+            raise _no_route(request)
         request[PRINCIPAL] = CONSOLE
         return await handler(request)
+
+
+def _no_route(request: web.Request) -> web.HTTPException:
+    fault = request.match_info.http_exception
+    return fault if isinstance(fault, web.HTTPMethodNotAllowed) else web.HTTPNotFound()
 
 
 def _from_console(request: web.Request) -> bool:
@@ -157,7 +202,7 @@ def _check_kind(request: web.Request, route: Route) -> None:
     if not request.body_exists:
         return
     kind = request.content_type
-    if kind != "application/json" and not (route.form and kind in FORMS):
+    if kind != "application/json" and not (route.form and kind == FORM):
         raise Invalid("this content type is not accepted here", hint="Send application/json.", code="content_type")
 
 
@@ -178,11 +223,18 @@ def as_error(error: BaseException) -> tuple[int, CroftError, dict[str, str]]:
         return error.status, error, {"Retry-After": str(max(1, round(retry)))} if retry is not None else {}
     if isinstance(error, web.HTTPException):
         return error.status, _of_http(error), {key: value for key, value in error.headers.items() if key in ("Allow", "Retry-After")}
-    if isinstance(error, (sqlite3.OperationalError, OSError)):
+    if _is_storage(error):
         log.error("a request failed on storage", exc_info=error)
         return 503, Unavailable("Croft cannot use its disk right now", hint="Check free disk space, then try again."), {}
     log.error("a request failed", exc_info=error)
     return 500, CroftError("something went wrong on our side", hint="The log of the daemon says more."), {}
+
+
+def _is_storage(error: BaseException) -> bool:
+    """Whether it is the disk: full, read-only, failing, or a damaged database."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
 
 
 def _of_http(error: web.HTTPException) -> CroftError:
@@ -191,4 +243,5 @@ def _of_http(error: web.HTTPException) -> CroftError:
     if error.status == 413:
         return Invalid("that is too large", hint="At most 1 MiB is taken here.", code="too_large")
     names = {405: "method_not_allowed", 421: "wrong_host", 429: "too_many_requests", 502: "bad_gateway"}
-    return CroftError(error.text or error.reason, code=names.get(error.status, "refused"))
+    said = error.text if error.text and not error.text.startswith(str(error.status)) else error.reason
+    return CroftError(said, code=names.get(error.status, "refused"))

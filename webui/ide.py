@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from appliance.errors import Forbidden, Unauthenticated
+from appliance.errors import Forbidden, Invalid, Unauthenticated
 from appliance.identity.sessions import Session
 from appliance.identity.users import Role
 from appliance.identity.verify import relative_path
 from webui import cookies, keys, views
+from webui.forms import read_form
 from webui.guard import IDE_COOKIE
 
 # WEB-16: sockets one session may hold. One IDE window uses two or three.
@@ -33,14 +34,14 @@ async def enter(request: web.Request) -> web.StreamResponse:
     """Turn a hand-off code into the IDE host's own cookie (DECIDED 16)."""
     if request.headers.getall("Origin", []) != [request.app[keys.SETTINGS].ui_origin]:
         raise Forbidden("the editor is opened from the workspace page", code="cross_site")
-    form = await request.post()
-    found = await request.app[keys.SESSIONS].enter_ide(str(form.get("code", "")))
+    form = await read_form(request)
+    found = await request.app[keys.SESSIONS].enter_ide(form.get("code", ""))
     if found is None:
         raise Unauthenticated("this way in was used or is too old", hint="Open the workspace page again.")
     session, cookie = found
     request.app[keys.SESSIONS].slide(session)
     request.app[keys.SERVICES].wake("ide")
-    response = web.Response(status=303, headers={"Location": relative_path(str(form.get("next", ""))) or "/"})
+    response = web.Response(status=303, headers={"Location": relative_path(form.get("next", "")) or "/"})
     cookies.put(response, IDE_COOKIE, cookie, keep=session.remember)
     return response
 
@@ -79,6 +80,8 @@ async def anything_else(request: web.Request) -> web.StreamResponse:
         raise web.HTTPNotFound
     if request.method != "GET" or request.headers.get("Upgrade", "").lower() != "websocket":
         raise web.HTTPMethodNotAllowed(request.method, ["GET"])
+    if request.body_exists:
+        raise Invalid("a connection to the editor carries no body")
     session = session_of(request)
     if request.headers.getall("Origin", []) != [request.app[keys.SETTINGS].ide_origin]:
         raise Forbidden("this connection does not come from the editor's own page", code="cross_site")

@@ -14,9 +14,11 @@ from appliance.identity.users import Role
 from appliance.identity.verify import relative_path
 from appliance.services.model import Message
 from webui import api, cookies, filters, keys, views
+from webui.forms import read_form
 from webui.guard import COOKIE, DEVICE_COOKIE, PRINCIPAL, client_address, principal_of
 from webui.i18n import LANGUAGES
-from webui.render import LANGUAGE_COOKIE, THEME_COOKIE, page
+from webui.render import THEME_COOKIE, page
+from webui.views import LANGUAGE_COOKIE
 
 LOG_LINES = 300
 
@@ -51,8 +53,8 @@ def _link_page(request: web.Request, secret: str, kind: str | None, *, status: i
 
 async def use_link(request: web.Request) -> web.StreamResponse:
     """Consume a link and sign in."""
-    form = await request.post()
-    secret, email, name = str(form.get("t", "")), str(form.get("email", "")), str(form.get("name", ""))
+    form = await read_form(request)
+    secret, email, name = form.get("t", ""), form.get("email", ""), form.get("name", "")
     caller = Caller(client_address(request), request.headers.get("User-Agent", ""), request.cookies.get(DEVICE_COOKIE, ""))
     try:
         signed_in = await request.app[keys.SIGN_IN].by_link(
@@ -61,7 +63,7 @@ async def use_link(request: web.Request) -> web.StreamResponse:
         return _link_page(request, "", None, status=refusal.status)
     except Invalid as fault:
         return _link_page(request, secret, "setup", status=fault.status, fault=fault, email=email, name=name)
-    response = see(relative_path(str(form.get("next", ""))) or "/")
+    response = see(relative_path(form.get("next", "")) or "/")
     cookies.put(response, COOKIE, signed_in.cookie, keep=signed_in.session.remember)
     cookies.put(response, DEVICE_COOKIE, signed_in.device, keep=True, seconds=cookies.DEVICE_SECONDS)
     return response
@@ -88,7 +90,7 @@ async def home(request: web.Request) -> web.StreamResponse:
 async def workspace(request: web.Request) -> web.StreamResponse:
     """The IDE, full-bleed."""
     principal, settings = principal_of(request), request.app[keys.SETTINGS]
-    assert principal.session is not None
+    assert principal.session is not None  # pages are not served to the console
     services = request.app[keys.SERVICES]
     services.wake("ide")
     response = page(request, "workspace.html", page="workspace", service=services.view("ide"),
@@ -151,19 +153,19 @@ async def end_other_sessions(request: web.Request) -> web.StreamResponse:
 
 async def preferences(request: web.Request) -> web.StreamResponse:
     """Remember language and theme: with the person, or in a cookie before sign-in."""
-    form = await request.post()
-    language, theme = str(form.get("lang", "")) or None, str(form.get("theme", "")) or None
+    form = await read_form(request)
+    language, theme = form.get("lang") or None, form.get("theme") or None
     if language not in (None, *LANGUAGES) or theme not in (None, *filters.THEMES):
         raise Invalid("that language or theme is not known")
     principal = request.get(PRINCIPAL)
-    response = see(relative_path(str(form.get("next", ""))) or "/")
+    response = see(relative_path(form.get("next", "")) or "/")
     if principal and principal.user:
         await request.app[keys.USERS].prefer(principal.user, language=language, theme=theme)
         user = await request.app[keys.USERS].find(principal.user.id)
         await request.app[keys.SESSIONS].changed(user, principal.actor)
     for name, value in ((LANGUAGE_COOKIE, language), (THEME_COOKIE, theme)):
         if value:
-            response.set_cookie(name, value, path="/", secure=True, httponly=True, samesite="Lax", max_age=365 * 24 * 3600)
+            cookies.put(response, name, value, keep=True, seconds=cookies.DEVICE_SECONDS)
     return response
 
 

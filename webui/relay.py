@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from appliance.identity.sessions import Session
+from appliance.identity.users import Role
 
 HEAD_MAX = 16 * 1024
 BUFFER = 1024 * 1024
+# The reader holds up to twice this on top; more would only add to what a slow browser makes us keep.
+READ_AHEAD = 64 * 1024
 CONNECT_SECONDS = 5.0
 # What code-server needs of the handshake (RFC 6455 4.1); everything else stays here.
 PASSED = ("Host", "Origin", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "Sec-WebSocket-Protocol",
@@ -40,6 +44,7 @@ class Relay:
         self._opened = opened
         self._closed = closed
         self._open: dict[str, set[Splice]] = {}
+        self._connecting: Counter[str] = Counter()
 
     def count(self, session_id: str | None = None) -> int:
         """Open sockets, of one session or in all."""
@@ -57,14 +62,18 @@ class Relay:
 
     async def run(self, request: web.Request, session: Session, limit: int) -> web.StreamResponse:
         """Splice ``request``, already found to be allowed, until either side ends. ``limit`` bounds sockets a session."""
-        if self.count(session.id) >= limit:
+        if self.count(session.id) + self._connecting[session.id] >= limit:
             raise web.HTTPTooManyRequests(headers={"Retry-After": "5"})
+        self._connecting[session.id] += 1
         try:
             upstream = await asyncio.wait_for(self._connect(request), CONNECT_SECONDS)
-        except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, UpstreamRefused) as error:
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, UpstreamRefused) as error:
             raise web.HTTPBadGateway(text="the editor does not answer") from error
+        finally:
+            self._connecting[session.id] -= 1
+            self._connecting += Counter()  # drops what is zero
         splice = Splice(request, *upstream)
-        if session.ended:  # ended while we were connecting
+        if session.ended or session.user.role < Role.operator:  # while we were connecting
             splice.cut()
         self._open.setdefault(session.id, set()).add(splice)
         self._opened()
@@ -78,7 +87,7 @@ class Relay:
         return splice
 
     async def _connect(self, request: web.Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
-        reader, writer = await asyncio.open_unix_connection(str(self._path), limit=BUFFER)
+        reader, writer = await asyncio.open_unix_connection(str(self._path), limit=READ_AHEAD)
         try:
             if peer_uid(writer.get_extra_info("socket")) != self._uid:
                 raise UpstreamRefused("the socket is not served by the workspace user")
@@ -181,7 +190,10 @@ def _handshake(request: web.Request) -> bytes:
 def _answer(head: bytes) -> bytes:
     """The head to pass back: only what the handshake needs (no cookie, no policy of code-server's)."""
     status, *lines = head[:-4].split(b"\r\n")
-    if len(head) > HEAD_MAX or not status.startswith(b"HTTP/1.1 101"):
+    if len(head) > HEAD_MAX or not status.startswith(b"HTTP/1.1 101 "):
         raise UpstreamRefused("code-server did not upgrade")
+    if any(byte < 32 for line in lines for byte in line):
+        # A lone line feed would be a line of its own to whoever reads this next: a cookie of the workspace's making.
+        raise UpstreamRefused("the answer holds control characters")
     kept = [line for line in lines if line.split(b":", 1)[0].strip().lower() in RETURNED]
     return b"\r\n".join([b"HTTP/1.1 101 Switching Protocols", *kept]) + b"\r\n\r\n"

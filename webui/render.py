@@ -15,8 +15,7 @@ from webui.assets import Assets
 from webui.guard import PRINCIPAL, Principal
 
 FOLDER = Path(__file__).parent
-LANGUAGE_COOKIE = "croft-language"
-THEME_COOKIE = "croft-theme"
+THEME_COOKIE = "__Host-croft-theme"
 
 
 def set_up(app: web.Application, assets: Assets) -> None:

@@ -26,8 +26,9 @@ UI: tuple[Route, ...] = (
     Route("GET", "/workspace", pages.workspace, OPERATOR, "The IDE"),
     Route("GET", "/machine", pages.machine, VIEWER, "Services"),
     Route("POST", "/machine/services/{name}/{action}", pages.service_form, OPERATOR, "Act on a service", form=True),
-    Route("GET", "/machine/logs/{name}", pages.logs, OPERATOR, "Log of a service"),
+    # Before the page: the router takes the first that fits, and {name} fits "ide.txt".
     Route("GET", "/machine/logs/{name}.txt", api.download_logs, OPERATOR, "Log of a service as a file"),
+    Route("GET", "/machine/logs/{name}", pages.logs, OPERATOR, "Log of a service"),
     Route("GET", "/sessions", pages.sessions, VIEWER, "Sessions"),
     Route("POST", "/sessions/{id}/end", pages.end_session_form, VIEWER, "End a session", form=True),
     Route("POST", "/sessions/end-others", pages.end_other_sessions, VIEWER, "End all other sessions", form=True),

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 from aiohttp import ClientConnectionResetError, web
 
-from appliance.errors import TooMany
+from appliance.errors import CroftError, TooMany
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
 # WEB-16: streams one session may hold open.
@@ -29,8 +32,9 @@ class Stream:
 
     async def open(self) -> web.StreamResponse:
         await self._response.prepare(self._request)
-        # Some proxies and browsers hold the head back until the first byte.
-        await self._response.write(b": open\n\n")
+        if self._request.method != "HEAD":
+            # Some proxies and browsers hold the head back until the first byte.
+            await self._response.write(b": open\n\n")
         return self._response
 
     async def send(self, event: str, data: Mapping[str, Any], event_id: int | None = None) -> None:
@@ -47,6 +51,8 @@ async def pump(request: web.Request, items: AsyncIterator[tuple[str, Mapping[str
     """Send ``items`` (event, data, id) until they end or the reader goes."""
     stream = Stream(request)
     response = await stream.open()
+    if request.method == "HEAD":
+        return response
     upcoming: asyncio.Future[tuple[str, Mapping[str, Any], int | None]] | None = None
     try:
         while True:
@@ -59,6 +65,10 @@ async def pump(request: web.Request, items: AsyncIterator[tuple[str, Mapping[str
             upcoming = None
             await stream.send(event, data, event_id)
     except (StopAsyncIteration, ClientConnectionResetError, ConnectionResetError):
+        return response
+    except CroftError as error:
+        # The head is out, so this cannot become an error answer any more; the reader comes back and is told then.
+        log.warning("a stream ended early", extra={"cause": error.message})
         return response
     finally:
         if upcoming is not None:

@@ -16,6 +16,7 @@ from webui import filters, keys
 from webui.guard import PRINCIPAL
 from webui.i18n import LANGUAGES, Translator
 
+LANGUAGE_COOKIE = "__Host-croft-language"
 # CSI, OSC and other escape sequences (ECMA-48), whole: their arguments must not stay behind as text (WEB-15).
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]")
 
@@ -24,7 +25,7 @@ def translator(request: web.Request) -> Translator:
     """Words in the language of whoever asks: chosen, then the cookie, then the browser's, then the setting."""
     principal = request.get(PRINCIPAL)
     chosen = principal.user.language if principal and principal.user else ""
-    language = chosen or request.cookies.get("croft-language", "")
+    language = chosen or request.cookies.get(LANGUAGE_COOKIE, "")
     if language not in LANGUAGES:
         language = preferred(request.headers.get("Accept-Language", ""), request.app[keys.SETTINGS].language)
     return Translator(request.app[keys.CATALOGUE], language)

@@ -1,0 +1,194 @@
+"""The real web application on real unix sockets over a real store; only the services behind it are scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import aiohttp_jinja2
+from aiohttp import web
+
+import webui
+from appliance import keys as key_files
+from appliance.clock import ManualClock
+from appliance.events import EventBus
+from appliance.identity.links import Links
+from appliance.identity.sessions import Limits, Session, Sessions
+from appliance.identity.sign_in import Caller, SignIn
+from appliance.identity.throttle import Throttle
+from appliance.identity.tokens import WorkspaceTokens
+from appliance.identity.users import Role, User, Users
+from appliance.services.health import Answer
+from appliance.services.manager import Services, Surroundings
+from appliance.services.model import SERVICES, LogLine, Observed, State
+from appliance.services.model import Limits as ServiceLimits
+from appliance.services.wishes import Wishes
+from appliance.settings import Paths, load
+from appliance.sockets import listen
+from appliance.store import Store, open_store, read_anchor
+from webui import app as web_app
+from webui import keys
+from webui.assets import Assets
+from webui.guard import COOKIE, IDE_COOKIE
+from webui.i18n import Catalogue
+from webui.ide_gate import IdePages
+from webui.relay import Relay
+from webui.streams import Streams
+
+UI, IDE = "https://croft.localhost", "https://ide.croft.localhost"
+ROOM = Path(webui.__file__).parent
+
+
+class QuietRuntime:
+    """Everything runs, nothing happens, and each service has said two lines."""
+
+    async def open(self, changed: Callable[[], None]) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def observe(self) -> tuple[Observed, ...]:
+        return tuple(Observed(name, State.RUNNING, 1.0, f"run-{name}", 1) for name in SERVICES)
+
+    async def start(self, service: str, limits: ServiceLimits, *, safe: bool = False) -> None:
+        pass
+
+    async def stop(self, service: str, grace: float) -> None:
+        pass
+
+    async def pull(self, service: str, report: Callable[..., None]) -> None:
+        pass
+
+    async def logs(self, service: str, lines: int) -> list[LogLine]:
+        return [LogLine("hello"), LogLine("\x1b[31mred\x1b[0m </script>")][:lines]
+
+    async def follow(self, service: str, lines: int) -> AsyncIterator[LogLine]:
+        for line in await self.logs(service, lines):
+            yield line
+        await asyncio.Event().wait()
+
+
+async def healthy() -> Answer:
+    return Answer(True)
+
+
+class Front:
+    """Use :func:`front`. ``ask`` speaks as a browser's own page would; change headers to speak as anything else."""
+
+    def __init__(self, store: Store, folder: Path, clock: ManualClock) -> None:
+        self.clock, self.folder, self.store = clock, folder, store
+        self.settings = load(Paths.under(folder))
+        self.audit = store.audit
+        self.users = Users(store.database, store.audit, clock)
+        self.sessions = Sessions(store.database, store.audit, clock, store.boot_id, Limits(3600, 86400, 30 * 86400))
+        self.links = Links(store.database, self.users, store.audit, clock, store.boot_id)
+        self.throttle = Throttle(store.database, clock)
+        self.sign_in = SignIn(store.database, self.links, self.sessions, self.throttle, store.audit, clock)
+        self.tokens = WorkspaceTokens(key_files.ed25519(self.settings.paths.keys / "tokens.key"), store.instance, clock, store.database)
+        self.bus = EventBus(clock)
+        self.services = Services(
+            QuietRuntime(), {"proxy": healthy, "ide": healthy}, lambda name: ServiceLimits(512, 1.0), clock, self.bus,
+            Wishes(store.database, clock), Surroundings(state=folder), jitter=lambda: 0.0)
+        self.relay = Relay(self.settings.paths.socket("ide"), os.getuid(), self.services.socket_opened, self.services.socket_closed)
+        self.streams = Streams()
+        self.web: aiohttp.ClientSession
+        self.control: aiohttp.ClientSession
+
+    def build(self, console_uids: frozenset[int]) -> web.Application:
+        def let_go(session: Session) -> None:
+            self.relay.close(session)
+            self.streams.close(session.id)
+            self.tokens.forget()
+
+        self.sessions.on_end(let_go)
+        assets, catalogue = Assets(ROOM / "static"), Catalogue.load(ROOM / "locale")
+        machine: dict[str, Any] = {"cpu_percent": 1.0, "load": (0.1, 0.1, 0.1), "memory_used": 1, "memory_total": 2, "swap_used": 0,
+                                   "swap_total": 0, "disk_used": 1, "disk_total": 2, "uptime": 5.0}
+        parts: dict[web.AppKey[Any], Any] = {
+            keys.SETTINGS: self.settings, keys.CLOCK: self.clock, keys.USERS: self.users, keys.SESSIONS: self.sessions,
+            keys.SIGN_IN: self.sign_in, keys.LINKS: self.links, keys.TOKENS: self.tokens, keys.AUDIT: self.audit, keys.EVENTS: self.bus,
+            keys.SERVICES: self.services, keys.CATALOGUE: catalogue, keys.ASSETS: assets, keys.RELAY: self.relay,
+            keys.STREAMS: self.streams, keys.MACHINE: lambda: machine, keys.ANCHOR: lambda: read_anchor(self.settings)}
+        app = web_app.build(parts, console_uids)
+        app[keys.IDE_PAGES] = IdePages(aiohttp_jinja2.get_env(app), catalogue, assets, self.settings, self.services)
+        return app
+
+    async def member(self, role: str) -> User:
+        """A person with this role, made once."""
+        email = f"{role}@example.org"
+        for user in await self.users.all():
+            if user.email == email:
+                return user
+        return await self.users.create(email, role, Role[role], "test")
+
+    async def sign_in_as(self, role: str, *, remember: bool = False) -> tuple[Session, str]:
+        """A session and its cookie, got by a link as people get it."""
+        await self.member("admin")
+        secret, _, _ = await self.links.create(await self.member(role), "console")
+        signed_in = await self.sign_in.by_link(secret, Caller("192.0.2.1", "test"), remember=remember)
+        return signed_in.session, signed_in.cookie
+
+    async def ide_cookie(self, session: Session) -> str:
+        found = await self.sessions.enter_ide(self.sessions.hand_off(session))
+        assert found is not None
+        return found[1]
+
+    def ask(self, method: str, path: str, cookie: str = "", *, host: str = "croft.localhost", headers: Mapping[str, str | None] | None = None,
+            **how: Any) -> Any:
+        """A request on web.sock as Caddy passes it on; a header that is None is left out."""
+        name = COOKIE if host == "croft.localhost" else IDE_COOKIE
+        sent: dict[str, str | None] = {
+            "Host": host, "Origin": UI if method != "GET" else None, "Sec-Fetch-Site": "same-origin",
+            "X-Forwarded-For": "192.0.2.9", "Cookie": f"{name}={cookie}" if cookie else None, "Accept": "application/json"}
+        sent |= headers or {}
+        return self.web.request(method, f"http://x{path}", allow_redirects=False,
+                                headers={key: value for key, value in sent.items() if value is not None}, **how)
+
+    def console(self, method: str, path: str, **how: Any) -> Any:
+        return self.control.request(method, f"http://localhost{path}", allow_redirects=False, **how)
+
+    def raw(self) -> Any:
+        """A bare connection to web.sock: (reader, writer)."""
+        return asyncio.open_unix_connection(str(self.settings.paths.socket("web")))
+
+
+@asynccontextmanager
+async def front(folder: Path, clock: ManualClock | None = None, *, console_uids: frozenset[int] | None = None) -> AsyncIterator[Front]:
+    """A running front in ``folder``, which keeps its state for the next one."""
+    clock = clock or ManualClock()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(load(Paths.under(folder)), clock))
+        made = Front(store, folder, clock)
+        await made.sessions.load()
+        app = made.build(frozenset({os.getuid()}) if console_uids is None else console_uids)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        for name in ("web", "control", "ide"):
+            made.settings.paths.socket(name).parent.mkdir(parents=True, exist_ok=True)
+        for name in ("web", "control"):
+            await web.SockSite(runner, listen(made.settings.paths.socket(name), 0o660)).start()
+            client = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(made.settings.paths.socket(name))), auto_decompress=False,
+                                           cookie_jar=aiohttp.DummyCookieJar())
+            setattr(made, name, await stack.enter_async_context(client))
+        task = asyncio.create_task(made.services.run())
+
+        async def end() -> None:
+            made.streams.close_all()
+            made.relay.close_all()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await made.sessions.save()
+
+        stack.push_async_callback(end)
+        async with asyncio.timeout(10):
+            while not made.services.is_ready("ide") or not made.services.is_ready("proxy"):
+                made.services.wake("ide")
+                await asyncio.sleep(0.01)
+        yield made

@@ -1,0 +1,214 @@
+"""Every route, asked by everybody: the one table decides, and this table says what it must decide."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.front import IDE, UI, Front, front
+from support.waiting import until
+
+from webui import routes
+from webui.guard import Route
+
+OK, YES, NO, OUT, GONE = 200, 303, 403, 401, 404
+# Route: status for nobody, viewer, operator, admin, console. A form's answer is 303; 4xx past the gate is the handler's own.
+GOLDEN: dict[str, tuple[int, int, int, int, int]] = {
+    "GET /healthz": (OK, OK, OK, OK, OK),
+    "GET /readyz": (OK, OK, OK, OK, OK),
+    "GET /static/{version}/{name:.+}": (GONE, GONE, GONE, GONE, GONE),
+    "GET /favicon.ico": (OK, OK, OK, OK, GONE),
+    "GET /sign-in": (OK, YES, YES, YES, GONE),
+    "GET /sign-in/link": (OK, OK, OK, OK, GONE),
+    "POST /sign-in/link": (400, 400, 400, 400, GONE),
+    "POST /sign-out": (OUT, YES, YES, YES, GONE),
+    "POST /preferences": (YES, YES, YES, YES, GONE),
+    "GET /": (OUT, OK, OK, OK, GONE),
+    "GET /workspace": (OUT, NO, OK, OK, GONE),
+    "GET /machine": (OUT, OK, OK, OK, GONE),
+    "POST /machine/services/{name}/{action}": (OUT, NO, GONE, GONE, GONE),
+    "GET /machine/logs/{name}.txt": (OUT, NO, GONE, GONE, GONE),
+    "GET /machine/logs/{name}": (OUT, NO, GONE, GONE, GONE),
+    "GET /sessions": (OUT, OK, OK, OK, GONE),
+    "POST /sessions/{id}/end": (OUT, GONE, GONE, GONE, GONE),
+    "POST /sessions/end-others": (OUT, YES, YES, YES, GONE),
+    "GET /api/openapi.json": (OUT, OK, OK, OK, OK),
+    "GET /api/status": (OUT, OK, OK, OK, OK),
+    "GET /api/events": (OUT, OK, OK, OK, OK),
+    "GET /api/services": (OUT, OK, OK, OK, OK),
+    "POST /api/services/{name}/{action}": (OUT, NO, GONE, GONE, GONE),
+    "GET /api/services/{name}/logs": (OUT, NO, GONE, GONE, GONE),
+    "GET /api/services/{name}/logs/stream": (OUT, NO, GONE, GONE, GONE),
+    "GET /api/sessions": (OUT, OK, OK, OK, OK),
+    "DELETE /api/sessions/{id}": (OUT, GONE, GONE, GONE, GONE),
+    "POST /api/links": (GONE, GONE, GONE, GONE, 201),
+    "GET /api/users": (OUT, NO, NO, OK, OK),
+    "POST /api/users": (OUT, NO, NO, 400, 400),
+    "PATCH /api/users/{id}": (OUT, NO, NO, GONE, GONE),
+    "DELETE /api/users/{id}": (OUT, NO, NO, GONE, GONE),
+    "GET /api/audit": (OUT, NO, NO, OK, OK),
+    "GET /api/audit/verify": (OUT, NO, NO, OK, OK),
+}
+UNSAFE = [route for route in routes.UI if route.method != "GET" and route.host != "console"]
+
+
+def name_of(route: Route) -> str:
+    return f"{route.method} {route.path}"
+
+
+def address(route: Route) -> str:
+    return re.sub(r"\{[^}]+\}", "nothing", route.path)
+
+
+def body(route: Route) -> dict[str, Any]:
+    if route.method == "GET" or route.method == "DELETE":
+        return {}
+    return {"data": {"a": "b"}} if route.form else {"json": {}}
+
+
+async def test_the_golden_table_holds(door: Front) -> None:
+    """AUTH-11: every route, five kinds of callers."""
+    assert set(GOLDEN) == {name_of(route) for route in routes.UI}
+    wrong = {}
+    for column, who in enumerate(("nobody", "viewer", "operator", "admin", "console")):
+        for route in routes.UI:
+            ask = door.console if who == "console" else door.ask
+            how = body(route)
+            if who not in ("nobody", "console"):
+                how["cookie"] = (await door.sign_in_as(who))[1]
+            async with ask(route.method, address(route), **how) as answer:
+                if answer.status != GOLDEN[name_of(route)][column]:
+                    wrong[f"{who}: {name_of(route)}"] = answer.status
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("headers", [
+    {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": ""},
+    {"Sec-Fetch-Site": "same-origin, cross-site"}, {"Sec-Fetch-Site": None, "Origin": None}, {"Sec-Fetch-Site": None, "Origin": "null"},
+    {"Sec-Fetch-Site": None, "Origin": "https://evil.example"}, {"Sec-Fetch-Site": None, "Origin": IDE},
+    {"Sec-Fetch-Site": None, "Origin": UI + ":8443"}, {"Sec-Fetch-Site": None, "Origin": UI.replace("https", "http")},
+    {"Sec-Fetch-Site": None, "Origin": UI + ".evil.example"}, {"Sec-Fetch-Site": None, "Origin": UI.upper()},
+], ids=str)
+async def test_unsafe_routes_refuse_what_other_pages_send(door: Front, headers: dict[str, str | None]) -> None:
+    """WEB-5: refused before anything is looked at, signed in or not."""
+    _, cookie = await door.sign_in_as("admin")
+    for route in UNSAFE:
+        async with door.ask(route.method, address(route), cookie, headers=headers, **body(route)) as answer:
+            assert answer.status == 403, name_of(route)
+            assert (await answer.json())["error"]["code"] == "cross_site"
+    assert door.sessions.check(cookie) is not None
+
+
+async def test_an_older_browser_is_known_by_its_origin(door: Front) -> None:
+    _, cookie = await door.sign_in_as("viewer")
+    async with door.ask("POST", "/preferences", cookie, headers={"Sec-Fetch-Site": None}, data={"lang": "ar"}) as answer:
+        assert answer.status == 303
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "text/plain; x=application/json", "multipart/form-data; boundary=x", "application/xml", "",
+                                  "application/x-www-form-urlencoded"])
+async def test_json_routes_take_json_only(door: Front, kind: str) -> None:
+    """WEB-6: no type that a foreign page's form could send."""
+    _, cookie = await door.sign_in_as("admin")
+    for route in UNSAFE:
+        if route.form and kind == "application/x-www-form-urlencoded":
+            continue
+        async with door.ask(route.method, address(route), cookie, data=b'{"email": "a@b.c"}', headers={"Content-Type": kind}) as answer:
+            assert answer.status == 400, name_of(route)
+            assert (await answer.json())["error"]["code"] == "content_type"
+    assert [user.email for user in await door.users.all()] == ["admin@example.org"]
+
+
+async def test_reading_changes_nothing(door: Front) -> None:
+    """WEB-6: GET and HEAD of every route; the store is afterwards what it was, but for an export, which is written down."""
+    _, cookie = await door.sign_in_as("admin")
+    tables = ("users", "sessions", "links", "devices", "bans", "used_tokens", "service_wishes")
+
+    async def content() -> list[list[tuple[Any, ...]]]:
+        return [[tuple(row) for row in await door.store.database.rows(f"SELECT * FROM {table}")] for table in tables]
+
+    before = await content()
+    for route in routes.UI:
+        if route.method == "GET":
+            for method in ("GET", "HEAD"):
+                async with door.ask(method, address(route).replace("nothing", "ide"), cookie) as answer:
+                    assert answer.status < 500, name_of(route)
+    assert await content() == before
+    assert {record.event for record in await door.audit.records()} <= {"user.create", "link.create", "sign-in", "export"}
+
+
+async def test_one_cannot_see_or_end_the_sessions_of_others(door: Front) -> None:
+    """AUTH-9."""
+    admin, admin_cookie = await door.sign_in_as("admin")
+    mine, cookie = await door.sign_in_as("viewer")
+    async with door.ask("GET", "/api/sessions", cookie) as answer:
+        assert [row["id"] for row in (await answer.json())["sessions"]] == [mine.id]
+    async with door.ask("GET", "/sessions", cookie, headers={"Accept": "text/html"}) as answer:
+        assert "admin@example.org" not in await answer.text()
+    async with door.ask("DELETE", f"/api/sessions/{admin.id}", cookie) as answer:
+        assert answer.status == 404
+    async with door.ask("DELETE", f"/api/sessions/{mine.id}", admin_cookie) as answer:
+        assert answer.status == 200
+    async with door.ask("GET", "/api/sessions", cookie) as answer:
+        assert answer.status == 401
+
+
+async def test_user_administration_needs_a_fresh_proof(door: Front) -> None:
+    """AUTH-10."""
+    _, cookie = await door.sign_in_as("admin")
+    door.clock.advance(301)
+    for method, path, json in (("POST", "/api/users", {"email": "n@example.org"}), ("PATCH", "/api/users/x", {}), ("DELETE", "/api/users/x", None)):
+        async with door.ask(method, path, cookie, json=json) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (403, "step_up")
+
+
+async def test_the_console_socket_is_for_its_uids_alone() -> None:
+    """DECIDED 8."""
+    with tempfile.TemporaryDirectory(prefix="croft-") as folder:
+        async with front(Path(folder), console_uids=frozenset({4242})) as other:
+            for path in ("/api/users", "/healthz", "/"):
+                async with other.console("GET", path) as answer:
+                    assert answer.status == 403
+
+
+async def test_a_role_taken_away_counts_at_once_and_brings_a_new_id(door: Front) -> None:
+    """AUTH-7, AUTH-11: no request passes with the old role; the next navigation gets another cookie, the old one is dead."""
+    _, admin = await door.sign_in_as("admin")
+    session, cookie = await door.sign_in_as("operator")
+    async with door.ask("PATCH", "/api/users/operator@example.org", admin, json={"role": "viewer"}) as answer:
+        assert answer.status == 200
+    async with door.ask("GET", "/api/services/ide/logs", cookie) as answer:
+        assert answer.status == 403
+        assert "Set-Cookie" not in answer.headers
+    async with door.ask("GET", "/", cookie, headers={"Sec-Fetch-Mode": "navigate", "Accept": "text/html"}) as answer:
+        assert answer.status == 200
+        fresh = answer.cookies["__Host-croft"].value
+    assert fresh != cookie
+    assert door.sessions.check(cookie) is None
+    assert door.sessions.check(fresh) is session
+
+
+async def test_a_change_is_finished_though_the_client_hangs_up(door: Front) -> None:
+    """What is on disk and what is in memory never part."""
+    _, cookie = await door.sign_in_as("admin")
+    changes = 0
+    for number in range(16):
+        session, theirs = await door.sign_in_as("operator")
+        role = "viewer" if number % 2 == 0 else "operator"
+        reader, writer = await door.raw()
+        payload = f'{{"role": "{role}"}}'.encode()
+        writer.write((f"PATCH /api/users/operator@example.org HTTP/1.1\r\nHost: croft.localhost\r\nCookie: __Host-croft={cookie}\r\n"
+                      f"Origin: {UI}\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n").encode() + payload)
+        await writer.drain()
+        await asyncio.sleep(number * 0.0007)
+        writer.transport.abort()
+        async with door.ask("GET", "/api/users", cookie) as answer:
+            shown = {user["email"]: user["role"] for user in (await answer.json())["users"]}["operator@example.org"]
+        changes += shown == role
+        await until(lambda: session.user.role.name == shown, "memory and disk agree", 5)
+        assert door.sessions.check(theirs) is session
+    assert changes
