@@ -80,13 +80,13 @@ class Group:
     def figures(self) -> dict[str, int | None]:
         """``memory_bytes memory_peak_bytes cpu_usec oom_kills pids_refused``; None where the kernel does not say."""
         if self.unified:
-            return {"memory_bytes": self._number("memory.current"),
+            return {"memory_bytes": self._in_use("memory.current", "inactive_file"),
                     "memory_peak_bytes": self._number("memory.peak"),
                     "cpu_usec": self._keyed("cpu.stat", "usage_usec"),
                     "oom_kills": self._keyed("memory.events", "oom_kill"),
                     "pids_refused": self._keyed("pids.events", "max")}
         nanoseconds = self._number("cpuacct.usage")
-        return {"memory_bytes": self._number("memory.usage_in_bytes"),
+        return {"memory_bytes": self._in_use("memory.usage_in_bytes", "total_inactive_file"),
                 "memory_peak_bytes": self._number("memory.max_usage_in_bytes"),
                 "cpu_usec": None if nanoseconds is None else nanoseconds // 1000,
                 "oom_kills": self._keyed("memory.oom_control", "oom_kill"),
@@ -142,6 +142,11 @@ class Group:
     def _number(self, name: str) -> int | None:
         value = self._read(name).strip()
         return int(value) if value.isdigit() else None
+
+    def _in_use(self, total: str, idle_cache: str) -> int | None:
+        """Without the file cache that the kernel gives back when asked: a program that read a large tree does not use it."""
+        count = self._number(total)
+        return None if count is None else max(0, count - (self._keyed("memory.stat", idle_cache) or 0))
 
     def _keyed(self, name: str, key: str) -> int | None:
         for line in self._read(name).splitlines():
