@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -124,7 +124,7 @@ async def follow_logs(request: web.Request) -> web.StreamResponse:
     """New lines of a service as they come (SSE, event ``line``)."""
     lines = request.app[keys.SERVICES].follow(service_name(request), 0)
 
-    async def items() -> AsyncIterator[Item]:
+    async def items() -> AsyncGenerator[Item, None]:
         async for line in lines:
             yield "line", views.line_json(line), None
 
@@ -156,7 +156,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     translate = views.translator(request)
     services = request.app[keys.SERVICES]
 
-    async def items() -> AsyncIterator[Item]:
+    async def items() -> AsyncGenerator[Item, None]:
         yield "services", views.services_event(services, translate), None
         after = streams.last_event_id(request)
         async with request.app[keys.EVENTS].subscribe(topics, after, tag=_tag(request)) as reader:
@@ -167,7 +167,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     return await _until_signed_out(request, items())
 
 
-async def _until_signed_out(request: web.Request, items: AsyncIterator[Item]) -> web.StreamResponse:
+async def _until_signed_out(request: web.Request, items: AsyncGenerator[Item, None]) -> web.StreamResponse:
     return await request.app[keys.STREAMS].run(_tag(request), streams.pump(request, items))
 
 

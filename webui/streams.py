@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any
 
 from aiohttp import ClientConnectionResetError, web
@@ -46,7 +46,7 @@ class Stream:
         await self._response.write(b": beat\n\n")
 
 
-async def pump(request: web.Request, items: AsyncIterator[tuple[str, Mapping[str, Any], int | None]],
+async def pump(request: web.Request, items: AsyncGenerator[tuple[str, Mapping[str, Any], int | None], None],
                heartbeat: float = HEARTBEAT_SECONDS) -> web.StreamResponse:
     """Send ``items`` (event, data, id) until they end or the reader goes."""
     stream = Stream(request)
@@ -71,8 +71,11 @@ async def pump(request: web.Request, items: AsyncIterator[tuple[str, Mapping[str
         log.warning("a stream ended early", extra={"cause": error.message})
         return response
     finally:
+        # Closed here and now: left to the garbage collector, its subscription would go on queueing.
         if upcoming is not None:
             upcoming.cancel()
+            await asyncio.wait({upcoming})
+        await items.aclose()
 
 
 def last_event_id(request: web.Request) -> int | None:
@@ -98,8 +101,7 @@ class Streams:
         try:
             return await task
         except asyncio.CancelledError:
-            if task.cancelled() and not _cancelling():
-                raise ConnectionResetError("the session has ended") from None
+            # Ours or the reader's: either way aiohttp closes the connection without a word.
             task.cancel()
             raise
         finally:
@@ -115,8 +117,3 @@ class Streams:
     def close_all(self) -> None:
         for tag in list(self._open):
             self.close(tag)
-
-
-def _cancelling() -> bool:
-    current = asyncio.current_task()
-    return current is not None and current.cancelling() > 0

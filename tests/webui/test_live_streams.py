@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from support.front import Front
 from support.waiting import until
 
+from appliance.identity.users import Role
 from webui import streams
 from webui.streams import STREAMS_MAX
 
@@ -99,7 +100,6 @@ async def test_a_stream_lost_to_a_demotion(door: Front) -> None:
     user = await door.users.find(session.user.id)
     async with door.ask("GET", "/api/services/ide/logs/stream", cookie) as answer:
         await event(answer)
-        from appliance.identity.users import Role
         await door.sessions.changed(await door.users.change(user, "test", role=Role.viewer), "test")
         assert await ended(answer) < 2
 
@@ -136,7 +136,7 @@ async def test_asking_for_the_head_alone_holds_nothing_open(door: Front) -> None
 async def test_a_silent_stream_beats(door: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     real = streams.pump
 
-    async def quick(request: Any, items: AsyncIterator[tuple[str, Mapping[str, Any], int | None]], heartbeat: float = 0.05) -> Any:
+    async def quick(request: Any, items: AsyncGenerator[tuple[str, Mapping[str, Any], int | None], None], heartbeat: float = 0.05) -> Any:
         return await real(request, items, 0.05)
 
     monkeypatch.setattr(streams, "pump", quick)
@@ -156,9 +156,9 @@ async def test_a_reader_that_does_not_read_costs_a_bounded_queue(door: Front) ->
     await reader.readuntil(b"\r\n\r\n")
     writer.transport.pause_reading()
     await until(lambda: door.bus.watched("services"), "the stream listens")
-    for _ in range(3000):
+    for number in range(3000):
         door.bus.publish("services", {})
-        if _ % 100 == 0:
+        if number % 100 == 0:
             await asyncio.sleep(0)
     assert all(len(waiting._queue) <= 512 for waiting in door.bus._readers)
     await door.sessions.end([session], "revoked", "test")
