@@ -59,6 +59,7 @@ run_from() {
   confirm "$@" || { echo "Nothing was changed."; exit 3; }
   detached "$python" "$tree" "$@" || status=$?
   ((status == 0)) || die "the installation did not finish (its log: $LOG)" "Run the same command again: it resumes where it stopped."
+  case " $* " in *" --uninstall "*) exit 0 ;; esac
   exec "$python" -I -B -c "$BOOT" "$tree" finish "${BOOTSTRAP_OPTION[@]}" "$@"
 }
 

@@ -74,7 +74,8 @@ class Check:
 def need(runtime: str, *, bundled: bool = False) -> Need:
     """What ``runtime`` takes; ``bundled`` means that the programs or images come from a local file.
 
-    Process figures were measured on Debian 12; docker's are the sizes of the three images without a model.
+    Disk figures of the process runtime are a Debian 12 installation's, rounded up; its download and docker's figures
+    are estimates on the safe side.
     """
     if runtime == "docker":
         return Need(2600, 3600, 0 if bundled else 1100, 1800)

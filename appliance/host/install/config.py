@@ -70,7 +70,10 @@ class EnsureConfig:
 
 @dataclass
 class EnsureFolders:
-    """State, logs and sockets. The rows are the broker's own, so that the two cannot disagree."""
+    """State, logs and sockets. The rows are the broker's own, so that the two cannot disagree.
+
+    Those under /run are not looked at: a restart empties it, and tmpfiles or the broker makes them again.
+    """
 
     host: Host
     journal: Journal
@@ -82,7 +85,8 @@ class EnsureFolders:
 
     def check(self) -> bool:
         try:
-            return all(_is_as_planned(folder) for folder in self._rows()) and not self.journal.touched("kept")
+            lasting = [folder for folder in self._rows() if not folder.path.is_relative_to("/run")]
+            return all(map(_is_as_planned, lasting)) and not self.journal.touched("kept")
         except CroftError:
             return False
 

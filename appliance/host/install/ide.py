@@ -85,17 +85,11 @@ class EnsureIde:
             self._remove_tools()
 
     def _install_tools(self) -> None:
-        self.journal.put(self.id, tools_before=sorted(self.packages.installed()))
-        missing = self.packages.missing(_BUILD)
-        if missing:
-            self.packages.refresh()
-            self.packages.install(missing)
+        self.packages.install_recorded(self.journal, self.id, _BUILD)
 
     def _remove_tools(self) -> None:
-        before = self.journal.get(self.id, "tools_before")
-        if before is not None:
-            self.packages.remove(sorted(self.packages.installed() - set(before)))
-            self.journal.put(self.id, tools_before=None)
+        self.packages.remove(self.journal.get(self.id, "added", []))
+        self.journal.put(self.id, added=[])
 
     def _fetch_node(self, new: Path) -> None:
         wheel = new / "wheel"

@@ -18,6 +18,7 @@ _APT = ("apt-get", "-y", "-q", "--no-install-recommends", "-o", "Dpkg::Options::
         "-o", "DPkg::Lock::Timeout=300", "-o", "APT::Get::Upgrade=false")
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1", "APT_LISTCHANGES_FRONTEND": "none"}
 _GOING = re.compile(r"^(?:Remv|Purg) (\S+)", re.MULTILINE)
+_COMING = re.compile(r"^Inst (\S+) (?!\[)", re.MULTILINE)  # a version in brackets there would mean an upgrade
 _SHOWN = re.compile(r"^(Get:|Unpacking|Setting up|Removing|Purging)")
 
 
@@ -49,6 +50,19 @@ class Packages:
     def install(self, names: Iterable[str]) -> None:
         """Install ``names``. Raises InstallError with apt's last words."""
         self.host.stream((*_APT, "install", *names), env=_QUIET, describe=_short)
+
+    def install_recorded(self, journal: Journal, step: str, names: Iterable[str], more: Iterable[str] = ()) -> None:
+        """Install what is missing of ``names``; exactly what apt will bring is in the journal before it does.
+
+        ``more`` are packages that came just before for the same end.
+        """
+        missing = self.missing(names)
+        if missing:
+            self.refresh()
+        coming = _COMING.findall(self.host.run(*_APT, "-s", "install", *missing, env=_QUIET).stdout) if missing else []
+        journal.put(step, added=sorted({*journal.get(step, "added", []), *coming, *more}))
+        if missing:
+            self.install(missing)
 
     def remove(self, names: Iterable[str]) -> list[str]:
         """Purge those of ``names`` that nothing else needs; returns what was kept."""
@@ -96,29 +110,31 @@ class EnsurePackages:
         return [f"install with apt: {' '.join(self.packages.missing(self.names))}"]
 
     def apply(self) -> None:
-        self._record_interrupted()
-        known = sorted(self.packages.installed())
-        # What a killed run installed is told from the rest by this list.
-        self.journal.put(self.id, before=known)
+        accounts = self._accounts()
         with services_held_back(self.packages.host, self.names):
-            self.packages.refresh()
-            self.packages.install(self.packages.missing(self.names))
-        self._record_interrupted()
+            self.packages.install_recorded(self.journal, self.id, self.names, self.before)
+        known = self.journal.get(self.id, "accounts", {})
+        made = {file: sorted({*known.get(file, []), *(set(names) - set(accounts[file]))})
+                for file, names in self._accounts().items()}
+        self.journal.put(self.id, accounts=made)
 
     def undo(self) -> None:
-        self._record_interrupted()
         kept = self.packages.remove(self.journal.get(self.id, "added", []))
         if kept:
             self.packages.host.console.say(f"         kept, since other packages need them: {' '.join(kept)}")
+        else:
+            self._remove_accounts()
 
-    def _record_interrupted(self) -> None:
-        """Everything that came since the recorded list is ours."""
-        before = self.journal.get(self.id, "before")
-        added = set(self.journal.get(self.id, "added", [])) | set(self.before)
-        if before is not None:
-            added |= self.packages.installed() - set(before)
-        if added:
-            self.journal.put(self.id, added=sorted(added), before=None)
+    def _remove_accounts(self) -> None:
+        """Packages make accounts and leave them behind even when purged."""
+        now, made = self._accounts(), self.journal.get(self.id, "accounts", {})
+        for file, program in (("passwd", "userdel"), ("group", "groupdel")):
+            for name in sorted(set(made.get(file, [])) & set(now[file])):
+                self.packages.host.run(program, name, check=False)
+
+    def _accounts(self) -> dict[str, list[str]]:
+        return {file: [line.split(":")[0] for line in self.packages.host.read(f"/etc/{file}").splitlines()]
+                for file in ("passwd", "group")}
 
 
 class services_held_back:
