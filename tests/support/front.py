@@ -159,7 +159,7 @@ class Front:
 
 
 @asynccontextmanager
-async def front(folder: Path, clock: ManualClock | None = None, *, console_uids: frozenset[int] | None = None) -> AsyncIterator[Front]:
+async def front(folder: Path, clock: Any = None, *, console_uids: frozenset[int] | None = None) -> AsyncIterator[Front]:
     """A running front in ``folder``, which keeps its state for the next one."""
     clock = clock or ManualClock()
     async with AsyncExitStack() as stack:
