@@ -23,7 +23,7 @@ from appliance.services.wishes import Wishes
 from appliance.settings import Settings
 from appliance.store import Store
 
-BROKER_TRIES = 40
+BROKER_TRIES = 60  # half a minute in all
 
 
 async def ask_broker(settings: Settings) -> dict[str, Any]:
@@ -34,7 +34,7 @@ async def ask_broker(settings: Settings) -> dict[str, Any]:
         except Unavailable:
             if attempt == BROKER_TRIES - 1:
                 raise
-            await asyncio.sleep(0.1 * min(attempt + 1, 10))
+            await asyncio.sleep(min(0.02 * (attempt + 1), 1.0))
     raise AssertionError("the loop above ends by returning or raising")
 
 
@@ -44,8 +44,8 @@ def ide_uid(settings: Settings) -> int:
 
 
 def build_services(settings: Settings, store: Store, bus: EventBus, broker: Mapping[str, Any],
-                   jitter: Callable[[], float]) -> Services:
-    """``broker`` is what :func:`ask_broker` returned."""
+                   proxy_version: str, jitter: Callable[[], float]) -> Services:
+    """``broker`` is what :func:`ask_broker` returned, ``proxy_version`` what :func:`caddy_version` did."""
     docker = broker["runtime"] == "docker"
     client = BrokerClient(settings.paths.socket("broker"))
     shares = limits.shares(limits.measure(), docker=docker, ai=False, ide_memory_mb=settings.ide_memory_mb)
@@ -56,7 +56,7 @@ def build_services(settings: Settings, store: Store, bus: EventBus, broker: Mapp
         Surroundings(
             state=settings.paths.state, acme=settings.proxy_tls == "acme",
             idle_minutes={"ide": settings.ide_idle_minutes}, terminals=lambda: count_terminals(client), port_owner=port_owner,
-            proxy_version="" if docker else caddy_version(settings)),
+            proxy_version="" if docker else proxy_version),
         jitter=jitter)
 
 

@@ -12,15 +12,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from appliance import __version__
-from appliance.control import Control, NotRunning
 from appliance.errors import CroftError
 from appliance.settings import Paths, Settings, load
 
-Verb = Callable[[argparse.Namespace, Settings, Control], Any]
+if TYPE_CHECKING:
+    from appliance.control import Control
+
+Verb = Callable[[argparse.Namespace, Settings, "Control"], Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         settings = load(_paths(args))
-        control = Control(settings.paths.socket("control"))
-        result = args.verb(args, settings, control)
+        if args.command == "serve":
+            return serve(args, settings)
+        from appliance.control import Control
+
+        result = args.verb(args, settings, Control(settings.paths.socket("control")))
         if args.json and result is not None:
             print(json.dumps(result, ensure_ascii=False, indent=2))
         elif result is not None:
@@ -69,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(verb=verb, show=show)
         return made
 
-    add(verbs, "serve", serve, print, "run Croft in the foreground")
+    verbs.add_parser("serve", parents=[common], help="run Croft in the foreground", description="Run Croft in the foreground.")
     add(verbs, "status", status, show_status, "state of the appliance")
     doctor_parser = add(verbs, "doctor", doctor, show_doctor, "check this machine and this installation")
     doctor_parser.add_argument("--settings", action="store_true", help="list every setting instead")
@@ -129,12 +134,11 @@ def _audit(add: Any, group: Any) -> None:
     add(group, "export", audit_export, _done(""), "print every record as a JSON line")
 
 
-def serve(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
+def serve(args: argparse.Namespace, settings: Settings) -> int:
     from appliance.broker.supervisor import run
 
     home = args.home or os.environ.get("CROFT_HOME")
-    code = run(settings, Path(home) if home else None)
-    raise SystemExit(code)
+    return run(settings, Path(home) if home else None)
 
 
 def status(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
@@ -152,11 +156,12 @@ def doctor(args: argparse.Namespace, settings: Settings, control: Control) -> An
 
 
 def login_link(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
+    from appliance import offline
+    from appliance.control import NotRunning
+
     try:
         return control.call("POST", "/api/links", {"email": args.email})
     except NotRunning:
-        from appliance import offline
-
         offline.become_daemon_user(settings)
         return offline.login_link(settings, args.email)
 
@@ -211,11 +216,12 @@ def visible(text: str) -> str:
 
 
 def audit_verify(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
+    from appliance import offline
+    from appliance.control import NotRunning
+
     try:
         return control.call("GET", "/api/audit/verify")
     except NotRunning:
-        from appliance import offline
-
         offline.become_daemon_user(settings)
         return offline.audit_verify(settings)
 

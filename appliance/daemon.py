@@ -15,9 +15,12 @@ import random
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+from appliance import lean  # noqa: F401, I001 - first: see there
 
 import aiohttp_jinja2
 from aiohttp import web
@@ -25,7 +28,7 @@ from aiohttp import web
 import webui
 from appliance import keys as key_files
 from appliance import log as logs
-from appliance.assembly import ask_broker, build_services, ide_uid
+from appliance.assembly import ask_broker, build_services, caddy_version, ide_uid
 from appliance.audit import AuditUnavailable
 from appliance.errors import CroftError
 from appliance.events import EventBus
@@ -66,10 +69,12 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     notifier = Notifier()
+    # First of all: the broker makes the folders that everything below lies in.
+    broker, version = await asyncio.gather(ask_broker(settings), asyncio.to_thread(caddy_version, settings))
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings))
         await _announce_start(store)
-        tasks = await stack.enter_async_context(_serve(settings, store))
+        tasks = await stack.enter_async_context(_serve(settings, store, broker, version))
         # Imports leave garbage and a heap that will never be freed; freezing it keeps it out of every later collection.
         gc.collect()
         gc.freeze()
@@ -94,7 +99,8 @@ async def _announce_start(store: Store) -> None:
 
 
 @asynccontextmanager
-async def _serve(settings: Settings, store: Store) -> AsyncIterator[list[asyncio.Task[None]]]:
+async def _serve(settings: Settings, store: Store, broker: Mapping[str, Any],
+                 proxy_version: str) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Everything between the store and the sockets."""
     users = Users(store.database, store.audit, store.clock)
     sessions = Sessions(store.database, store.audit, store.clock, store.boot_id, Limits(
@@ -107,8 +113,7 @@ async def _serve(settings: Settings, store: Store) -> AsyncIterator[list[asyncio
     tokens = WorkspaceTokens(key_files.ed25519(settings.paths.keys / "tokens.key"), store.instance, store.clock,
                              store.database)
     bus = EventBus(store.clock)
-    broker = await ask_broker(settings)
-    services = build_services(settings, store, bus, broker, random.random)
+    services = build_services(settings, store, bus, broker, proxy_version, random.random)
     relay = Relay(settings.paths.socket("ide"), ide_uid(settings), services.socket_opened, services.socket_closed)
     streams, assets = Streams(), Assets(Path(webui.__file__).parent / "static")
     catalogue = Catalogue.load(Path(webui.__file__).parent / "locale")

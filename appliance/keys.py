@@ -10,7 +10,6 @@ import re
 import secrets
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from appliance.errors import CroftError
@@ -56,8 +55,7 @@ def ed25519(path: Path) -> Ed25519PrivateKey:
         raise _damaged(path) from error
     except FileNotFoundError:
         key = Ed25519PrivateKey.generate()
-        write_private(path, key.private_bytes(
-            serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()))
+        write_private(path, key.private_bytes_raw())
         return key
 
 

@@ -77,10 +77,10 @@ class Supervisor:
         return self._status
 
     def _start_due(self) -> float | None:
-        """Start what is due, the broker first. Seconds until something else is."""
+        """Start what is due, both at once: the daemon waits for the broker itself. Seconds until something else is."""
         now = time.monotonic()
         for part in (self._broker, self._daemon):
-            if part.pid is None and part.again_at <= now and (part is self._broker or self._broker_answers()):
+            if part.pid is None and part.again_at <= now:
                 self._start(part)
         waits = [part.again_at - now for part in (self._broker, self._daemon) if part.pid is None]
         return max(0.05, min(waits)) if waits else None
@@ -100,12 +100,6 @@ class Supervisor:
         finally:
             os.close(root)
             os.close(null)
-
-    def _broker_answers(self) -> bool:
-        if self._broker.pid is None:
-            return False
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-            return probe.connect_ex(str(self._socket)) == 0
 
     def _listen(self) -> None:
         self._wake, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from appliance.clock import Clock
@@ -69,6 +68,8 @@ class WorkspaceTokens:
 
     def issue_access(self, user_id: str, session_id: str) -> str:
         """A token for ``user_id``, bound to a session, that lasts 15 minutes."""
+        import jwt  # on first use: it brings X.509 with it, and most appliances never need a token
+
         now = int(self._clock.now())
         claims = {"iss": self._instance, "aud": self._instance, "sub": user_id, "sid": session_id, "iat": now, "nbf": now,
                   "exp": now + ACCESS_SECONDS, "jti": secrets.token_urlsafe(16)}
@@ -106,6 +107,8 @@ class WorkspaceTokens:
         key = keys.get(_kid_of(token, kind))
         if key is None:
             raise TokenRefused("unknown key")
+        import jwt
+
         try:
             body = jwt.decode(token, key, algorithms=["EdDSA"], audience=self._instance, issuer=issuer, options={
                 "require": ["exp", "nbf", "iat", "jti", "sub"], "strict_aud": True,
