@@ -41,7 +41,9 @@ class EnsureConfig:
     title: str = "Settings"
 
     def check(self) -> bool:
-        return self._text() == self.host.read(FILE) != "" and self.host.path(POLICY).is_dir()
+        # Kept from an earlier installation, it is taken over (and can be taken back) by applying.
+        return self.journal.touched(self.id) and self._text() == self.host.read(FILE) != "" \
+            and self.host.path(POLICY).is_dir()
 
     def plan(self) -> list[str]:
         return [f"write {FILE} with {', '.join(f'{name} = {value}' for name, value in self.values.items())}"]
