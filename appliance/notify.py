@@ -13,7 +13,7 @@ class Notifier:
         env = dict(os.environ) if environment is None else environment
         self._address = env.get("NOTIFY_SOCKET", "")
         usec = env.get("WATCHDOG_USEC", "")
-        self.interval = int(usec) / 1e6 / 3 if usec.isdigit() and int(usec) else None
+        self.interval = int(usec) / 1e6 / 3 if usec.isascii() and usec.isdigit() and int(usec) else None
 
     def send(self, state: str) -> None:
         """Send e.g. ``READY=1``. A missing systemd is not an error."""
