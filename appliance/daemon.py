@@ -15,7 +15,7 @@ import random
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,9 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     notifier = Notifier()
-    # First of all: the broker makes the folders that everything below lies in.
-    broker, version = await asyncio.gather(ask_broker(settings), asyncio.to_thread(caddy_version, settings))
+    version = asyncio.create_task(asyncio.to_thread(caddy_version, settings), name="caddy version")
+    # Before anything else: the broker makes the folders that everything below lies in.
+    broker = await ask_broker(settings)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings))
         await _announce_start(store)
@@ -100,7 +101,7 @@ async def _announce_start(store: Store) -> None:
 
 @asynccontextmanager
 async def _serve(settings: Settings, store: Store, broker: Mapping[str, Any],
-                 proxy_version: str) -> AsyncIterator[list[asyncio.Task[None]]]:
+                 proxy_version: Awaitable[str]) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Everything between the store and the sockets."""
     users = Users(store.database, store.audit, store.clock)
     sessions = Sessions(store.database, store.audit, store.clock, store.boot_id, Limits(
@@ -113,10 +114,10 @@ async def _serve(settings: Settings, store: Store, broker: Mapping[str, Any],
     tokens = WorkspaceTokens(key_files.ed25519(settings.paths.keys / "tokens.key"), store.instance, store.clock,
                              store.database)
     bus = EventBus(store.clock)
-    services = build_services(settings, store, bus, broker, proxy_version, random.random)
-    relay = Relay(settings.paths.socket("ide"), ide_uid(settings), services.socket_opened, services.socket_closed)
     streams, assets = Streams(), Assets(Path(webui.__file__).parent / "static")
     catalogue = Catalogue.load(Path(webui.__file__).parent / "locale")
+    services = build_services(settings, store, bus, broker, await proxy_version, random.random)
+    relay = Relay(settings.paths.socket("ide"), ide_uid(settings), services.socket_opened, services.socket_closed)
 
     def let_go(session: Session) -> None:
         relay.close(session)

@@ -1,7 +1,7 @@
 """`croft serve` where no systemd does it: keeps the broker and the daemon running, and ends everything when it ends.
 
-Rule: the broker is up before the daemon starts and goes down after it, so that services are stopped by the one that
-knows them. Both get SIGTERM from the kernel should this process be killed.
+Rule: the broker goes down after the daemon, so that services are stopped by the one that knows them; at the start the
+daemon waits for the broker itself. Both get SIGTERM from the kernel should this process be killed.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ HTTP = 21380
 
 
 @pytest.fixture
-def supervised(home, names):
+def supervised(home, names, poll):
     """A supervisor in a process of its own, with the stand-in daemon copied where its user can read it."""
     home.configure(proxy__http_port=HTTP, proxy__https_port=21343, proxy__bind="127.0.0.1", proxy__tls="off")
     starts = home.folder / "starts"
@@ -35,7 +35,9 @@ def supervised(home, names):
         sys.exit(supervisor.run(settings.load(settings.Paths.under(home)), home, daemon=({str(_standin(home))!r},)))
     """)
     process = subprocess.Popen([sys.executable, "-c", code])
-    yield Supervised(home, process)
+    made = Supervised(home, process)
+    poll(made.broker_pid, what="a broker")
+    yield made
     if process.poll() is None:
         process.terminate()
         process.wait(25)
