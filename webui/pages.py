@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from appliance.errors import CroftError, Invalid
+from appliance.errors import CroftError, Forbidden, Invalid
 from appliance.identity.links import LinkRefused
 from appliance.identity.sign_in import Caller
 from appliance.identity.users import Role
@@ -90,7 +90,8 @@ async def home(request: web.Request) -> web.StreamResponse:
 async def workspace(request: web.Request) -> web.StreamResponse:
     """The IDE, full-bleed."""
     principal, settings = principal_of(request), request.app[keys.SETTINGS]
-    assert principal.session is not None  # pages are not served to the console
+    if principal.session is None:
+        raise Forbidden("the editor is for a person's browser")
     services = request.app[keys.SERVICES]
     services.wake("ide")
     response = page(request, "workspace.html", page="workspace", service=services.view("ide"),

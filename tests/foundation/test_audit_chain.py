@@ -167,10 +167,13 @@ async def test_checkpoints_by_number_and_by_time(database: Database, audit: Audi
 
 
 async def test_a_rolled_back_checkpoint_is_made_again(database: Database, audit: AuditLog) -> None:
-    with pytest.raises(RuntimeError):
+    async def fails() -> None:
         async with database.transaction() as tx:
             await audit.append(tx, "export", "u1")
             raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fails()
     await audit.note("export", "u1")
     await audit.checkpoint()
     assert len(await database.rows("SELECT * FROM audit_checkpoints")) == 1
@@ -245,7 +248,7 @@ def test_every_code_is_written_somewhere() -> None:
     emitted: Callable[[str], bool] = lambda code: (  # noqa: E731
         f'"{code}"' in source or f'f"{code.split(".")[0]}.{{action}}"' in source)
     assert [code for code in EVENTS if not emitted(code)] == []
-    assert ANNOUNCED <= set(EVENTS)
+    assert ANNOUNCED.issubset(EVENTS)
 
 
 async def test_canaries_never_reach_the_log(database: Database, audit: AuditLog) -> None:

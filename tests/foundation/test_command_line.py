@@ -130,7 +130,7 @@ def test_listening_sockets_are_never_wider_than_asked(home: Path) -> None:
     for mode in (0o600, 0o660):
         with listen(home / "a.sock", mode):
             assert (home / "a.sock").stat().st_mode & 0o777 == mode
-    with pytest.raises(SettingsError, match="cannot listen on a.sock: No such file"):
+    with pytest.raises(SettingsError, match=r"cannot listen on a\.sock: No such file"):
         listen(home / "nowhere/a.sock", 0o600)
     before = os.umask(0o022)
     os.umask(before)

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -50,14 +51,19 @@ async def put_people(path: Path, number: int) -> None:
                              (f"u{each}", f"u{each}@example.org", "n" * 200))
 
 
+def modes_in(folder: Path) -> dict[str, int]:
+    return {path.name: path.lstat().st_mode & 0o777 for path in folder.iterdir()}
+
+
 def fill(folder: Path) -> Path:
     """Use up the last byte of a file system."""
     filler = folder / "filler"
     fd = os.open(filler, os.O_WRONLY | os.O_CREAT)
     try:
-        with pytest.raises(OSError, match="No space"):
-            while True:
-                os.write(fd, b"x" * 4096)
+        with suppress(OSError):
+            while os.write(fd, b"x" * 4096):
+                pass
+        assert os.statvfs(folder).f_bavail == 0
     finally:
         os.close(fd)
     return filler
@@ -129,12 +135,12 @@ async def test_a_damaged_file_is_refused_and_never_reset(tmp_path: Path, damage:
     else:
         path.write_bytes(b"" if damage == "empty" else bytes(content))
     before = path.read_bytes() if path.exists() else None
-    threads = len(os.listdir("/proc/self/task"))
+    threads = threading.active_count()
     for _ in range(2):
         with pytest.raises(DatabaseError, match="cannot open the database"):
             await Database.open(path, used_before=True)
     assert (path.read_bytes() if path.exists() else None) == before
-    poll(lambda: len(os.listdir("/proc/self/task")) <= threads, "no thread was left behind")
+    poll(lambda: threading.active_count() <= threads, "no thread was left behind")
 
 
 async def test_random_flips_never_lose_people_without_a_word(tmp_path: Path) -> None:
@@ -158,7 +164,7 @@ async def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     script = (f"import asyncio, pathlib\nfrom appliance.database import Database\nfrom appliance.errors import Conflict\n"
               f"try:\n    asyncio.run(Database.open(pathlib.Path({str(path)!r})))\nexcept Conflict as error:\n    print(error.message)")
     async with opened(path):
-        said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+        said = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
         assert "in use by a running Croft" in said.stdout
         with pytest.raises(Conflict):
             await Database.open(path)
@@ -171,7 +177,7 @@ async def test_files_are_for_the_owner_alone(tmp_path: Path) -> None:
     try:
         async with opened(tmp_path / "croft.db") as database:
             await database.execute(PUT, ("a",))
-            modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+            modes = modes_in(tmp_path)
     finally:
         os.umask(before)
     assert len(modes) == 4
@@ -182,14 +188,17 @@ async def test_a_link_in_the_databases_place_is_not_followed(tmp_path: Path) -> 
     (tmp_path / "croft.db").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DatabaseError, match="cannot open"):
         await Database.open(tmp_path / "croft.db")
-    assert not (tmp_path / "elsewhere").exists()
+    assert "elsewhere" not in modes_in(tmp_path)
 
 
 async def test_an_exception_rolls_back(database: Database) -> None:
-    with pytest.raises(RuntimeError):
+    async def fails() -> None:
         async with database.transaction() as tx:
             await tx.execute(PUT, ("a",))
             raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fails()
     assert await count(database) == 0
     await database.execute(PUT, ("a",))
     with pytest.raises(sqlite3.IntegrityError):
@@ -249,10 +258,11 @@ async def test_a_full_disk_is_said_cleanly_and_gone_when_freed(small_disk: Path)
     acknowledged = 0
     async with opened(small_disk / "croft.db") as database:
         filler = fill(small_disk)
-        with pytest.raises(sqlite3.OperationalError, match="full|I/O"):
-            for number in range(5000):
-                await database.execute(PUT, (f"{number}" + "x" * 500,))
+        with suppress(sqlite3.OperationalError):
+            while acknowledged < 5000:
+                await database.execute(PUT, (f"{acknowledged}" + "x" * 500,))
                 acknowledged += 1
+        assert acknowledged < 5000
         for _ in range(3):
             with pytest.raises(sqlite3.OperationalError):
                 await database.execute(PUT, ("y" * 100_000,))

@@ -46,7 +46,7 @@ def test_replacing_is_atomic_and_leaves_no_scraps(tmp_path: Path, monkeypatch: p
         keys.write_private(path, b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
-    assert os.listdir(path.parent) == ["a"]
+    assert list(path.parent.iterdir()) == [path]
     keys.write_private(path, b"new")
     assert path.read_bytes() == b"new"
 

@@ -124,7 +124,7 @@ def test_unreadable_files(tmp_path: Path, content: bytes, word: str) -> None:
 def test_a_folder_in_the_files_place(tmp_path: Path) -> None:
     paths = Paths.under(tmp_path)
     paths.config.mkdir(parents=True)
-    with pytest.raises(SettingsError, match="cannot read croft.toml: Is a directory"):
+    with pytest.raises(SettingsError, match=r"cannot read croft\.toml: Is a directory"):
         load(paths)
 
 

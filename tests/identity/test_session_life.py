@@ -92,7 +92,7 @@ async def test_a_reboot_counts_the_time_away(house: Any) -> None:
 
 async def test_many_reboots_do_not_extend_a_session(house: Any) -> None:
     async with house.opened() as life:
-        session, cookie = await life.sign_in_as("viewer")
+        _, cookie = await life.sign_in_as("viewer")
     lived = 0.0
     for _ in range(60):
         house.reboot(off_for=600)
@@ -233,8 +233,8 @@ asyncio.run(main())
 async def test_a_killed_daemon_forgets_nothing(tmp_path: Path) -> None:
     """AUTH-12: kill -9 right after the answers."""
     with tempfile.TemporaryDirectory(prefix="croft-") as folder:
-        died = subprocess.run([sys.executable, "-c", CRASH, folder], capture_output=True, text=True, timeout=60, check=False,
-                              env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+        died = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", CRASH, folder], capture_output=True, text=True, timeout=60,
+                                       check=False, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
         assert died.returncode == -signal.SIGKILL, died.stderr
         kept, ended = died.stdout.split()
         async with front(Path(folder), SystemClock()) as life:

@@ -120,9 +120,8 @@ async def test_one_session_holds_so_many_streams_and_no_more(door: Front) -> Non
     async def free() -> bool:
         async with door.ask("GET", "/api/events", cookie) as again:
             return bool(again.status == 200)
-    async with asyncio.timeout(5):
-        while not await free():
-            await asyncio.sleep(0.02)
+    await until(lambda: not door.streams._open, "the streams are gone")
+    assert await free()
 
 
 async def test_asking_for_the_head_alone_holds_nothing_open(door: Front) -> None:

@@ -113,7 +113,7 @@ async def test_who_may_connect(door: Front, upstream: Upstream) -> None:
     assert await refused(door, "croft_ide_" + "x" * 43) == 401
     session, ui_cookie = await door.sign_in_as("operator")
     assert await refused(door, ui_cookie) == 401
-    viewer, cookie = await ticket(door, "viewer")
+    _, cookie = await ticket(door, "viewer")
     assert await refused(door, cookie) == 403
     session, cookie = await ticket(door)
     await door.sessions.end([session], "revoked", "test")
@@ -232,7 +232,7 @@ async def test_a_socket_served_by_somebody_else_gets_no_byte(door: Front) -> Non
     (door.folder / "run").chmod(0o755)
     script = ("import os, socket, sys\nos.setgid(65534); os.setuid(65534)\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\n"
               "os.chmod(sys.argv[1], 0o777)\ns.listen()\nprint('up', flush=True)\nc = s.accept()[0]\nprint(len(c.recv(100)), flush=True)\n")
-    server = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
+    server = await asyncio.to_thread(subprocess.Popen, [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
         assert server.stdout.readline() == "up\n"
