@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -21,12 +22,12 @@ async def small() -> AsyncIterator[Front]:
     """A front whose state lies on a file system of 2 MiB. Needs root."""
     assert os.geteuid() == 0, "mounting a small disk needs root; ./tests/run runs as root"
     folder = Path(tempfile.mkdtemp(prefix="croft-"))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "croft-test", str(folder)], check=True)
+    await asyncio.to_thread(subprocess.run, ["mount", "-t", "tmpfs", "-o", "size=2m", "croft-test", str(folder)], check=True)
     try:
         async with front(folder) as opened:
             yield opened
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        await asyncio.to_thread(subprocess.run, ["umount", str(folder)], check=True)
         shutil.rmtree(folder)
 
 
