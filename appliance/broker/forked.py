@@ -66,7 +66,7 @@ class ForkedBackend:
             self._render(program)
         self._last.pop(service, None)
         process = self._launch(service, program, Limits(memory_mb, cpus, program.pids))
-        process.started_by, process.note = started_by, {"service": service, "run_id": os.urandom(8).hex()}
+        process.started_by = started_by
         self._processes.add(process)
         return self._row(service)
 
@@ -126,18 +126,18 @@ class ForkedBackend:
               program.account if self._accounts.switching else None)
 
     def _launch(self, service: str, program: catalogue.Program, limits: Limits) -> Process:
-        name, switching = _name(service), self._accounts.switching
+        name, run_id, switching = _name(service), os.urandom(8).hex(), self._accounts.switching
         with contextlib.ExitStack() as stack:
             root = held(stack, layout.open_folder(program.folder, program.account.uid))
             log = held(stack, self._logs.append(service))
             null = held(stack, os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
             group = stack.enter_context(fresh_group(self._processes, name, limits))
             pid = launch(Launch(
-                program.argv, root, null, log, log, env=program.env | {MARK: name}, group=group,
+                program.argv, root, null, log, log, env=program.env | {MARK: run_id}, group=group,
                 account=program.account if switching else None, rlimits=catalogue.rlimits(program),
                 capabilities=program.capabilities, umask=program.umask, entry=program.entry,
                 oom_score_adj=program.oom_score_adj if switching else None))
-        return Process(name, "service", pid, 0, time.time(), group)
+        return Process(name, "service", pid, 0, time.time(), group, note={"service": service, "run_id": run_id})
 
 
 def _name(service: str) -> str:

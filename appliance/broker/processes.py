@@ -135,7 +135,9 @@ class Processes:
         try:
             if process.group:
                 return process.group.kill()
-            return stragglers.kill(process.id, process.pid, process.pidfd, process.ended)
+            # A service has the same id in every appliance; only this start of it is ours to kill.
+            mark = process.note.get("run_id", process.id)
+            return stragglers.kill(mark, process.pid, process.pidfd, process.ended)
         except OSError as error:
             sys.stderr.write(f"croft broker: cannot end {process.id}: {error.strerror}\n")
             return False
