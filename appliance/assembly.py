@@ -43,8 +43,14 @@ def ide_uid(settings: Settings) -> int:
     return settings.paths.socket("ide").parent.stat().st_uid
 
 
-def build_services(settings: Settings, store: Store, bus: EventBus, broker: Mapping[str, Any],
-                   proxy_version: str, jitter: Callable[[], float]) -> Services:
+def build_services(
+    settings: Settings,
+    store: Store,
+    bus: EventBus,
+    broker: Mapping[str, Any],
+    proxy_version: str,
+    jitter: Callable[[], float],
+) -> Services:
     """``broker`` is what :func:`ask_broker` returned, ``proxy_version`` what :func:`caddy_version` did."""
     docker = broker["runtime"] == "docker"
     client = BrokerClient(settings.paths.socket("broker"))
@@ -52,12 +58,20 @@ def build_services(settings: Settings, store: Store, bus: EventBus, broker: Mapp
     return Services(
         _docker_runtime(client, settings) if docker else ProcessRuntime(client),
         health.probes(settings, ide_uid=ide_uid(settings), root=settings.paths.proxy_root),
-        _looking_up(shares), store.clock, bus, Wishes(store.database, store.clock),
+        _looking_up(shares),
+        store.clock,
+        bus,
+        Wishes(store.database, store.clock),
         Surroundings(
-            state=settings.paths.state, acme=settings.proxy_tls == "acme",
-            idle_minutes={"ide": settings.ide_idle_minutes}, terminals=lambda: count_terminals(client), port_owner=port_owner,
-            proxy_version="" if docker else proxy_version),
-        jitter=jitter)
+            state=settings.paths.state,
+            acme=settings.proxy_tls == "acme",
+            idle_minutes={"ide": settings.ide_idle_minutes},
+            terminals=lambda: count_terminals(client),
+            port_owner=port_owner,
+            proxy_version="" if docker else proxy_version,
+        ),
+        jitter=jitter,
+    )
 
 
 def _docker_runtime(client: BrokerClient, settings: Settings) -> Runtime:

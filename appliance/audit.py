@@ -74,8 +74,16 @@ class Record:
 
     @classmethod
     def of(cls, row: Row) -> Record:
-        return cls(row["seq"], row["at"], row["uptime"], row["boot_id"], row["event"], row["actor"],
-                   json.loads(row["detail"]), row["intent"])
+        return cls(
+            row["seq"],
+            row["at"],
+            row["uptime"],
+            row["boot_id"],
+            row["event"],
+            row["actor"],
+            json.loads(row["detail"]),
+            row["intent"],
+        )
 
 
 @dataclass(frozen=True)
@@ -96,9 +104,15 @@ class AuditLog:
     """Appends to and reads the chain. ``anchor`` is told each checkpoint (sequence, hash) so that a cut tail is noticed;
     ``anchored`` is what it was told last. A head that does not continue the anchored one never replaces it."""
 
-    def __init__(self, database: Database, key: Ed25519PrivateKey, clock: Clock, boot_id: str,
-                 anchor: Callable[[int, bytes], None] = lambda seq, digest: None,
-                 anchored: tuple[int, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        key: Ed25519PrivateKey,
+        clock: Clock,
+        boot_id: str,
+        anchor: Callable[[int, bytes], None] = lambda seq, digest: None,
+        anchored: tuple[int, bytes] | None = None,
+    ) -> None:
         self._db = database
         self._key = key
         self._clock = clock
@@ -107,17 +121,31 @@ class AuditLog:
         self._anchored = anchored
         self._signed_at = float("-inf")
 
-    async def append(self, tx: aiosqlite.Connection, event: str, actor: str, intent: int | None = None, **detail: Any) -> int:
+    async def append(
+        self, tx: aiosqlite.Connection, event: str, actor: str, intent: int | None = None, **detail: Any
+    ) -> int:
         """Add a record inside the caller's transaction, so that it and the change it names are one commit."""
         if event not in EVENTS:
             raise ValueError(f"unknown audit event {event}")
-        last = list(await tx.execute_fetchall("SELECT seq, hash, at, uptime, boot_id FROM audit ORDER BY seq DESC LIMIT 1"))
+        last = list(
+            await tx.execute_fetchall("SELECT seq, hash, at, uptime, boot_id FROM audit ORDER BY seq DESC LIMIT 1")
+        )
         seq, previous = (last[0]["seq"] + 1, last[0]["hash"]) if last else (1, GENESIS)
-        record = Record(seq, round(self._clock.now(), 3), round(self._clock.uptime(), 3), self._boot, event, actor,
-                        _bounded(detail), intent)
+        record = Record(
+            seq,
+            round(self._clock.now(), 3),
+            round(self._clock.uptime(), 3),
+            self._boot,
+            event,
+            actor,
+            _bounded(detail),
+            intent,
+        )
         digest = _digest(previous, record)
-        await tx.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                         (seq, record.at, record.uptime, record.boot_id, event, actor, _canonical(record.detail), intent, digest))
+        await tx.execute(
+            "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (seq, record.at, record.uptime, record.boot_id, event, actor, _canonical(record.detail), intent, digest),
+        )
         await self._checkpoint(tx, seq, digest)
         return seq
 
@@ -127,8 +155,9 @@ class AuditLog:
             async with self._db.transaction() as tx:
                 return await self.append(tx, event, actor, intent, **detail)
         except (sqlite3.Error, OSError) as error:
-            raise AuditUnavailable("the audit log cannot be written, so this was not done",
-                                   hint="Free disk space, then try again.") from error
+            raise AuditUnavailable(
+                "the audit log cannot be written, so this was not done", hint="Free disk space, then try again."
+            ) from error
 
     @asynccontextmanager
     async def doing(self, event: str, actor: str, **detail: Any) -> AsyncIterator[dict[str, Any]]:
@@ -146,7 +175,9 @@ class AuditLog:
         """Close announced actions that never reported an outcome (the daemon died meanwhile). Returns how many."""
         open_ones = await self._db.rows(
             "SELECT seq FROM audit a WHERE event IN (SELECT value FROM json_each(?)) "
-            "AND NOT EXISTS (SELECT 1 FROM audit o WHERE o.intent = a.seq)", (json.dumps(sorted(ANNOUNCED)),))
+            "AND NOT EXISTS (SELECT 1 FROM audit o WHERE o.intent = a.seq)",
+            (json.dumps(sorted(ANNOUNCED)),),
+        )
         for row in open_ones:
             await self.note("outcome", "daemon", row["seq"], result="interrupted")
         return len(open_ones)
@@ -176,11 +207,15 @@ class AuditLog:
             return False
         return head > seq
 
-    async def records(self, *, before: int | None = None, limit: int = 100, event: str = "", actor: str = "") -> list[Record]:
+    async def records(
+        self, *, before: int | None = None, limit: int = 100, event: str = "", actor: str = ""
+    ) -> list[Record]:
         """Newest first; ``before`` is a sequence number for the next page."""
         rows = await self._db.rows(
             "SELECT * FROM audit WHERE (? IS NULL OR seq < ?) AND (? = '' OR event = ?) AND (? = '' OR actor = ?) "
-            "ORDER BY seq DESC LIMIT ?", (before, before, event, event, actor, actor, min(limit, 1000)))
+            "ORDER BY seq DESC LIMIT ?",
+            (before, before, event, event, actor, actor, min(limit, 1000)),
+        )
         return [Record.of(row) for row in rows]
 
     async def verify(self, anchored: tuple[int, bytes] | None = None) -> Fault | None:
@@ -193,12 +228,17 @@ class AuditLog:
         return walk.end()
 
     async def _checkpoint(self, tx: aiosqlite.Connection, seq: int, digest: bytes) -> None:
-        if self._clock.uptime() - self._signed_at >= CHECKPOINT_SECONDS or seq - await _last_signed(tx) >= CHECKPOINT_RECORDS:
+        if (
+            self._clock.uptime() - self._signed_at >= CHECKPOINT_SECONDS
+            or seq - await _last_signed(tx) >= CHECKPOINT_RECORDS
+        ):
             await self._sign(tx, seq, digest)
 
     async def _sign(self, tx: aiosqlite.Connection, seq: int, digest: bytes) -> None:
-        await tx.execute("INSERT INTO audit_checkpoints VALUES (?, ?, ?, ?)",
-                         (seq, self._clock.now(), digest, self._key.sign(_signed_part(seq, digest))))
+        await tx.execute(
+            "INSERT INTO audit_checkpoints VALUES (?, ?, ?, ?)",
+            (seq, self._clock.now(), digest, self._key.sign(_signed_part(seq, digest))),
+        )
         self._signed_at = self._clock.uptime()
 
 
@@ -242,7 +282,9 @@ class Walk:
             except InvalidSignature:
                 return Fault(mark["seq"], "a checkpoint's signature is not ours")
         if self._anchored and self._hashes.get(self._anchored[0]) != self._anchored[1]:
-            return Fault(self._anchored[0], "the log does not reach the head that was anchored: its end was cut or rewritten")
+            return Fault(
+                self._anchored[0], "the log does not reach the head that was anchored: its end was cut or rewritten"
+            )
         return None
 
 
@@ -269,8 +311,18 @@ def _canonical(detail: dict[str, Any]) -> str:
 
 
 def _digest(previous: bytes, record: Record) -> bytes:
-    body = _canonical({"seq": record.seq, "at": record.at, "uptime": record.uptime, "boot": record.boot_id,
-                       "event": record.event, "actor": record.actor, "detail": record.detail, "intent": record.intent})
+    body = _canonical(
+        {
+            "seq": record.seq,
+            "at": record.at,
+            "uptime": record.uptime,
+            "boot": record.boot_id,
+            "event": record.event,
+            "actor": record.actor,
+            "detail": record.detail,
+            "intent": record.intent,
+        }
+    )
     return hashlib.sha256(previous + body.encode()).digest()
 
 

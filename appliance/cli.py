@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(verb=verb, show=show)
         return made
 
-    verbs.add_parser("serve", parents=[common], help="run Croft in the foreground", description="Run Croft in the foreground.")
+    verbs.add_parser(
+        "serve", parents=[common], help="run Croft in the foreground", description="Run Croft in the foreground."
+    )
     add(verbs, "status", status, show_status, "state of the appliance")
     doctor_parser = add(verbs, "doctor", doctor, show_doctor, "check this machine and this installation")
     doctor_parser.add_argument("--settings", action="store_true", help="list every setting instead")
@@ -112,8 +114,13 @@ def _users(add: Any, group: Any) -> None:
 
 def _sessions(add: Any, group: Any) -> None:
     add(group, "list", lambda a, s, c: c.call("GET", "/api/sessions"), show_sessions, "list live sessions")
-    gone = add(group, "revoke", lambda a, s, c: c.call("DELETE", f"/api/sessions/{quote(a.id, safe='')}"),
-               _done("Ended."), "end a session")
+    gone = add(
+        group,
+        "revoke",
+        lambda a, s, c: c.call("DELETE", f"/api/sessions/{quote(a.id, safe='')}"),
+        _done("Ended."),
+        "end a session",
+    )
     gone.add_argument("id")
 
 
@@ -240,8 +247,10 @@ def show_status(result: dict[str, Any]) -> None:
 
 
 def show_services(result: dict[str, Any]) -> None:
-    rows = [(view["name"], view["state"], view["health"], _mib(view["memory_bytes"]), view["reason"] or "")
-            for view in result["services"]]
+    rows = [
+        (view["name"], view["state"], view["health"], _mib(view["memory_bytes"]), view["reason"] or "")
+        for view in result["services"]
+    ]
     _table(("SERVICE", "STATE", "HEALTH", "MEMORY", ""), rows)
     for problem in result.get("problems", ()):
         whose = f"{problem['service']}: " if problem["service"] else ""
@@ -267,8 +276,13 @@ def show_link(result: dict[str, Any]) -> None:
 
 
 def show_users(result: dict[str, Any]) -> None:
-    _table(("E-MAIL", "NAME", "ROLE", ""), [
-        (user["email"], user["name"], user["role"], "suspended" if user["suspended"] else "") for user in result["users"]])
+    _table(
+        ("E-MAIL", "NAME", "ROLE", ""),
+        [
+            (user["email"], user["name"], user["role"], "suspended" if user["suspended"] else "")
+            for user in result["users"]
+        ],
+    )
 
 
 def show_user(result: dict[str, Any]) -> None:
@@ -276,14 +290,22 @@ def show_user(result: dict[str, Any]) -> None:
 
 
 def show_sessions(result: dict[str, Any]) -> None:
-    _table(("ID", "WHO", "ADDRESS", "LAST USED", "BROWSER"), [
-        (row["id"], row["user"], row["address"], _when(row["seen_at"]), visible(row["agent"])[:60])
-        for row in result["sessions"]])
+    _table(
+        ("ID", "WHO", "ADDRESS", "LAST USED", "BROWSER"),
+        [
+            (row["id"], row["user"], row["address"], _when(row["seen_at"]), visible(row["agent"])[:60])
+            for row in result["sessions"]
+        ],
+    )
 
 
 def show_audit(result: dict[str, Any]) -> None:
     fault = result["fault"]
-    print("The audit log is whole." if result["ok"] else f"The audit log is broken at record {fault['seq']}: {fault['what']}.")
+    print(
+        "The audit log is whole."
+        if result["ok"]
+        else f"The audit log is broken at record {fault['seq']}: {fault['what']}."
+    )
 
 
 def _done(text: str) -> Callable[[Any], None]:

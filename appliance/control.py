@@ -66,7 +66,9 @@ class Control:
             raise Refused("this command is for root and the croft account", hint="Run it with sudo.") from error
         except OSError as error:
             connection.close()
-            raise NotRunning("Croft is not running", hint="Start it with `croft serve`, or see `croft doctor`.") from error
+            raise NotRunning(
+                "Croft is not running", hint="Start it with `croft serve`, or see `croft doctor`."
+            ) from error
         return connection
 
 

@@ -20,13 +20,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from appliance import lean  # noqa: F401, I001 - first: see there
-
 import aiohttp_jinja2
 from aiohttp import web
 
 import webui
 from appliance import keys as key_files
+from appliance import lean  # noqa: F401 - first: see there
 from appliance import log as logs
 from appliance.assembly import ask_broker, build_services, caddy_version, ide_uid
 from appliance.audit import AuditUnavailable
@@ -100,19 +99,29 @@ async def _announce_start(store: Store) -> None:
 
 
 @asynccontextmanager
-async def _serve(settings: Settings, store: Store, broker: Mapping[str, Any],
-                 proxy_version: Awaitable[str]) -> AsyncIterator[list[asyncio.Task[None]]]:
+async def _serve(
+    settings: Settings, store: Store, broker: Mapping[str, Any], proxy_version: Awaitable[str]
+) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Everything between the store and the sockets."""
     users = Users(store.database, store.audit, store.clock)
-    sessions = Sessions(store.database, store.audit, store.clock, store.boot_id, Limits(
-        idle=settings.session_idle_minutes * MINUTE, absolute=settings.session_hours * HOUR,
-        remembered=settings.session_remember_days * DAY))
+    sessions = Sessions(
+        store.database,
+        store.audit,
+        store.clock,
+        store.boot_id,
+        Limits(
+            idle=settings.session_idle_minutes * MINUTE,
+            absolute=settings.session_hours * HOUR,
+            remembered=settings.session_remember_days * DAY,
+        ),
+    )
     await sessions.load()
     links = Links(store.database, users, store.audit, store.clock, store.boot_id)
     throttle = Throttle(store.database, store.clock)
     sign_in = SignIn(store.database, links, sessions, throttle, store.audit, store.clock)
-    tokens = WorkspaceTokens(key_files.ed25519(settings.paths.keys / "tokens.key"), store.instance, store.clock,
-                             store.database)
+    tokens = WorkspaceTokens(
+        key_files.ed25519(settings.paths.keys / "tokens.key"), store.instance, store.clock, store.database
+    )
     bus = EventBus(store.clock)
     streams, assets = Streams(), Assets(Path(webui.__file__).parent / "static")
     catalogue = Catalogue.load(Path(webui.__file__).parent / "locale")
@@ -125,22 +134,41 @@ async def _serve(settings: Settings, store: Store, broker: Mapping[str, Any],
         tokens.forget()
 
     sessions.on_end(let_go)
-    application = web_app.build({
-        keys.SETTINGS: settings, keys.CLOCK: store.clock, keys.USERS: users, keys.SESSIONS: sessions, keys.SIGN_IN: sign_in,
-        keys.LINKS: links, keys.TOKENS: tokens, keys.AUDIT: store.audit, keys.EVENTS: bus, keys.SERVICES: services,
-        keys.CATALOGUE: catalogue, keys.ASSETS: assets, keys.RELAY: relay, keys.STREAMS: streams,
-        keys.MACHINE: Machine(settings.paths.state), keys.ANCHOR: lambda: read_anchor(settings),
-    }, console_uids=frozenset({0, os.getuid()}))
+    application = web_app.build(
+        {
+            keys.SETTINGS: settings,
+            keys.CLOCK: store.clock,
+            keys.USERS: users,
+            keys.SESSIONS: sessions,
+            keys.SIGN_IN: sign_in,
+            keys.LINKS: links,
+            keys.TOKENS: tokens,
+            keys.AUDIT: store.audit,
+            keys.EVENTS: bus,
+            keys.SERVICES: services,
+            keys.CATALOGUE: catalogue,
+            keys.ASSETS: assets,
+            keys.RELAY: relay,
+            keys.STREAMS: streams,
+            keys.MACHINE: Machine(settings.paths.state),
+            keys.ANCHOR: lambda: read_anchor(settings),
+        },
+        console_uids=frozenset({0, os.getuid()}),
+    )
     pages = IdePages(aiohttp_jinja2.get_env(application), catalogue, assets, settings, services)
     application[keys.IDE_PAGES] = pages
-    verifier = Verifier(IdeGate(sessions, tokens, services, pages), Site(
-        settings.ide_origin.split("//")[1].split(":")[0], settings.ide_origin, settings.ui_origin, IDE_COOKIE))
+    verifier = Verifier(
+        IdeGate(sessions, tokens, services, pages),
+        Site(settings.ide_origin.split("//")[1].split(":")[0], settings.ide_origin, settings.ui_origin, IDE_COOKIE),
+    )
 
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_web(settings, application))
         await stack.enter_async_context(_forward_auth(settings, verifier))
-        tasks = [asyncio.create_task(services.run(), name="services"),
-                 asyncio.create_task(_housekeeping(sessions, store), name="housekeeping")]
+        tasks = [
+            asyncio.create_task(services.run(), name="services"),
+            asyncio.create_task(_housekeeping(sessions, store), name="housekeeping"),
+        ]
         try:
             yield tasks
         finally:
@@ -160,8 +188,15 @@ async def _last_words(sessions: Sessions, store: Store) -> None:
 
 @asynccontextmanager
 async def _web(settings: Settings, application: web.Application) -> AsyncIterator[None]:
-    runner = web.AppRunner(application, access_log=None, keepalive_timeout=75, shutdown_timeout=DRAIN_SECONDS,
-                           max_line_size=8190, max_field_size=16384, handler_cancellation=True)
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        keepalive_timeout=75,
+        shutdown_timeout=DRAIN_SECONDS,
+        max_line_size=8190,
+        max_field_size=16384,
+        handler_cancellation=True,
+    )
     await runner.setup()
     try:
         for name, mode in (("web", 0o660), ("control", 0o600)):

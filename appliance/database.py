@@ -59,8 +59,10 @@ class Database:
                 reader = await _connect(path, undo)
                 await reader.execute("PRAGMA query_only = ON")
             except OSError as error:
-                raise DatabaseError(f"cannot open the database: {error.strerror}",
-                                    hint="Run `croft doctor`; it checks owner, mode and free space.") from error
+                raise DatabaseError(
+                    f"cannot open the database: {error.strerror}",
+                    hint="Run `croft doctor`; it checks owner, mode and free space.",
+                ) from error
             except (sqlite3.Error, UnicodeDecodeError) as error:
                 raise _cannot_open(error) from error
             undo.pop_all()
@@ -149,7 +151,9 @@ def _take_lock(path: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(fd)
-        raise Conflict("the database is in use by a running Croft", hint="Use the running one, or stop it first.") from error
+        raise Conflict(
+            "the database is in use by a running Croft", hint="Use the running one, or stop it first."
+        ) from error
     return fd
 
 
@@ -158,7 +162,9 @@ def _touch(path: Path, used_before: bool) -> None:
     fd = os.open(path, (0 if used_before else os.O_CREAT) | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         if used_before and os.fstat(fd).st_size == 0 and not path.with_name(path.name + "-wal").exists():
-            raise DatabaseError("cannot open the database: it is empty, but this appliance has been used", hint=_RESTORE)
+            raise DatabaseError(
+                "cannot open the database: it is empty, but this appliance has been used", hint=_RESTORE
+            )
     finally:
         os.close(fd)
 
@@ -167,8 +173,15 @@ async def _connect(path: Path, undo: AsyncExitStack) -> aiosqlite.Connection:
     connection = await aiosqlite.connect(path, isolation_level=None, cached_statements=64)
     undo.push_async_callback(connection.close)
     connection.row_factory = sqlite3.Row
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 5000",
-                   "cache_size = -1000", "temp_store = MEMORY", "trusted_schema = OFF"):
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "busy_timeout = 5000",
+        "cache_size = -1000",
+        "temp_store = MEMORY",
+        "trusted_schema = OFF",
+    ):
         await connection.execute(f"PRAGMA {pragma}")
     return connection
 
@@ -184,7 +197,9 @@ def _cannot_open(error: sqlite3.Error | UnicodeDecodeError) -> DatabaseError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if isinstance(error, UnicodeDecodeError) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return DatabaseError("cannot open the database: it is damaged", hint=_RESTORE)
-    return DatabaseError(f"cannot open the database: {error}", hint="Run `croft doctor`; it checks owner, mode and free space.")
+    return DatabaseError(
+        f"cannot open the database: {error}", hint="Run `croft doctor`; it checks owner, mode and free space."
+    )
 
 
 def migrations() -> list[tuple[int, str, str]]:
@@ -195,11 +210,15 @@ def migrations() -> list[tuple[int, str, str]]:
 
 
 async def _migrate(connection: aiosqlite.Connection) -> None:
-    await connection.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL) STRICT")
+    await connection.execute(
+        "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL) STRICT"
+    )
     done = {row[0]: row[1] for row in await connection.execute_fetchall("SELECT number, sha256 FROM migrations")}
     known = migrations()
     if done and max(done) > known[-1][0]:
-        raise DatabaseError("the database was written by a newer Croft", hint="Install that version again, or restore a backup.")
+        raise DatabaseError(
+            "the database was written by a newer Croft", hint="Install that version again, or restore a backup."
+        )
     for number, name, sql in known:
         digest = hashlib.sha256(sql.encode()).hexdigest()
         if number in done:

@@ -72,7 +72,9 @@ def instance_id(path: Path) -> str:
 
 
 def _damaged(path: Path) -> CroftError:
-    return CroftError(f"cannot use the key file {path.name}: it is damaged", hint="Restore a backup with `croft backup restore`.")
+    return CroftError(
+        f"cannot use the key file {path.name}: it is damaged", hint="Restore a backup with `croft backup restore`."
+    )
 
 
 def boot_id() -> str:

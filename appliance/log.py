@@ -57,7 +57,9 @@ class TextFormatter(logging.Formatter):
     """For people at a terminal: time, level, text, then the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        extra = " ".join(f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in _fields(record).items())
+        extra = " ".join(
+            f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in _fields(record).items()
+        )
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
         text = record.getMessage().replace("\n", "\\n")
         line = f"{stamp} {record.levelname.lower():7} {record.name}: {text} {extra}".rstrip()

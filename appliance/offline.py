@@ -48,8 +48,12 @@ async def _login_link(settings: Settings, email: str) -> dict[str, Any]:
         if email or not await users.none_yet():
             user = await users.find(email) if email else await users.owner()
         secret, kind, seconds = await links.create(user, "console")
-        return {"url": f"{settings.ui_origin}/sign-in/link?t={secret}", "kind": kind, "seconds": seconds,
-                "email": user.email if user else None}
+        return {
+            "url": f"{settings.ui_origin}/sign-in/link?t={secret}",
+            "kind": kind,
+            "seconds": seconds,
+            "email": user.email if user else None,
+        }
 
 
 async def _audit_verify(settings: Settings) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from appliance.errors import SettingsError
 UNIX_PATH_MAX = 107
 
 # 253 bytes (RFC 1035 2.3.4) less "ide."; the last label is not a number, or browsers read the name as an address (WHATWG URL 3.5).
-_HOST = re.compile(r"(?=.{1,249}\Z)(?!(.*\.)?([0-9]+|0x[0-9a-f]*)\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
+_HOST = re.compile(
+    r"(?=.{1,249}\Z)(?!(.*\.)?([0-9]+|0x[0-9a-f]*)\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z"
+)
 _EMAIL = re.compile(r"[^\s@{}\"'\\]{1,64}@[^\s@{}\"'\\]{1,190}\Z")
 _URL = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?\Z")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
@@ -44,21 +46,36 @@ TABLE: tuple[Setting, ...] = (
     Setting("proxy.http_port", 80, "Port for plain HTTP (redirects, ACME).", low=1, high=65535),
     Setting("proxy.https_port", 443, "Port for HTTPS.", low=1, high=65535),
     Setting("proxy.bind", "", "Addresses Caddy listens on, separated by commas; empty means all."),
-    Setting("proxy.tls", "internal", "Certificates: own authority, or ACME with the own authority as a fallback.",
-            choices=("internal", "acme", "off")),
+    Setting(
+        "proxy.tls",
+        "internal",
+        "Certificates: own authority, or ACME with the own authority as a fallback.",
+        choices=("internal", "acme", "off"),
+    ),
     Setting("proxy.email", "", "Address given to the certificate authority.", pattern=_EMAIL),
     Setting("proxy.acme_directory", "", "ACME directory URL; empty means Caddy's default.", pattern=_URL),
     Setting("proxy.acme_root", "", "Certificate file that the ACME directory's own TLS is checked against."),
-    Setting("ide.idle_minutes", 30, "Minutes without use after which the IDE is stopped; 0 never stops it.", high=10_080),
+    Setting(
+        "ide.idle_minutes", 30, "Minutes without use after which the IDE is stopped; 0 never stops it.", high=10_080
+    ),
     Setting("ide.memory_mb", 0, "Memory limit of the IDE in MiB; 0 computes it from the machine.", high=1 << 20),
     Setting("session.idle_minutes", 60, "Minutes without use after which a session ends.", low=1, high=1440),
     Setting("session.hours", 24, "Hours after which a session ends in any case.", low=1, high=720),
     Setting("session.remember_days", 30, "Days that 'stay signed in on this device' lasts.", low=1, high=90),
     Setting("log.level", "info", "How much is logged.", choices=("debug", "info", "warning", "error")),
-    Setting("log.format", "auto", "Log lines as text or JSON; auto is JSON unless on a terminal.",
-            choices=("auto", "text", "json")),
-    Setting("log.service_mb", 10, "Size in MiB at which a service's log file is rotated (one old file is kept).",
-            low=1, high=1024),
+    Setting(
+        "log.format",
+        "auto",
+        "Log lines as text or JSON; auto is JSON unless on a terminal.",
+        choices=("auto", "text", "json"),
+    ),
+    Setting(
+        "log.service_mb",
+        10,
+        "Size in MiB at which a service's log file is rotated (one old file is kept).",
+        low=1,
+        high=1024,
+    ),
     Setting("users.daemon", "croft", "Account of the daemon.", pattern=_USER),
     Setting("users.workspace", "workspace", "Account of the IDE, of commands and of their files.", pattern=_USER),
     Setting("users.proxy", "caddy", "Account of Caddy.", pattern=_USER),
@@ -83,14 +100,22 @@ class Paths:
     @classmethod
     def system(cls) -> Paths:
         """The places of an installed appliance."""
-        return cls(Path("/etc/croft/croft.toml"), Path("/etc/croft/policy"), Path("/var/lib/croft"),
-                   Path("/run/croft"), Path("/var/log/croft"), Path("/opt/croft"))
+        return cls(
+            Path("/etc/croft/croft.toml"),
+            Path("/etc/croft/policy"),
+            Path("/var/lib/croft"),
+            Path("/run/croft"),
+            Path("/var/log/croft"),
+            Path("/opt/croft"),
+        )
 
     @classmethod
     def under(cls, home: Path) -> Paths:
         """Everything beneath one folder: a checkout or a test."""
         home = home.resolve()
-        return cls(home / "etc/croft.toml", home / "etc/policy", home / "state", home / "run", home / "log", home / "programs")
+        return cls(
+            home / "etc/croft.toml", home / "etc/policy", home / "state", home / "run", home / "log", home / "programs"
+        )
 
     @property
     def database(self) -> Path:
@@ -125,8 +150,10 @@ class Paths:
         folder = {"docker": "broker", "verify": "web"}.get(name, name)
         path = self.run / folder / f"{name}.sock"
         if len(bytes(path)) > UNIX_PATH_MAX:
-            raise SettingsError(f"the socket path for {name} is longer than {UNIX_PATH_MAX} bytes",
-                                hint="Use a shorter folder with --home.")
+            raise SettingsError(
+                f"the socket path for {name} is longer than {UNIX_PATH_MAX} bytes",
+                hint="Use a shorter folder with --home.",
+            )
         return path
 
 
@@ -202,8 +229,9 @@ def parse(document: dict[str, Any], paths: Paths) -> Settings:
     flat = _flatten(document)
     unknown = sorted(set(flat) - NAMES)
     if unknown:
-        raise SettingsError(f"croft.toml has an unknown setting: {unknown[0]}",
-                            hint="`croft doctor --settings` lists every setting.")
+        raise SettingsError(
+            f"croft.toml has an unknown setting: {unknown[0]}", hint="`croft doctor --settings` lists every setting."
+        )
     values = {row.name.replace(".", "_"): _check(row, flat.get(row.name, row.default)) for row in TABLE}
     if values["proxy_http_port"] == values["proxy_https_port"]:
         raise SettingsError("proxy.http_port and proxy.https_port must differ", hint="The usual ones are 80 and 443.")
@@ -245,11 +273,14 @@ def _check_text(row: Setting, value: str) -> None:
 
 def _check_host(value: str) -> None:
     if _is_address(value):
-        raise SettingsError("host must be a name, not an address: cookies of two sites on one address cannot be kept apart",
-                            hint="Use a wildcard-IP DNS name such as 203-0-113-7.sslip.io.")
+        raise SettingsError(
+            "host must be a name, not an address: cookies of two sites on one address cannot be kept apart",
+            hint="Use a wildcard-IP DNS name such as 203-0-113-7.sslip.io.",
+        )
     if value == "localhost":
-        raise SettingsError("host cannot be localhost: browsers treat ide.localhost as a different site",
-                            hint="Use croft.localhost.")
+        raise SettingsError(
+            "host cannot be localhost: browsers treat ide.localhost as a different site", hint="Use croft.localhost."
+        )
 
 
 def _is_address(value: str) -> bool:

@@ -26,8 +26,9 @@ def listen(path: Path, mode: int, backlog: int = 512) -> socket.socket:
         sock.listen(backlog)
     except OSError as error:
         sock.close()
-        raise SettingsError(f"cannot listen on {path.name}: {error.strerror}",
-                            hint="The broker prepares these folders; is it running?") from error
+        raise SettingsError(
+            f"cannot listen on {path.name}: {error.strerror}", hint="The broker prepares these folders; is it running?"
+        ) from error
     finally:
         os.umask(before)
     return sock

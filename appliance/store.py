@@ -57,8 +57,14 @@ def _open_keys(settings: Settings, database: Database, clock: Clock, anchored: t
     except OSError as error:
         raise _unusable(error) from error
     boot, anchor = keys.boot_id(), _anchor_path(settings)
-    audit = AuditLog(database, audit_key, clock, boot, lambda seq, digest: keys.write_private(
-        anchor, json.dumps({"seq": seq, "hash": digest.hex()}).encode()), anchored)
+    audit = AuditLog(
+        database,
+        audit_key,
+        clock,
+        boot,
+        lambda seq, digest: keys.write_private(anchor, json.dumps({"seq": seq, "hash": digest.hex()}).encode()),
+        anchored,
+    )
     return Store(database, audit, clock, boot, instance)
 
 
@@ -80,12 +86,16 @@ def read_anchor(settings: Settings) -> tuple[int, bytes] | None:
     except OSError as error:
         raise _unusable(error) from error
     except (ValueError, TypeError, KeyError) as error:
-        raise CroftError("cannot read the head of the audit log kept beside it: the file is damaged",
-                         hint="Restore a backup with `croft backup restore`.") from error
+        raise CroftError(
+            "cannot read the head of the audit log kept beside it: the file is damaged",
+            hint="Restore a backup with `croft backup restore`.",
+        ) from error
 
 
 def _unusable(error: OSError) -> CroftError:
-    return CroftError(f"cannot use the state folder: {error.strerror}", hint="Run `croft doctor`; it checks owner and mode.")
+    return CroftError(
+        f"cannot use the state folder: {error.strerror}", hint="Run `croft doctor`; it checks owner and mode."
+    )
 
 
 def _anchor_path(settings: Settings) -> Path:

@@ -49,8 +49,12 @@ class UserChange(msgspec.Struct, forbid_unknown_fields=True):
 
 def answer(data: Any, status: int = 200) -> web.Response:
     """``data`` as JSON, never cached."""
-    return web.json_response(data, status=status, headers={"Cache-Control": "no-store"},
-                             dumps=lambda value: json.dumps(value, ensure_ascii=False))
+    return web.json_response(
+        data,
+        status=status,
+        headers={"Cache-Control": "no-store"},
+        dumps=lambda value: json.dumps(value, ensure_ascii=False),
+    )
 
 
 async def read_body(request: web.Request, kind: type[Body]) -> Body:
@@ -75,13 +79,15 @@ async def readyz(request: web.Request) -> web.Response:
 async def status(request: web.Request) -> web.Response:
     """The whole state of the appliance."""
     settings = request.app[keys.SETTINGS]
-    return answer({
-        "version": __version__,
-        "url": settings.ui_origin,
-        "ide_url": settings.ide_origin,
-        **views.services_event(request.app[keys.SERVICES], views.translator(request)),
-        "machine": request.app[keys.MACHINE](),
-    })
+    return answer(
+        {
+            "version": __version__,
+            "url": settings.ui_origin,
+            "ide_url": settings.ide_origin,
+            **views.services_event(request.app[keys.SERVICES], views.translator(request)),
+            "machine": request.app[keys.MACHINE](),
+        }
+    )
 
 
 async def list_services(request: web.Request) -> web.Response:
@@ -137,8 +143,11 @@ async def download_logs(request: web.Request) -> web.Response:
     lines: list[LogLine] = await request.app[keys.SERVICES].logs(name, LOG_LINES_MAX)
     await request.app[keys.AUDIT].note("export", principal_of(request).actor, what=f"logs of {name}")
     text = "".join(f"{views.line_json(line)['text']}\n" for line in lines)
-    return web.Response(text=text, content_type="application/octet-stream", headers={
-        "Content-Disposition": f'attachment; filename="croft-{name}.log"', "Cache-Control": "no-store"})
+    return web.Response(
+        text=text,
+        content_type="application/octet-stream",
+        headers={"Content-Disposition": f'attachment; filename="croft-{name}.log"', "Cache-Control": "no-store"},
+    )
 
 
 def _line_count(request: web.Request) -> int:
@@ -188,9 +197,15 @@ async def list_sessions(request: web.Request) -> web.Response:
 def session_json(request: web.Request, session: Session) -> dict[str, Any]:
     mine = principal_of(request).session
     return {
-        "id": session.id, "user": session.user.email, "role": session.user.role.name, "agent": session.agent,
-        "address": session.address, "created_at": session.created_at, "seen_at": session.seen_at,
-        "expires_in": round(request.app[keys.SESSIONS].expires_in(session)), "remember": session.remember,
+        "id": session.id,
+        "user": session.user.email,
+        "role": session.user.role.name,
+        "agent": session.agent,
+        "address": session.address,
+        "created_at": session.created_at,
+        "seen_at": session.seen_at,
+        "expires_in": round(request.app[keys.SESSIONS].expires_in(session)),
+        "remember": session.remember,
         "current": mine is not None and mine.id == session.id,
         "ide_sockets": request.app[keys.RELAY].count(session.id),
     }
@@ -219,8 +234,15 @@ async def create_link(request: web.Request) -> web.Response:
         user = await users.find(wanted.email) if wanted.email else await users.owner()
     secret, kind, seconds = await request.app[keys.LINKS].create(user, principal_of(request).actor)
     origin = request.app[keys.SETTINGS].ui_origin
-    return answer({"url": f"{origin}/sign-in/link?t={secret}", "kind": kind, "seconds": seconds,
-                   "email": user.email if user else None}, 201)
+    return answer(
+        {
+            "url": f"{origin}/sign-in/link?t={secret}",
+            "kind": kind,
+            "seconds": seconds,
+            "email": user.email if user else None,
+        },
+        201,
+    )
 
 
 async def list_users(request: web.Request) -> web.Response:
@@ -231,7 +253,9 @@ async def list_users(request: web.Request) -> web.Response:
 async def add_user(request: web.Request) -> web.Response:
     """Add a person; they sign in by a link made for them."""
     wanted = await read_body(request, NewUser)
-    user = await request.app[keys.USERS].create(wanted.email, wanted.name, role_named(wanted.role), principal_of(request).actor)
+    user = await request.app[keys.USERS].create(
+        wanted.email, wanted.name, role_named(wanted.role), principal_of(request).actor
+    )
     return answer({"user": user_json(user)}, 201)
 
 
@@ -263,8 +287,14 @@ def role_named(name: str) -> Role:
 
 
 def user_json(user: User) -> dict[str, Any]:
-    return {"id": user.id, "email": user.email, "name": user.name, "role": user.role.name,
-            "suspended": user.suspended, "created_at": user.created_at}
+    return {
+        "id": user.id,
+        "email": user.email,
+        "name": user.name,
+        "role": user.role.name,
+        "suspended": user.suspended,
+        "created_at": user.created_at,
+    }
 
 
 async def audit_records(request: web.Request) -> web.Response:
@@ -272,7 +302,9 @@ async def audit_records(request: web.Request) -> web.Response:
     before = request.query.get("before", "")
     records = await request.app[keys.AUDIT].records(
         before=int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None,
-        event=request.query.get("event", ""), actor=request.query.get("actor", ""))
+        event=request.query.get("event", ""),
+        actor=request.query.get("actor", ""),
+    )
     return answer({"records": [record_json(record) for record in records]})
 
 
@@ -283,8 +315,14 @@ async def audit_verify(request: web.Request) -> web.Response:
 
 
 def record_json(record: Record) -> dict[str, Any]:
-    return {"seq": record.seq, "at": record.at, "event": record.event, "actor": record.actor,
-            "detail": record.detail, "intent": record.intent}
+    return {
+        "seq": record.seq,
+        "at": record.at,
+        "event": record.event,
+        "actor": record.actor,
+        "detail": record.detail,
+        "intent": record.intent,
+    }
 
 
 async def openapi(request: web.Request) -> web.Response:

@@ -34,7 +34,10 @@ def build(parts: dict[web.AppKey[Any], Any], console_uids: frozenset[int]) -> we
 
 
 def _table() -> dict[tuple[str, str], Route]:
-    ui = {(route.method, route.path.split(":", 1)[0] + "}" if ":" in route.path else route.path): route for route in routes.UI}
+    ui = {
+        (route.method, route.path.split(":", 1)[0] + "}" if ":" in route.path else route.path): route
+        for route in routes.UI
+    }
     ide = {(route.method, "ide" if route.method == "*" else f"ide:{route.path}"): route for route in routes.IDE}
     return ui | ide
 
@@ -73,7 +76,9 @@ def refuse(request: web.Request, error: Exception) -> web.Response:
     elif wants_page:
         response = page(request, "error.html", status=status, code=words.code, status_code=status)
     else:
-        response = web.json_response({"error": {"code": words.code, "message": words.message, "hint": words.hint}}, status=status)
+        response = web.json_response(
+            {"error": {"code": words.code, "message": words.message, "hint": words.hint}}, status=status
+        )
     response.headers.update({"Cache-Control": "no-store", **extra})
     return response
 

@@ -14,8 +14,12 @@ from pathlib import Path
 from aiohttp import web
 
 TYPES = {
-    ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
-    ".png": "image/png", ".ico": "image/x-icon", ".webmanifest": "application/manifest+json",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".webmanifest": "application/manifest+json",
 }
 FOREVER = "public, max-age=31536000, immutable"
 
@@ -33,8 +37,11 @@ class Assets:
     """Every file beneath a folder, by its path there. Called with a name it gives the address."""
 
     def __init__(self, folder: Path, prefix: str = "/static") -> None:
-        self._files = {path.relative_to(folder).as_posix(): _read(path)
-                       for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in TYPES}
+        self._files = {
+            path.relative_to(folder).as_posix(): _read(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.suffix in TYPES
+        }
         self._prefix = prefix
         digest = hashlib.sha256()
         for name, asset in self._files.items():
@@ -57,8 +64,11 @@ class Assets:
         asset = self._files.get(name)
         if asset is None:
             raise web.HTTPNotFound
-        headers = {"Content-Type": asset.kind, "Vary": "Accept-Encoding",
-                   "Cache-Control": FOREVER if version == self.version else "no-cache"}
+        headers = {
+            "Content-Type": asset.kind,
+            "Vary": "Accept-Encoding",
+            "Cache-Control": FOREVER if version == self.version else "no-cache",
+        }
         if "gzip" in request.headers.get("Accept-Encoding", "") and len(asset.packed) < len(asset.plain):
             return web.Response(body=asset.packed, headers={**headers, "Content-Encoding": "gzip"})
         return web.Response(body=asset.plain, headers=headers)

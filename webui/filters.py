@@ -92,9 +92,11 @@ def summary(views: Sequence[ServiceView], problems: Iterable[Problem]) -> Messag
     return Message("summary.running", {"n": running})
 
 
-_LEVELS = (("error", re.compile(r"\b(error|fatal|panic|critical|alert|emerg)\b", re.IGNORECASE)),
-           ("warning", re.compile(r"\bwarn(ing)?\b", re.IGNORECASE)),
-           ("debug", re.compile(r"\b(debug|trace)\b", re.IGNORECASE)))
+_LEVELS = (
+    ("error", re.compile(r"\b(error|fatal|panic|critical|alert|emerg)\b", re.IGNORECASE)),
+    ("warning", re.compile(r"\bwarn(ing)?\b", re.IGNORECASE)),
+    ("debug", re.compile(r"\b(debug|trace)\b", re.IGNORECASE)),
+)
 
 
 def log_level(text: str) -> str:
@@ -103,11 +105,26 @@ def log_level(text: str) -> str:
     return next((level for level, pattern in _LEVELS if pattern.search(head)), "info")
 
 
-_BROWSERS = (("Edg", "Edge"), ("OPR/", "Opera"), ("SamsungBrowser/", "Samsung Internet"), ("Firefox/", "Firefox"),
-             ("FxiOS/", "Firefox"), ("CriOS/", "Chrome"), ("Chrome/", "Chrome"), ("Safari/", "Safari"),
-             ("curl/", "curl"))
-_SYSTEMS = (("Windows", "Windows"), ("Android", "Android"), ("iPhone", "iOS"), ("iPad", "iPadOS"), ("CrOS", "ChromeOS"),
-            ("Mac OS X", "macOS"), ("Linux", "Linux"))
+_BROWSERS = (
+    ("Edg", "Edge"),
+    ("OPR/", "Opera"),
+    ("SamsungBrowser/", "Samsung Internet"),
+    ("Firefox/", "Firefox"),
+    ("FxiOS/", "Firefox"),
+    ("CriOS/", "Chrome"),
+    ("Chrome/", "Chrome"),
+    ("Safari/", "Safari"),
+    ("curl/", "curl"),
+)
+_SYSTEMS = (
+    ("Windows", "Windows"),
+    ("Android", "Android"),
+    ("iPhone", "iOS"),
+    ("iPad", "iPadOS"),
+    ("CrOS", "ChromeOS"),
+    ("Mac OS X", "macOS"),
+    ("Linux", "Linux"),
+)
 
 
 class Device(NamedTuple):
@@ -127,8 +144,10 @@ def device(agent: str) -> Device:
 
 
 # Control characters, and those that change direction or are not seen: a log line may not pretend to be another.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-                     "\u3164\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 
 
 def pieces(text: str) -> list[Piece]:
@@ -166,16 +185,26 @@ def palette(t: Translator, role: str, services: Sequence[str]) -> list[dict[str,
     entries.append({"label": t("nav.sessions"), "icon": "sessions", "href": "/sessions"})
     for name in services if may_operate(role) else ():
         entries.append({"label": t(f"service.{name}.logs"), "icon": "log", "href": f"/machine/logs/{name}"})
-        entries.extend({"label": t(f"service.{name}.{action}"), "icon": action, "service": name, "action": action}
-                       for action in ("start", "restart", "stop"))
+        entries.extend(
+            {"label": t(f"service.{name}.{action}"), "icon": action, "service": name, "action": action}
+            for action in ("start", "restart", "stop")
+        )
     return entries
 
 
 def register(environment: Environment, assets: Assets) -> None:
     """Make everything above known to the templates."""
     environment.globals.update(
-        asset=assets, places=places, may_operate=may_operate, shown_state=shown_state, share=share, level=level,
-        palette=palette, LANGUAGES=tuple(LANGUAGES), THEMES=THEMES, SERVICE_NAMES=("ide", "proxy", "ai"),
+        asset=assets,
+        places=places,
+        may_operate=may_operate,
+        shown_state=shown_state,
+        share=share,
+        level=level,
+        palette=palette,
+        LANGUAGES=tuple(LANGUAGES),
+        THEMES=THEMES,
+        SERVICE_NAMES=("ide", "proxy", "ai"),
     )
     environment.filters.update(iso=iso, pieces=pieces, device=device)
     environment.trim_blocks = environment.lstrip_blocks = True

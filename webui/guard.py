@@ -68,8 +68,14 @@ class Route:
 class Guard:
     """Middleware over a route table."""
 
-    def __init__(self, settings: Settings, sessions: Sessions, audit: AuditLog, routes: dict[tuple[str, str], Route],
-                 console_uids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        sessions: Sessions,
+        audit: AuditLog,
+        routes: dict[tuple[str, str], Route],
+        console_uids: frozenset[int],
+    ) -> None:
         self._settings = settings
         self._sessions = sessions
         self._audit = audit
@@ -155,8 +161,9 @@ class Guard:
             await self._audit.note("access.denied", principal.actor, route=f"{route.method} {route.path}")
             raise Forbidden(f"this needs the role {route.role.name}", hint="Ask an admin of this appliance.")
         if route.fresh and principal.session and not self._sessions.fresh(principal.session):
-            raise Forbidden("this needs a fresh sign-in", hint="Sign in again, then repeat it within five minutes.",
-                            code="step_up")
+            raise Forbidden(
+                "this needs a fresh sign-in", hint="Sign in again, then repeat it within five minutes.", code="step_up"
+            )
 
     def _slide(self, request: web.Request, route: Route, principal: Principal | None) -> None:
         """Navigations and unsafe requests are activity; streams, polls and sub-requests are not (DECIDED 14)."""
@@ -193,8 +200,9 @@ def check_same_origin(request: web.Request, origin: str) -> None:
     site = request.headers.getall("Sec-Fetch-Site", [])
     allowed = site == ["same-origin"] if site else request.headers.getall("Origin", []) == [origin]
     if not allowed:
-        raise Forbidden("this request did not come from Croft's own page", hint="Reload the page and try again.",
-                        code="cross_site")
+        raise Forbidden(
+            "this request did not come from Croft's own page", hint="Reload the page and try again.", code="cross_site"
+        )
 
 
 def _check_kind(request: web.Request, route: Route) -> None:
@@ -222,10 +230,18 @@ def as_error(error: BaseException) -> tuple[int, CroftError, dict[str, str]]:
         retry = getattr(error, "retry_after", None)
         return error.status, error, {"Retry-After": str(max(1, round(retry)))} if retry is not None else {}
     if isinstance(error, web.HTTPException):
-        return error.status, _of_http(error), {key: value for key, value in error.headers.items() if key in ("Allow", "Retry-After")}
+        return (
+            error.status,
+            _of_http(error),
+            {key: value for key, value in error.headers.items() if key in ("Allow", "Retry-After")},
+        )
     if _is_storage(error):
         log.error("a request failed on storage", exc_info=error)
-        return 503, Unavailable("Croft cannot use its disk right now", hint="Check free disk space, then try again."), {}
+        return (
+            503,
+            Unavailable("Croft cannot use its disk right now", hint="Check free disk space, then try again."),
+            {},
+        )
     log.error("a request failed", exc_info=error)
     return 500, CroftError("something went wrong on our side", hint="The log of the daemon says more."), {}
 

@@ -6,18 +6,46 @@ from aiohttp import web
 
 from appliance.settings import Settings
 
-PERMISSIONS = ", ".join(f"{name}=()" for name in (
-    "accelerometer", "autoplay", "camera", "display-capture", "geolocation", "gyroscope", "magnetometer", "microphone",
-    "midi", "payment", "publickey-credentials-create", "screen-wake-lock", "serial", "usb", "xr-spatial-tracking"))
+PERMISSIONS = ", ".join(
+    f"{name}=()"
+    for name in (
+        "accelerometer",
+        "autoplay",
+        "camera",
+        "display-capture",
+        "geolocation",
+        "gyroscope",
+        "magnetometer",
+        "microphone",
+        "midi",
+        "payment",
+        "publickey-credentials-create",
+        "screen-wake-lock",
+        "serial",
+        "usb",
+        "xr-spatial-tracking",
+    )
+)
 
 
 def policy(settings: Settings) -> str:
     """The Content-Security-Policy of every page."""
-    return "; ".join((
-        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'", "connect-src 'self'",
-        "manifest-src 'self'", f"frame-src {settings.ide_origin}", "base-uri 'none'",
-        f"form-action 'self' {settings.ide_origin}", "frame-ancestors 'none'", "require-trusted-types-for 'script'",
-        "trusted-types 'none'"))
+    return "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self'",
+            "connect-src 'self'",
+            "manifest-src 'self'",
+            f"frame-src {settings.ide_origin}",
+            "base-uri 'none'",
+            f"form-action 'self' {settings.ide_origin}",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        )
+    )
 
 
 def common(settings: Settings) -> dict[str, str]:

@@ -127,8 +127,11 @@ class Translator:
     def strings(self, *prefixes: str) -> dict[str, Text]:
         """Every text under ``prefixes``, as written, for the page's scripts."""
         dotted = tuple(f"{prefix}." for prefix in prefixes)
-        return {key: self.catalogue.find(self.lang, key)
-                for key in self.catalogue.texts["en"] if key in prefixes or key.startswith(dotted)}
+        return {
+            key: self.catalogue.find(self.lang, key)
+            for key in self.catalogue.texts["en"]
+            if key in prefixes or key.startswith(dotted)
+        }
 
     def ago(self, ts: float, now: float) -> str:
         """``3 min ago``. A time in the future (a clock was set back) reads as just now."""

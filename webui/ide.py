@@ -52,8 +52,12 @@ async def wake(request: web.Request) -> web.StreamResponse:
     request.app[keys.SERVICES].wake("ide")
     # Caddy says what was asked for; a client's own X- headers do not get past it.
     target = relative_path(request.headers.get("X-Forwarded-Uri", "")) or "/"
-    response = web.Response(body=request.app[keys.IDE_PAGES]("waking", target, request.headers.get("Accept-Language", "")),
-                            status=503, content_type="text/html", charset="utf-8")
+    response = web.Response(
+        body=request.app[keys.IDE_PAGES]("waking", target, request.headers.get("Accept-Language", "")),
+        status=503,
+        content_type="text/html",
+        charset="utf-8",
+    )
     response.headers.update({"Retry-After": "2", "Cache-Control": "no-store"})
     return response
 

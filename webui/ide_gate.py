@@ -22,8 +22,13 @@ from webui.views import preferred
 class IdeGate:
     """The Gate of :mod:`appliance.identity.verify`."""
 
-    def __init__(self, sessions: Sessions, tokens: WorkspaceTokens, services: Services,
-                 pages: Callable[[PageName, str, str], bytes]) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        tokens: WorkspaceTokens,
+        services: Services,
+        pages: Callable[[PageName, str, str], bytes],
+    ) -> None:
         self._sessions = sessions
         self._tokens = tokens
         self._services = services
@@ -63,8 +68,14 @@ def _verdict(session: Session) -> Verdict:
 class IdePages:
     """Renders the pages shown in the IDE's place. They stand alone: no person, no frame, assets of the IDE host."""
 
-    def __init__(self, environment: jinja2.Environment, catalogue: Catalogue, assets: Assets, settings: Settings,
-                 services: Services) -> None:
+    def __init__(
+        self,
+        environment: jinja2.Environment,
+        catalogue: Catalogue,
+        assets: Assets,
+        settings: Settings,
+        services: Services,
+    ) -> None:
         self._environment = environment
         self._catalogue = catalogue
         self._asset = assets.at("/__croft/static")
@@ -75,6 +86,15 @@ class IdePages:
         t = Translator(self._catalogue, preferred(accept_language, self._settings.language))
         template = self._environment.get_template("wake.html" if name == "waking" else "ide_refused.html")
         page = template.render(
-            t=t, asset=self._asset, theme="auto", page="", user=None, now=time.time(), name=name, target=path,
-            service=self._services.view("ide"), origin_ui=self._settings.ui_origin)
+            t=t,
+            asset=self._asset,
+            theme="auto",
+            page="",
+            user=None,
+            now=time.time(),
+            name=name,
+            target=path,
+            service=self._services.view("ide"),
+            origin_ui=self._settings.ui_origin,
+        )
         return page.encode()

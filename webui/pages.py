@@ -32,8 +32,12 @@ async def sign_in(request: web.Request) -> web.StreamResponse:
     """How to sign in."""
     if request.get(PRINCIPAL):
         return see(relative_path(request.query.get("next", "")) or "/")
-    return page(request, "sign_in.html", claimed=not await request.app[keys.USERS].none_yet(),
-                next=relative_path(request.query.get("next", "")))
+    return page(
+        request,
+        "sign_in.html",
+        claimed=not await request.app[keys.USERS].none_yet(),
+        next=relative_path(request.query.get("next", "")),
+    )
 
 
 async def link(request: web.Request) -> web.StreamResponse:
@@ -42,8 +46,16 @@ async def link(request: web.Request) -> web.StreamResponse:
     return _link_page(request, secret, await request.app[keys.LINKS].look(secret))
 
 
-def _link_page(request: web.Request, secret: str, kind: str | None, *, status: int = 200, fault: CroftError | None = None,
-               email: str = "", name: str = "") -> web.Response:
+def _link_page(
+    request: web.Request,
+    secret: str,
+    kind: str | None,
+    *,
+    status: int = 200,
+    fault: CroftError | None = None,
+    email: str = "",
+    name: str = "",
+) -> web.Response:
     notice = Message(f"fault.{fault.code}") if fault else None
     response = page(request, "link.html", status=status, kind=kind, token=secret, email=email, name=name, notice=notice)
     # The address holds the token: it must not travel in a Referer.
@@ -55,10 +67,13 @@ async def use_link(request: web.Request) -> web.StreamResponse:
     """Consume a link and sign in."""
     form = await read_form(request)
     secret, email, name = form.get("t", ""), form.get("email", ""), form.get("name", "")
-    caller = Caller(client_address(request), request.headers.get("User-Agent", ""), request.cookies.get(DEVICE_COOKIE, ""))
+    caller = Caller(
+        client_address(request), request.headers.get("User-Agent", ""), request.cookies.get(DEVICE_COOKIE, "")
+    )
     try:
         signed_in = await request.app[keys.SIGN_IN].by_link(
-            secret, caller, remember=form.get("remember") == "on", email=email, name=name)
+            secret, caller, remember=form.get("remember") == "on", email=email, name=name
+        )
     except LinkRefused as refusal:
         return _link_page(request, "", None, status=refusal.status)
     except Invalid as fault:
@@ -83,8 +98,14 @@ async def sign_out(request: web.Request) -> web.StreamResponse:
 async def home(request: web.Request) -> web.StreamResponse:
     """How the appliance is, and what to do next."""
     services = request.app[keys.SERVICES]
-    return page(request, "home.html", page="home", services=services.views(), problems=services.problems(),
-                machine=request.app[keys.MACHINE]())
+    return page(
+        request,
+        "home.html",
+        page="home",
+        services=services.views(),
+        problems=services.problems(),
+        machine=request.app[keys.MACHINE](),
+    )
 
 
 async def workspace(request: web.Request) -> web.StreamResponse:
@@ -94,10 +115,15 @@ async def workspace(request: web.Request) -> web.StreamResponse:
         raise Forbidden("the editor is for a person's browser")
     services = request.app[keys.SERVICES]
     services.wake("ide")
-    response = page(request, "workspace.html", page="workspace", service=services.view("ide"),
-                    enter_url=f"{settings.ide_origin}/__croft/enter",
-                    handoff_code=request.app[keys.SESSIONS].hand_off(principal.session),
-                    next=relative_path(request.query.get("next", "")) or "/")
+    response = page(
+        request,
+        "workspace.html",
+        page="workspace",
+        service=services.view("ide"),
+        enter_url=f"{settings.ide_origin}/__croft/enter",
+        handoff_code=request.app[keys.SESSIONS].hand_off(principal.session),
+        next=relative_path(request.query.get("next", "")) or "/",
+    )
     # Under "same-origin" a form posted to another host carries "Origin: null" (Fetch, "append a request Origin header"),
     # and the IDE host must see ours.
     response.headers["Referrer-Policy"] = "strict-origin"
@@ -107,14 +133,23 @@ async def workspace(request: web.Request) -> web.StreamResponse:
 async def machine(request: web.Request) -> web.StreamResponse:
     """Services, one by one."""
     services = request.app[keys.SERVICES]
-    return page(request, "machine.html", page="machine", services=services.views(), problems=services.problems(),
-                machine=request.app[keys.MACHINE]())
+    return page(
+        request,
+        "machine.html",
+        page="machine",
+        services=services.views(),
+        problems=services.problems(),
+        machine=request.app[keys.MACHINE](),
+    )
 
 
 async def service_form(request: web.Request) -> web.StreamResponse:
     """Start, stop or restart a service from a plain form."""
     await api.do_service_action(request)
-    return see(relative_path(request.headers.get("Referer", "").removeprefix(request.app[keys.SETTINGS].ui_origin)) or "/machine")
+    return see(
+        relative_path(request.headers.get("Referer", "").removeprefix(request.app[keys.SETTINGS].ui_origin))
+        or "/machine"
+    )
 
 
 async def logs(request: web.Request) -> web.StreamResponse:
@@ -132,8 +167,13 @@ async def sessions(request: web.Request) -> web.StreamResponse:
     live = request.app[keys.SESSIONS].of(None if everyone else own)
     rows = [api.session_json(request, session) for session in live]
     email = principal.user.email if principal.user else ""
-    return page(request, "sessions.html", page="sessions", mine=[row for row in rows if row["user"] == email],
-                others=[row for row in rows if row["user"] != email])
+    return page(
+        request,
+        "sessions.html",
+        page="sessions",
+        mine=[row for row in rows if row["user"] == email],
+        others=[row for row in rows if row["user"] != email],
+    )
 
 
 async def end_session_form(request: web.Request) -> web.StreamResponse:

@@ -26,8 +26,15 @@ BUFFER = 1024 * 1024
 READ_AHEAD = 64 * 1024
 CONNECT_SECONDS = 5.0
 # What code-server needs of the handshake (RFC 6455 4.1); everything else stays here.
-PASSED = ("Host", "Origin", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "Sec-WebSocket-Protocol",
-          "Sec-WebSocket-Extensions", "User-Agent")
+PASSED = (
+    "Host",
+    "Origin",
+    "Sec-WebSocket-Key",
+    "Sec-WebSocket-Version",
+    "Sec-WebSocket-Protocol",
+    "Sec-WebSocket-Extensions",
+    "User-Agent",
+)
 RETURNED = {b"upgrade", b"connection", b"sec-websocket-accept", b"sec-websocket-protocol", b"sec-websocket-extensions"}
 
 
@@ -102,7 +109,9 @@ class Relay:
 class Splice(web.StreamResponse):
     """One upgraded connection. As a response it writes its own head and body, so aiohttp adds nothing."""
 
-    def __init__(self, request: web.Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+    def __init__(
+        self, request: web.Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
         super().__init__(status=101)
         self._request = request
         self._up_reader = reader

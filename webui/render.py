@@ -21,13 +21,18 @@ THEME_COOKIE = "__Host-croft-theme"
 def set_up(app: web.Application, assets: Assets) -> None:
     """Prepare the templates of an application."""
     environment = aiohttp_jinja2.setup(
-        app, loader=jinja2.FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=jinja2.StrictUndefined)
+        app, loader=jinja2.FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
     filters.register(environment, assets)
 
 
-def page(request: web.Request, template: str, *, status: int = 200, notice: Message | None = None, **variables: Any) -> web.Response:
+def page(
+    request: web.Request, template: str, *, status: int = 200, notice: Message | None = None, **variables: Any
+) -> web.Response:
     """Render ``template`` with the common variables (listed in webui.filters) and its own."""
-    response = aiohttp_jinja2.render_template(template, request, {**_common(request, notice), **variables}, status=status)
+    response = aiohttp_jinja2.render_template(
+        template, request, {**_common(request, notice), **variables}, status=status
+    )
     response.headers["Cache-Control"] = "no-store"
     return response
 

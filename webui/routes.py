@@ -38,7 +38,14 @@ UI: tuple[Route, ...] = (
     Route("GET", "/api/services", api.list_services, VIEWER, "Services and problems"),
     Route("POST", "/api/services/{name}/{action}", api.act_on_service, OPERATOR, "Start, stop or restart a service"),
     Route("GET", "/api/services/{name}/logs", api.service_logs, OPERATOR, "Last lines of a service"),
-    Route("GET", "/api/services/{name}/logs/stream", api.follow_logs, OPERATOR, "New lines of a service (SSE)", slides=False),
+    Route(
+        "GET",
+        "/api/services/{name}/logs/stream",
+        api.follow_logs,
+        OPERATOR,
+        "New lines of a service (SSE)",
+        slides=False,
+    ),
     Route("GET", "/api/sessions", api.list_sessions, VIEWER, "Sessions"),
     Route("DELETE", "/api/sessions/{id}", api.end_session, VIEWER, "End a session"),
     Route("POST", "/api/links", api.create_link, ADMIN, "Make a sign-in link", host="console"),
@@ -68,12 +75,30 @@ def openapi() -> dict[str, Any]:
         paths.setdefault(route.path, {})[route.method.lower()] = {
             "summary": route.summary,
             "x-role": route.role.name if route.role else "anyone",
-            "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
-            "responses": {"default": {"description": "A JSON answer, or an error",
-                                      "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}},
+            "parameters": [
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+            ],
+            "responses": {
+                "default": {
+                    "description": "A JSON answer, or an error",
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+                }
+            },
         }
-    error = {"type": "object", "required": ["error"], "properties": {"error": {
-        "type": "object", "required": ["code", "message", "hint"],
-        "properties": {name: {"type": "string"} for name in ("code", "message", "hint")}}}}
-    return {"openapi": "3.1.0", "info": {"title": "Croft", "version": __version__}, "paths": paths,
-            "components": {"schemas": {"Error": error}}}
+    error = {
+        "type": "object",
+        "required": ["error"],
+        "properties": {
+            "error": {
+                "type": "object",
+                "required": ["code", "message", "hint"],
+                "properties": {name: {"type": "string"} for name in ("code", "message", "hint")},
+            }
+        },
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Croft", "version": __version__},
+        "paths": paths,
+        "components": {"schemas": {"Error": error}},
+    }

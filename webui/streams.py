@@ -46,8 +46,11 @@ class Stream:
         await self._response.write(b": beat\n\n")
 
 
-async def pump(request: web.Request, items: AsyncGenerator[tuple[str, Mapping[str, Any], int | None], None],
-               heartbeat: float = HEARTBEAT_SECONDS) -> web.StreamResponse:
+async def pump(
+    request: web.Request,
+    items: AsyncGenerator[tuple[str, Mapping[str, Any], int | None], None],
+    heartbeat: float = HEARTBEAT_SECONDS,
+) -> web.StreamResponse:
     """Send ``items`` (event, data, id) until they end or the reader goes."""
     stream = Stream(request)
     response = await stream.open()

@@ -18,7 +18,9 @@ from webui.i18n import LANGUAGES, Translator
 
 LANGUAGE_COOKIE = "__Host-croft-language"
 # CSI, OSC and other escape sequences (ECMA-48), whole: their arguments must not stay behind as text (WEB-15).
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]")
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]"
+)
 
 
 def translator(request: web.Request) -> Translator:
@@ -47,20 +49,32 @@ def preferred(accepted: str, default: str) -> str:
 def service_json(view: ServiceView, t: Translator) -> dict[str, Any]:
     """One service; ``reason`` is a sentence, ``shown`` the state people are told."""
     return {
-        "name": view.name, "state": str(view.state), "shown": filters.shown_state(view), "since": view.since,
-        "health": str(view.health), "want": str(view.want), "reason": t.message(view.reason) if view.reason else None,
-        "memory_bytes": view.memory_bytes, "memory_limit": view.memory_limit, "cpu_percent": view.cpu_percent,
-        "parked": view.parked, "retry_at": view.retry_at, "safe": view.safe,
+        "name": view.name,
+        "state": str(view.state),
+        "shown": filters.shown_state(view),
+        "since": view.since,
+        "health": str(view.health),
+        "want": str(view.want),
+        "reason": t.message(view.reason) if view.reason else None,
+        "memory_bytes": view.memory_bytes,
+        "memory_limit": view.memory_limit,
+        "cpu_percent": view.cpu_percent,
+        "parked": view.parked,
+        "retry_at": view.retry_at,
+        "safe": view.safe,
         "log_tail": [clean(line) for line in view.log_tail],
         "progress": {"phase": view.progress.phase, "current": view.progress.current, "total": view.progress.total}
-        if view.progress else None,
+        if view.progress
+        else None,
         "actions": list(view.actions),
     }
 
 
 def problem_json(problem: Problem, t: Translator) -> dict[str, Any]:
     """A known problem with its three sentences."""
-    sentences = {part: t.message(Message(f"problem.{problem.code}.{part}", problem.params)) for part in ("title", "why", "next")}
+    sentences = {
+        part: t.message(Message(f"problem.{problem.code}.{part}", problem.params)) for part in ("title", "why", "next")
+    }
     return {"code": problem.code, "severity": problem.severity, "service": problem.service, **sentences}
 
 
@@ -82,8 +96,11 @@ def wake_event(services: Services) -> dict[str, Any]:
     if view.parked or view.want == "stop":
         return {"phase": "failed", "current": 0, "total": 0}
     progress = view.progress
-    return {"phase": progress.phase if progress else "starting", "current": progress.current if progress else 0,
-            "total": progress.total if progress else 0}
+    return {
+        "phase": progress.phase if progress else "starting",
+        "current": progress.current if progress else 0,
+        "total": progress.total if progress else 0,
+    }
 
 
 def line_json(line: LogLine) -> dict[str, Any]:

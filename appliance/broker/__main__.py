@@ -37,10 +37,10 @@ class Broker:
         layout.ensure(settings, self.accounts)
         self.selector = selectors.DefaultSelector()
         folder = settings.paths.run / "broker"
-        self.processes = Processes(folder / "processes.json", cgroups.detect(_base(settings, installed)),
-                                   self.selector)
-        self.backend: ServiceBackend = choose.backend(settings, installed, self.accounts, self.processes,
-                                                      Logs(settings, self.accounts), self._notify)
+        self.processes = Processes(folder / "processes.json", cgroups.detect(_base(settings, installed)), self.selector)
+        self.backend: ServiceBackend = choose.backend(
+            settings, installed, self.accounts, self.processes, Logs(settings, self.accounts), self._notify
+        )
         contained = self.backend.runtime == "docker"
         runs = Runs(settings, self.accounts, self.processes, self._notify, self._ide_pid if contained else None)
         files = Files(settings, self.accounts, self.processes)

@@ -41,8 +41,9 @@ def resolve(settings: Settings) -> Accounts:
     if os.geteuid() != 0:
         person = _account(pwd.getpwuid(os.geteuid()).pw_name)
         return Accounts(person, person, person, person.gid, False)
-    daemon, workspace, proxy = (_other(name) for name in
-                                (settings.users_daemon, settings.users_workspace, settings.users_proxy))
+    daemon, workspace, proxy = (
+        _other(name) for name in (settings.users_daemon, settings.users_workspace, settings.users_proxy)
+    )
     if len({daemon.uid, workspace.uid, proxy.uid}) != 3:
         raise SettingsError("users.daemon, users.workspace and users.proxy must be three different accounts")
     web = _group(web_group(settings))
@@ -65,8 +66,9 @@ def _account(name: str) -> Account:
     try:
         entry = pwd.getpwnam(name)
     except KeyError as error:
-        raise SettingsError(f"there is no account {name}",
-                            hint="Run the installer, or set users.* in croft.toml.") from error
+        raise SettingsError(
+            f"there is no account {name}", hint="Run the installer, or set users.* in croft.toml."
+        ) from error
     return Account(name, entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid)))
 
 

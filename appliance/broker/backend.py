@@ -35,8 +35,9 @@ class ServiceBackend(Protocol):
     def services(self) -> list[Row]:
         """One row per entry of SERVICES."""
 
-    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str,
-              safe: bool = False) -> Row:
+    def start(
+        self, service: str, memory_mb: int | None, cpus: float | None, started_by: str, safe: bool = False
+    ) -> Row:
         """Start ``service``; one that is already up keeps running. ``safe`` starts the IDE without the extensions
         people installed (R4). Raises CroftError."""
 

@@ -52,8 +52,13 @@ class Engine(http.client.HTTPConnection):
 
     def ask(self, method: str, path: str, body: Iterator[bytes] | None = None) -> http.client.HTTPResponse:
         """One request. Raises Unavailable with the engine's words for an error status."""
-        self.request(method, API + path, body, encode_chunked=body is not None,
-                     headers={"Transfer-Encoding": "chunked"} if body is not None else {})
+        self.request(
+            method,
+            API + path,
+            body,
+            encode_chunked=body is not None,
+            headers={"Transfer-Encoding": "chunked"} if body is not None else {},
+        )
         answer = self.getresponse()
         if answer.status >= 400:
             raise Unavailable(f"cannot use the Docker engine: {answer.read().decode('utf-8', 'replace')[:500]}")
@@ -89,13 +94,18 @@ def save(file: Path, ledger: Ledger, engine: Engine) -> list[str]:
     held = {service: row for service, row in ledger.held().items() if engine.image(local_tag(service))["Id"] == row.id}
     if not held:
         raise Invalid("there are no images to save")
-    with tempfile.TemporaryFile(dir=file.parent) as images, tarfile.open(file, "w:") as tar, \
-            tempfile.TemporaryFile() as manifest:
+    with (
+        tempfile.TemporaryFile(dir=file.parent) as images,
+        tarfile.open(file, "w:") as tar,
+        tempfile.TemporaryFile() as manifest,
+    ):
         answer = engine.ask("GET", "/images/get?" + "&".join(f"names={row.id}" for row in held.values()))
         while chunk := answer.read(_CHUNK):
             images.write(chunk)
-        rows = {service: {"id": row.id, "repository": row.repository, "version": row.version, "digest": row.digest}
-                for service, row in held.items()}
+        rows = {
+            service: {"id": row.id, "repository": row.repository, "version": row.version, "digest": row.digest}
+            for service, row in held.items()
+        }
         manifest.write(json.dumps({"version": 1, "images": rows}).encode("ascii"))
         for name, part in (("croft.json", manifest), ("images.tar", images)):
             entry = tarfile.TarInfo(name)

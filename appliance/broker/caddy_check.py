@@ -31,4 +31,3 @@ def check(program: catalogue.Program, text: str, path: Path, account: Account | 
         words = [line for line in said.splitlines() if not line.startswith("{")]
         raise Invalid(f"cannot use the proxy's configuration: {words[-1] if words else 'caddy gave no reason'}"[:1000])
     fresh.replace(path)
-

@@ -31,8 +31,14 @@ _CONTAINER_RUN = "/run/croft"
 _CONTAINER_STORAGE = "/data/caddy"
 
 
-def render(settings: Settings, runtime: str, *, fallback: bool | None = None,
-           fallback_lifetime: int = FALLBACK_LIFETIME, renew_interval: int = RENEW_INTERVAL) -> str:
+def render(
+    settings: Settings,
+    runtime: str,
+    *,
+    fallback: bool | None = None,
+    fallback_lifetime: int = FALLBACK_LIFETIME,
+    renew_interval: int = RENEW_INTERVAL,
+) -> str:
     """The Caddyfile for ``settings``; ``runtime`` is ``docker`` or ``process``.
 
     ``fallback`` lets our own authority stand in while ACME fails. By default it ends once ACME has delivered: Caddy
@@ -59,8 +65,10 @@ def render(settings: Settings, runtime: str, *, fallback: bool | None = None,
 def has_public_certificates(settings: Settings) -> bool:
     """Whether ACME has delivered for both hosts (Caddy keeps a folder per authority; ``local`` is ours)."""
     kept = settings.paths.caddy_data / "caddy/certificates"
-    return all(any(path.parent.parent.name != "local" for path in kept.glob(f"*/{host}/{host}.crt"))
-               for host in (settings.host, settings.ide_host))
+    return all(
+        any(path.parent.parent.name != "local" for path in kept.glob(f"*/{host}/{host}.crt"))
+        for host in (settings.host, settings.ide_host)
+    )
 
 
 def _layout(text: str) -> str:
@@ -116,8 +124,9 @@ def _bind(addresses: str) -> str:
     try:
         checked = [str(ipaddress.ip_address(item)) for item in listed]
     except ValueError as error:
-        raise SettingsError(f"proxy.bind must be a list of IP addresses: {error}",
-                            hint="Example: 127.0.0.1, ::1") from error
+        raise SettingsError(
+            f"proxy.bind must be a list of IP addresses: {error}", hint="Example: 127.0.0.1, ::1"
+        ) from error
     return "bind " + " ".join(checked) if checked else ""
 
 
@@ -159,6 +168,8 @@ def _email(address: str) -> str:
 
 def _path(path: str) -> str:
     if not _PATH.match(path):
-        raise SettingsError("cannot write the Caddyfile: a path holds a character that is not allowed",
-                            hint="Letters, digits and . _ / @ + , : = - are.")
+        raise SettingsError(
+            "cannot write the Caddyfile: a path holds a character that is not allowed",
+            hint="Letters, digits and . _ / @ + , : = - are.",
+        )
     return path

@@ -75,14 +75,37 @@ def ide(settings: Settings, accounts: Accounts, *, safe: bool = False) -> Progra
     """
     root, home, account = _ide_root(settings), settings.paths.ide_home, accounts.workspace
     data = home / ".local/share/code-server"
-    argv = (str(root / "node/bin/node"), str(root / "code/node_modules/code-server"),
-            "--socket", str(settings.paths.socket("ide")), "--socket-mode", "0660", "--auth", "none",
-            "--disable-telemetry", "--disable-update-check", "--disable-getting-started-override", "--disable-proxy",
-            "--reconnection-grace-time", "120", "--user-data-dir", str(data),
-            "--extensions-dir", str(data / ("no-extensions" if safe else "extensions")),
-            "--config", str(data / "config.yaml"), str(settings.paths.workspace))
-    env = {"HOME": str(home), "USER": account.name, "LOGNAME": account.name, "SHELL": "/bin/bash", "LANG": "C.UTF-8",
-           "PATH": ":".join(SEARCH_PATH)}
+    argv = (
+        str(root / "node/bin/node"),
+        str(root / "code/node_modules/code-server"),
+        "--socket",
+        str(settings.paths.socket("ide")),
+        "--socket-mode",
+        "0660",
+        "--auth",
+        "none",
+        "--disable-telemetry",
+        "--disable-update-check",
+        "--disable-getting-started-override",
+        "--disable-proxy",
+        "--reconnection-grace-time",
+        "120",
+        "--user-data-dir",
+        str(data),
+        "--extensions-dir",
+        str(data / ("no-extensions" if safe else "extensions")),
+        "--config",
+        str(data / "config.yaml"),
+        str(settings.paths.workspace),
+    )
+    env = {
+        "HOME": str(home),
+        "USER": account.name,
+        "LOGNAME": account.name,
+        "SHELL": "/bin/bash",
+        "LANG": "C.UTF-8",
+        "PATH": ":".join(SEARCH_PATH),
+    }
     return Program(argv, env, account, home, oom_score_adj=500, entry=ide_settings.write_defaults)
 
 

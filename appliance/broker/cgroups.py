@@ -45,7 +45,7 @@ class Group:
 
     def limit(self, limits: Limits) -> None:
         """Set the limits. Raises OSError when the kernel refuses one that its controller should take."""
-        for name, value in (_v2(limits) if self.unified else _v1(limits)):
+        for name, value in _v2(limits) if self.unified else _v1(limits):
             self._write(name, value)
 
     def members(self) -> list[int]:
@@ -80,17 +80,21 @@ class Group:
     def figures(self) -> dict[str, int | None]:
         """``memory_bytes memory_peak_bytes cpu_usec oom_kills pids_refused``; None where the kernel does not say."""
         if self.unified:
-            return {"memory_bytes": self._in_use("memory.current", "inactive_file"),
-                    "memory_peak_bytes": self._number("memory.peak"),
-                    "cpu_usec": self._keyed("cpu.stat", "usage_usec"),
-                    "oom_kills": self._keyed("memory.events", "oom_kill"),
-                    "pids_refused": self._keyed("pids.events", "max")}
+            return {
+                "memory_bytes": self._in_use("memory.current", "inactive_file"),
+                "memory_peak_bytes": self._number("memory.peak"),
+                "cpu_usec": self._keyed("cpu.stat", "usage_usec"),
+                "oom_kills": self._keyed("memory.events", "oom_kill"),
+                "pids_refused": self._keyed("pids.events", "max"),
+            }
         nanoseconds = self._number("cpuacct.usage")
-        return {"memory_bytes": self._in_use("memory.usage_in_bytes", "total_inactive_file"),
-                "memory_peak_bytes": self._number("memory.max_usage_in_bytes"),
-                "cpu_usec": None if nanoseconds is None else nanoseconds // 1000,
-                "oom_kills": self._keyed("memory.oom_control", "oom_kill"),
-                "pids_refused": self._keyed("pids.events", "max")}
+        return {
+            "memory_bytes": self._in_use("memory.usage_in_bytes", "total_inactive_file"),
+            "memory_peak_bytes": self._number("memory.max_usage_in_bytes"),
+            "cpu_usec": None if nanoseconds is None else nanoseconds // 1000,
+            "oom_kills": self._keyed("memory.oom_control", "oom_kill"),
+            "pids_refused": self._keyed("pids.events", "max"),
+        }
 
     def remove(self) -> bool:
         """Remove the empty group; False while the kernel still counts something in it."""
@@ -253,7 +257,7 @@ def _step_aside(parent: Path) -> None:
 
 def _parent(pid: int) -> int:
     text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-    return int(text[text.rindex(")") + 2:].split()[1])
+    return int(text[text.rindex(")") + 2 :].split()[1])
 
 
 def _own_folders(mounts: str, own: str) -> Iterator[tuple[str, Path]]:
@@ -261,7 +265,7 @@ def _own_folders(mounts: str, own: str) -> Iterator[tuple[str, Path]]:
     places = {}
     for line in own.splitlines():
         number, controllers, path = line.split(":", 2)
-        for controller in (["unified"] if number == "0" else controllers.split(",")):
+        for controller in ["unified"] if number == "0" else controllers.split(","):
             places[controller] = path
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
@@ -283,7 +287,7 @@ def _controllers(path: Path) -> list[str]:
 
 def _slices(numbers: list[int], size: int) -> Iterator[list[int]]:
     for start in range(0, len(numbers), size):
-        yield numbers[start:start + size]
+        yield numbers[start : start + size]
 
 
 def _pids(folder: Path) -> list[int]:

@@ -25,8 +25,9 @@ def runtime(settings: Settings) -> str:
     return "docker" if os.geteuid() == 0 and _engine_answers() else "process"
 
 
-def backend(settings: Settings, installed: bool, accounts: Accounts, processes: Processes, logs: Logs,
-            notify: Notify) -> ServiceBackend:
+def backend(
+    settings: Settings, installed: bool, accounts: Accounts, processes: Processes, logs: Logs, notify: Notify
+) -> ServiceBackend:
     """The backend for this machine. Raises CroftError."""
     if runtime(settings) == "docker":
         from appliance.broker.compose import ComposeBackend

@@ -16,8 +16,9 @@ from appliance.broker.launch import Launch, launch
 _MOST_OUTPUT = 65_536
 
 
-def run(argv: tuple[str, ...], *, seconds: float, account: Account | None = None,
-        env: dict[str, str] | None = None) -> tuple[int, str]:
+def run(
+    argv: tuple[str, ...], *, seconds: float, account: Account | None = None, env: dict[str, str] | None = None
+) -> tuple[int, str]:
     """Exit status (negative: the signal that ended it) and the end of what it printed.
 
     It is killed after ``seconds``. Raises CroftError when it cannot be started.

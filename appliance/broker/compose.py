@@ -40,8 +40,15 @@ class ComposeBackend:
 
     runtime = "docker"
 
-    def __init__(self, settings: Settings, accounts: Accounts, notify: Notify, *, files: Path | None = None,
-                 engine: Path = SOCKET) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        accounts: Accounts,
+        notify: Notify,
+        *,
+        files: Path | None = None,
+        engine: Path = SOCKET,
+    ) -> None:
         self._settings = settings
         self._accounts = accounts
         self._notify = notify
@@ -69,8 +76,9 @@ class ComposeBackend:
     def services(self) -> list[Row]:
         return [self._row(service) for service in SERVICES]
 
-    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str,
-              safe: bool = False) -> Row:
+    def start(
+        self, service: str, memory_mb: int | None, cpus: float | None, started_by: str, safe: bool = False
+    ) -> Row:
         limits = self._project.limits(service, memory_mb, cpus)
         if self._jobs.get(service) != "start":
             self._started_by[service] = started_by
@@ -91,9 +99,11 @@ class ComposeBackend:
         return min(waits, default=None)
 
     def verbs(self) -> Mapping[str, Verb]:
-        return {"image-status": Verb(self._image_status, {"service": _SERVICE}),
-                "image-pull": Verb(self._image_pull, {"service": _SERVICE}),
-                "compose-create": Verb(self._compose_create, {"service": _SERVICE})}
+        return {
+            "image-status": Verb(self._image_status, {"service": _SERVICE}),
+            "image-pull": Verb(self._image_pull, {"service": _SERVICE}),
+            "compose-create": Verb(self._compose_create, {"service": _SERVICE}),
+        }
 
     def shutdown(self) -> None:
         self._ending = True
@@ -110,13 +120,23 @@ class ComposeBackend:
     def _image_status(self, peer: Peer, service: str) -> Reply:
         pin, held = self._pins[service], self._ledger.held().get(service)
         current = held is not None and (held.repository, held.version) == (pin.repository, pin.version)
-        return Reply({"service": service, "present": service in self._images, "image": self._images.get(service),
-                      "repository": pin.repository, "version": pin.version, "digest": held.digest if held else "",
-                      "held_version": held.version if held else "", "current": current})
+        return Reply(
+            {
+                "service": service,
+                "present": service in self._images,
+                "image": self._images.get(service),
+                "repository": pin.repository,
+                "version": pin.version,
+                "digest": held.digest if held else "",
+                "held_version": held.version if held else "",
+                "current": current,
+            }
+        )
 
     def _image_pull(self, peer: Peer, service: str) -> Reply:
         def report(phase: str, current: int, total: int) -> None:
             self._notify({"event": "progress", "service": service, "phase": phase, "current": current, "total": total})
+
         self._begin("pull", service, images.pull(self._engine, self._pins[service], self._ledger, report))
         return Reply({"service": service})
 
@@ -184,8 +204,10 @@ class ComposeBackend:
         code, said = yield Program(argv, env)
         if code:
             words = said.strip().splitlines()
-            raise Unavailable(f"cannot create the {service} service: {words[-1] if words else f'status {code}'}"[:500],
-                              code="create_failed")
+            raise Unavailable(
+                f"cannot create the {service} service: {words[-1] if words else f'status {code}'}"[:500],
+                code="create_failed",
+            )
 
     def _image(self, service: str) -> Work:
         """The id of the image to run: the one on record, named again if somebody gave its name to another."""
@@ -246,6 +268,7 @@ class ComposeBackend:
             if error is not None and not isinstance(error, EngineGone):
                 raise error
             then()
+
         Task(self._selector, work(), ended).begin()
 
     def _watching(self) -> float | None:
@@ -284,9 +307,18 @@ class ComposeBackend:
         return seen is not None and seen.running
 
     def _row(self, service: str) -> Row:
-        row: Row = {"service": service, "state": "absent", "since": None, "pid": None, "exit_code": None,
-                    "signal": None, "started_by": self._started_by.get(service), "run_id": None,
-                    "memory_bytes": None, "cpu_usec": None}
+        row: Row = {
+            "service": service,
+            "state": "absent",
+            "since": None,
+            "pid": None,
+            "exit_code": None,
+            "signal": None,
+            "started_by": self._started_by.get(service),
+            "run_id": None,
+            "memory_bytes": None,
+            "cpu_usec": None,
+        }
         if (seen := self._seen.get(service)) is not None:
             row |= seen.row()
         elif service in self._images:

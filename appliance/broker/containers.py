@@ -86,8 +86,17 @@ def read(service: str, document: dict[str, Any]) -> Seen | None:
         return None
     started = "" if state["StartedAt"].startswith("0001") else str(state["StartedAt"])
     running = state["Status"] in ("running", "paused", "restarting")
-    return Seen(service, document["Id"], state["Status"], state["Pid"], started,
-                seconds(started if running else state["FinishedAt"]), state["ExitCode"], state["OOMKilled"], labels)
+    return Seen(
+        service,
+        document["Id"],
+        state["Status"],
+        state["Pid"],
+        started,
+        seconds(started if running else state["FinishedAt"]),
+        state["ExitCode"],
+        state["OOMKilled"],
+        labels,
+    )
 
 
 def event(line: bytes) -> Event | None:

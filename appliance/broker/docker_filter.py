@@ -30,8 +30,14 @@ STALLED_SECONDS = 60.0  # in which a client must take something of what waits fo
 BUFFER = 256 * 1024
 CHUNK = 64 * 1024
 TELL_EVERY = 1.0  # seconds between two lines about refused requests
-_REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 413: "Payload Too Large",
-            503: "Service Unavailable"}
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    413: "Payload Too Large",
+    503: "Service Unavailable",
+}
 
 
 class DockerFilter:
@@ -86,8 +92,14 @@ class DockerFilter:
 class Exchange:
     """One client, one request, one answer."""
 
-    def __init__(self, client: socket.socket, selector: selectors.BaseSelector, engine: Path, user: str,
-                 closed: Callable[[Exchange, str], None]) -> None:
+    def __init__(
+        self,
+        client: socket.socket,
+        selector: selectors.BaseSelector,
+        engine: Path,
+        user: str,
+        closed: Callable[[Exchange, str], None],
+    ) -> None:
         self.deadline: float | None = time.monotonic() + REQUEST_SECONDS
         self._client = client
         self._selector = selector
@@ -205,8 +217,10 @@ class Exchange:
         if self._client.fileno() < 0:
             return
         body = json.dumps(document).encode("ascii")
-        head = (f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n"
-                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n")
+        head = (
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
         self._asked = self._ended = True
         self._to_client += head.encode("ascii") + body
         self._want()
@@ -224,7 +238,7 @@ class Exchange:
             return
         try:
             if mask & selectors.EVENT_WRITE:
-                self._to_engine = self._to_engine[upstream.send(self._to_engine):]
+                self._to_engine = self._to_engine[upstream.send(self._to_engine) :]
                 if not self._to_engine:
                     self._selector.modify(upstream, selectors.EVENT_READ, self._upstream_ready)
                 return

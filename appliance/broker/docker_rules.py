@@ -113,8 +113,16 @@ def decide(head: Head, body: bytes, user: str) -> Plan:
         if named and head.method in route.method.split("|"):
             ids = named.groupdict()
             prefix = f"/v1.{found[1]}" if found[1] else ""
-            return Plan(head.method, prefix + _template(route.path), _query(route, query), _body(route, body, user),
-                        ids.get("container", ""), ids.get("exec", ""), route.service, route.cut)
+            return Plan(
+                head.method,
+                prefix + _template(route.path),
+                _query(route, query),
+                _body(route, body, user),
+                ids.get("container", ""),
+                ids.get("exec", ""),
+                route.service,
+                route.cut,
+            )
     raise Refused(403, "only reading, starting and stopping Croft's own containers is served here")
 
 
@@ -174,6 +182,7 @@ def _matching(pattern: str) -> Value:
         if not compiled.fullmatch(value):
             raise Refused(403, "a query parameter has a value that is not served here")
         return value
+
     return check
 
 
@@ -183,6 +192,7 @@ def _flag(value: str) -> str:
 
 def _filters(allowed: frozenset[str], forced: Mapping[str, list[str]]) -> Value:
     """The engine joins labels by AND, so adding ours to whatever is asked for can only narrow the answer."""
+
     def check(text: str) -> str:
         try:
             given = json.loads(text, object_pairs_hook=_unique)
@@ -194,6 +204,7 @@ def _filters(allowed: frozenset[str], forced: Mapping[str, list[str]]) -> Value:
         labels = merged.pop("label", []) + forced["label"]
         merged = {**merged, **forced, "label": labels}
         return json.dumps({key: dict.fromkeys(words, True) for key, words in merged.items()})
+
     return check
 
 
@@ -207,8 +218,12 @@ def _words(value: Any) -> list[str]:
 
 
 _EXEC_HARMLESS: Mapping[str, tuple[Any, ...]] = {
-    "Privileged": (False, None), "AttachStdin": (False, None), "Env": (None, []), "DetachKeys": (None, ""),
-    "ConsoleSize": (None,)}
+    "Privileged": (False, None),
+    "AttachStdin": (False, None),
+    "Env": (None, []),
+    "DetachKeys": (None, ""),
+    "ConsoleSize": (None,),
+}
 
 
 def _exec_create(given: Any, user: str) -> dict[str, Any]:
@@ -224,9 +239,15 @@ def _exec_create(given: Any, user: str) -> dict[str, Any]:
     words, folder = given.get("Cmd"), given.get("WorkingDir") or ""
     if not _is_argv(words) or not isinstance(folder, str) or "\0" in folder:
         raise Refused(400, "Cmd must be a list of words")
-    made = {"User": user, "Privileged": False, "AttachStdin": False, "Tty": given.get("Tty") is True, "Cmd": words,
-            "AttachStdout": given.get("AttachStdout") is not False,
-            "AttachStderr": given.get("AttachStderr") is not False}
+    made = {
+        "User": user,
+        "Privileged": False,
+        "AttachStdin": False,
+        "Tty": given.get("Tty") is True,
+        "Cmd": words,
+        "AttachStdout": given.get("AttachStdout") is not False,
+        "AttachStderr": given.get("AttachStderr") is not False,
+    }
     return made | ({"WorkingDir": folder} if folder else {})
 
 
@@ -237,8 +258,11 @@ def _exec_start(given: Any, user: str) -> dict[str, Any]:
 
 
 def _is_argv(words: Any) -> bool:
-    return (isinstance(words, list) and 0 < len(words) <= MAX_WORDS
-            and all(isinstance(word, str) and "\0" not in word for word in words))
+    return (
+        isinstance(words, list)
+        and 0 < len(words) <= MAX_WORDS
+        and all(isinstance(word, str) and "\0" not in word for word in words)
+    )
 
 
 _LABEL = [f"{PROJECT_LABEL}={NAME}"]
@@ -247,22 +271,52 @@ _EVENT_FILTERS = _filters(frozenset({"label", "container", "event", "type"}), {"
 _TIME = _matching(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _SECONDS = {"t": _matching(r"[0-9]|[1-5][0-9]|60")}
 _OF = f"/containers/{_CONTAINER}"
-_INFO = ("ID", "ServerVersion", "OSType", "Architecture", "NCPU", "MemTotal", "CgroupDriver", "CgroupVersion",
-         "LiveRestoreEnabled", "Driver", "SystemTime")
+_INFO = (
+    "ID",
+    "ServerVersion",
+    "OSType",
+    "Architecture",
+    "NCPU",
+    "MemTotal",
+    "CgroupDriver",
+    "CgroupVersion",
+    "LiveRestoreEnabled",
+    "Driver",
+    "SystemTime",
+)
 
 ROUTES: tuple[Route, ...] = (
     Route("GET|HEAD", "/_ping"),
     Route("GET", "/version"),
     Route("GET", "/info", cut=_INFO),
-    Route("GET", "/containers/json", forced={"filters": _LIST_FILTERS("{}")},
-          query={"all": _flag, "limit": _matching("-1|[0-9]{1,4}"), "size": _matching("0|False|false"),
-                 "trunc_cmd": _flag, "filters": _LIST_FILTERS}),
+    Route(
+        "GET",
+        "/containers/json",
+        forced={"filters": _LIST_FILTERS("{}")},
+        query={
+            "all": _flag,
+            "limit": _matching("-1|[0-9]{1,4}"),
+            "size": _matching("0|False|false"),
+            "trunc_cmd": _flag,
+            "filters": _LIST_FILTERS,
+        },
+    ),
     Route("GET", f"{_OF}/json"),
     Route("GET", f"{_OF}/stats", query={"stream": _flag, "one-shot": _flag}),
     Route("GET", f"{_OF}/top"),
-    Route("GET", f"{_OF}/logs",
-          query={"stdout": _flag, "stderr": _flag, "follow": _flag, "timestamps": _flag, "since": _TIME, "until": _TIME,
-                 "tail": _matching("all|[0-9]{1,6}")}),
+    Route(
+        "GET",
+        f"{_OF}/logs",
+        query={
+            "stdout": _flag,
+            "stderr": _flag,
+            "follow": _flag,
+            "timestamps": _flag,
+            "since": _TIME,
+            "until": _TIME,
+            "tail": _matching("all|[0-9]{1,6}"),
+        },
+    ),
     Route("POST", f"{_OF}/start"),
     Route("POST", f"{_OF}/stop", query=_SECONDS),
     Route("POST", f"{_OF}/restart", query=_SECONDS),
@@ -271,6 +325,10 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", f"{_OF}/exec", body=_exec_create, service="ide"),
     Route("POST", f"/exec/{_EXEC}/start", body=_exec_start, service="ide"),
     Route("GET", f"/exec/{_EXEC}/json", service="ide"),
-    Route("GET", "/events", forced={"filters": _EVENT_FILTERS("{}")},
-          query={"since": _TIME, "until": _TIME, "filters": _EVENT_FILTERS}),
+    Route(
+        "GET",
+        "/events",
+        forced={"filters": _EVENT_FILTERS("{}")},
+        query={"since": _TIME, "until": _TIME, "filters": _EVENT_FILTERS},
+    ),
 )

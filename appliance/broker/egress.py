@@ -87,15 +87,19 @@ def remove() -> None:
 
 def _nft(text: str) -> None:
     try:
-        done = subprocess.run(_NFT, input=text.encode("ascii"), capture_output=True, env={}, timeout=_SECONDS,
-                              check=False)
+        done = subprocess.run(
+            _NFT, input=text.encode("ascii"), capture_output=True, env={}, timeout=_SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SettingsError(f"cannot keep containers away from this machine: {error}",
-                            hint="Install the package nftables.") from error
+        raise SettingsError(
+            f"cannot keep containers away from this machine: {error}", hint="Install the package nftables."
+        ) from error
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise SettingsError(f"cannot keep containers away from this machine: {said[0] if said else 'nft failed'}",
-                            hint="The kernel must support nf_tables.")
+        raise SettingsError(
+            f"cannot keep containers away from this machine: {said[0] if said else 'nft failed'}",
+            hint="The kernel must support nf_tables.",
+        )
 
 
 def _is_address(text: str) -> bool:

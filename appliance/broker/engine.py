@@ -83,8 +83,9 @@ def connect(path: Path) -> socket.socket:
 class Call:
     """One request under way. ``line`` gets each line of a streamed body as it comes; ``done`` is called once."""
 
-    def __init__(self, engine: Path, method: str, path: str, body: Any = None, *, line: Line | None = None,
-                 version: str = API) -> None:
+    def __init__(
+        self, engine: Path, method: str, path: str, body: Any = None, *, line: Line | None = None, version: str = API
+    ) -> None:
         self._engine = engine
         self._out = request_bytes(method, version + path, body)
         self._line = line
@@ -125,7 +126,7 @@ class Call:
             self._finish(EngineGone(f"the Docker engine does not answer: {error.strerror}"))
 
     def _send(self, link: socket.socket) -> None:
-        self._out = self._out[link.send(self._out):]
+        self._out = self._out[link.send(self._out) :]
         if not self._out:
             self._selector.modify(link, selectors.EVENT_READ, self._ready)
 
@@ -193,12 +194,16 @@ class Program:
             said = os.pread(output, MAX_OUTPUT, max(0, size - MAX_OUTPUT)).decode("utf-8", "replace")
             os.close(output)
             done((status, said))
+
         selector.register(watched, selectors.EVENT_READ, ended)
 
 
 def _spawn(argv: tuple[str, ...], env: Mapping[str, str], output: int) -> int:
-    streams = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, output, 1),
-               (os.POSIX_SPAWN_DUP2, output, 2)]
+    streams = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, output, 1),
+        (os.POSIX_SPAWN_DUP2, output, 2),
+    ]
     return os.posix_spawn(argv[0], argv, env, file_actions=streams, setsid=True, setsigdef=[signal.SIGPIPE])
 
 

@@ -24,8 +24,11 @@ def build(given: dict[str, str], account: Account, home: str, run: str) -> dict[
     for name, value in given.items():
         if not _allowed(name, value):
             raise Invalid(f"the variable {name} may not be set to this", code="env_refused")
-    return {"LANG": "C.UTF-8", "PATH": ":".join(SEARCH_PATH)} | given | {
-        "HOME": home, "USER": account.name, "LOGNAME": account.name, "SHELL": "/bin/sh", MARK: run}
+    return (
+        {"LANG": "C.UTF-8", "PATH": ":".join(SEARCH_PATH)}
+        | given
+        | {"HOME": home, "USER": account.name, "LOGNAME": account.name, "SHELL": "/bin/sh", MARK: run}
+    )
 
 
 def _allowed(name: str, value: str) -> bool:

@@ -51,8 +51,20 @@ class Files:
             root = held(stack, layout.open_folder(self._settings.paths.workspace, self._accounts.workspace.uid))
             null = held(stack, os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
             group = stack.enter_context(fresh_group(self._processes, name, Limits(_MEMORY_MB, None, 2)))
-            pid = launch(Launch(
-                (), root, channel, null, null, group=group, oom_score_adj=500, network=not switching,
-                account=self._accounts.workspace if switching else None, umask=0o022, entry=files_helper.serve,
-                rlimits=((resource.RLIMIT_NPROC, 0),) if switching else ()))
+            pid = launch(
+                Launch(
+                    (),
+                    root,
+                    channel,
+                    null,
+                    null,
+                    group=group,
+                    oom_score_adj=500,
+                    network=not switching,
+                    account=self._accounts.workspace if switching else None,
+                    umask=0o022,
+                    entry=files_helper.serve,
+                    rlimits=((resource.RLIMIT_NPROC, 0),) if switching else (),
+                )
+            )
         return Process(name, "files", pid, 0, time.time(), group)

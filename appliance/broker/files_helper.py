@@ -38,17 +38,27 @@ class Helper:
             "list": Verb(self.entries, {"path": _PATH, "after": Field(text(longest=255), False)}),
             "stat": Verb(self.stat, {"path": _PATH}),
             "read": Verb(self.read, {"path": _PATH, "offset": size, "length": Field(whole(1, MOST_READ), False)}),
-            "write": Verb(self.write, {
-                "path": _PATH, "data": Field(text(r"[A-Za-z0-9+/]*={0,2}", protocol.MAX_PACKET), False),
-                "mode": Field(one_of(("new", "replace")), False), "version": Field(text(longest=100), False),
-                "folders": Field(flag, False)})}
+            "write": Verb(
+                self.write,
+                {
+                    "path": _PATH,
+                    "data": Field(text(r"[A-Za-z0-9+/]*={0,2}", protocol.MAX_PACKET), False),
+                    "mode": Field(one_of(("new", "replace")), False),
+                    "version": Field(text(longest=100), False),
+                    "folders": Field(flag, False),
+                },
+            ),
+        }
 
     def entries(self, fds: list[int], path: str, after: str = "") -> Object:
         """Names after ``after`` in order of bytes, as many as fit one packet; ``more`` says whether to ask again."""
         folder = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            names = sorted(name for name in os.listdir(folder)  # noqa: PTH208 - a descriptor, not a path
-                           if _sendable(name) and name > after)
+            names = sorted(
+                name
+                for name in os.listdir(folder)  # noqa: PTH208 - a descriptor, not a path
+                if _sendable(name) and name > after
+            )
             rows: list[Object] = []
             size = 0
             for row in filter(None, (_row_at(folder, name) for name in names)):
@@ -78,11 +88,21 @@ class Helper:
             data = os.pread(fd, length, offset)
         finally:
             os.close(fd)
-        return {**_row(PurePath(path).name, found), "data": base64.b64encode(data).decode("ascii"),
-                "end": offset + len(data) >= found.st_size}
+        return {
+            **_row(PurePath(path).name, found),
+            "data": base64.b64encode(data).decode("ascii"),
+            "end": offset + len(data) >= found.st_size,
+        }
 
-    def write(self, fds: list[int], path: str, data: str | None = None, mode: str = "new", version: str | None = None,
-              folders: bool = False) -> Object:
+    def write(
+        self,
+        fds: list[int],
+        path: str,
+        data: str | None = None,
+        mode: str = "new",
+        version: str | None = None,
+        folders: bool = False,
+    ) -> Object:
         """Write a whole file at once: readers see the old one or the new one.
 
         The content is ``data`` or one descriptor. ``new`` fails if there is one; ``replace`` can
@@ -154,7 +174,10 @@ def _answer(verbs: dict[str, Verb], packet: bytes, fds: list[int], flags: int) -
 def _explain(error: OSError) -> CroftError:
     """Words for a failed call; EXDEV is how openat2 says that a path leads out."""
     kinds: dict[type[OSError], type[CroftError]] = {
-        FileNotFoundError: NotFound, PermissionError: Forbidden, FileExistsError: Conflict}
+        FileNotFoundError: NotFound,
+        PermissionError: Forbidden,
+        FileExistsError: Conflict,
+    }
     if error.errno == errno.EXDEV:
         return Forbidden("the path leads out of the workspace", code="outside")
     return kinds.get(type(error), Invalid)(f"cannot use the file: {error.strerror}")
@@ -221,8 +244,13 @@ def _row_at(folder: int, name: str) -> Object | None:
 
 def _row(name: str, found: os.stat_result) -> Object:
     kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
-    return {"name": name, "kind": kinds.get(stat.S_IFMT(found.st_mode), "other"), "size": found.st_size,
-            "modified": found.st_mtime, "version": _version(found)}
+    return {
+        "name": name,
+        "kind": kinds.get(stat.S_IFMT(found.st_mode), "other"),
+        "size": found.st_size,
+        "modified": found.st_mtime,
+        "version": _version(found),
+    }
 
 
 def _version(found: os.stat_result) -> str:

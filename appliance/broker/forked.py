@@ -35,8 +35,9 @@ class ForkedBackend:
 
     runtime = "process"
 
-    def __init__(self, settings: Settings, accounts: Accounts, processes: Processes, logs: Logs,
-                 notify: Notify) -> None:
+    def __init__(
+        self, settings: Settings, accounts: Accounts, processes: Processes, logs: Logs, notify: Notify
+    ) -> None:
         self._settings = settings
         self._accounts = accounts
         self._processes = processes
@@ -54,8 +55,9 @@ class ForkedBackend:
     def services(self) -> list[Row]:
         return [self._row(service) for service in SERVICES]
 
-    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str,
-              safe: bool = False) -> Row:
+    def start(
+        self, service: str, memory_mb: int | None, cpus: float | None, started_by: str, safe: bool = False
+    ) -> Row:
         running = self._processes.get(_name(service))
         if running is not None:
             if running.reason or running.ended:
@@ -102,28 +104,51 @@ class ForkedBackend:
         service, end = process.note["service"], outcome(process)
         state = "stopped" if process.reason == "stopped" or end["exit_code"] == 0 else "failed"
         self._last[service] = {
-            "state": state, "since": time.time(), "exit_code": end["exit_code"], "signal": end["signal"],
-            "started_by": process.started_by, "run_id": process.note["run_id"]}
+            "state": state,
+            "since": time.time(),
+            "exit_code": end["exit_code"],
+            "signal": end["signal"],
+            "started_by": process.started_by,
+            "run_id": process.note["run_id"],
+        }
         self._notify({"event": "exit", "service": service, "run_id": process.note["run_id"], **end})
 
     def _row(self, service: str) -> Row:
         row: Row = {
-            "service": service, "state": "stopped", "since": None, "pid": None, "exit_code": None, "signal": None,
-            "started_by": None, "run_id": None, "memory_bytes": None, "cpu_usec": None}
+            "service": service,
+            "state": "stopped",
+            "since": None,
+            "pid": None,
+            "exit_code": None,
+            "signal": None,
+            "started_by": None,
+            "run_id": None,
+            "memory_bytes": None,
+            "cpu_usec": None,
+        }
         process = self._processes.get(_name(service))
         if process is None:
             absent = {} if catalogue.present(self._settings, service) else {"state": "absent"}
             return row | self._last.get(service, {}) | absent
         figures = process.group.figures() if process.group else {}
         return row | {
-            "state": "stopping" if process.reason or process.ended else "running", "since": process.since,
-            "pid": process.pid, "started_by": process.started_by, "run_id": process.note["run_id"],
-            "memory_bytes": figures.get("memory_bytes"), "cpu_usec": figures.get("cpu_usec")}
+            "state": "stopping" if process.reason or process.ended else "running",
+            "since": process.since,
+            "pid": process.pid,
+            "started_by": process.started_by,
+            "run_id": process.note["run_id"],
+            "memory_bytes": figures.get("memory_bytes"),
+            "cpu_usec": figures.get("cpu_usec"),
+        }
 
     def _render(self, program: catalogue.Program) -> None:
         text = caddyfile.render(self._settings, self.runtime)
-        check(program, text, catalogue.caddyfile_path(self._settings),
-              program.account if self._accounts.switching else None)
+        check(
+            program,
+            text,
+            catalogue.caddyfile_path(self._settings),
+            program.account if self._accounts.switching else None,
+        )
 
     def _launch(self, service: str, program: catalogue.Program, limits: Limits) -> Process:
         name, run_id, switching = _name(service), os.urandom(8).hex(), self._accounts.switching
@@ -132,11 +157,23 @@ class ForkedBackend:
             log = held(stack, self._logs.append(service))
             null = held(stack, os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
             group = stack.enter_context(fresh_group(self._processes, name, limits))
-            pid = launch(Launch(
-                program.argv, root, null, log, log, env=program.env | {MARK: run_id}, group=group,
-                account=program.account if switching else None, rlimits=catalogue.rlimits(program),
-                capabilities=program.capabilities, umask=program.umask, entry=program.entry,
-                oom_score_adj=program.oom_score_adj if switching else None))
+            pid = launch(
+                Launch(
+                    program.argv,
+                    root,
+                    null,
+                    log,
+                    log,
+                    env=program.env | {MARK: run_id},
+                    group=group,
+                    account=program.account if switching else None,
+                    rlimits=catalogue.rlimits(program),
+                    capabilities=program.capabilities,
+                    umask=program.umask,
+                    entry=program.entry,
+                    oom_score_adj=program.oom_score_adj if switching else None,
+                )
+            )
         return Process(name, "service", pid, 0, time.time(), group, note={"service": service, "run_id": run_id})
 
 

@@ -81,14 +81,22 @@ def read_pins(path: Path) -> dict[str, Pin]:
 def _pin(name: str, service: str, row: Any) -> Pin:
     try:
         pin = Pin(service=service, **row)
-        checked = (_REPOSITORY.match(pin.repository) and _VERSION.match(pin.version) and _VERSION.match(pin.floor)
-                   and (not pin.digest or _DIGEST.match(pin.digest)) and type(pin.bytes) is int and pin.bytes > 0
-                   and _numbers(pin.version) >= _numbers(pin.floor))
+        checked = (
+            _REPOSITORY.match(pin.repository)
+            and _VERSION.match(pin.version)
+            and _VERSION.match(pin.floor)
+            and (not pin.digest or _DIGEST.match(pin.digest))
+            and type(pin.bytes) is int
+            and pin.bytes > 0
+            and _numbers(pin.version) >= _numbers(pin.floor)
+        )
     except TypeError:
         checked = None
     if not checked:
-        raise SettingsError(f"{name}: [{service}] is not a valid pin",
-                            hint="repository, version (at least floor), floor, digest (or empty) and bytes.")
+        raise SettingsError(
+            f"{name}: [{service}] is not a valid pin",
+            hint="repository, version (at least floor), floor, digest (or empty) and bytes.",
+        )
     return pin
 
 
@@ -110,8 +118,10 @@ class Ledger:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SettingsError(f"cannot read the record of images: {error}",
-                                hint=f"Remove {self._path.name}; images are then recorded afresh.") from error
+            raise SettingsError(
+                f"cannot read the record of images: {error}",
+                hint=f"Remove {self._path.name}; images are then recorded afresh.",
+            ) from error
 
     def record(self, service: str, new: Held) -> None:
         """Hold ``new`` from now on; it is on disk when this returns."""
@@ -145,8 +155,10 @@ def pull(engine: Path, pin: Pin, ledger: Ledger, progress: Progress) -> Work:
     ask = wanted(pin, old)
     check_room(expect((yield Call(engine, "GET", "/info")), "ask the engine where it keeps images"), pin.bytes)
     layers = Layers(progress)
-    expect((yield Call(engine, "POST", f"/images/create?fromImage={pin.repository}&tag={ask}", line=layers.feed)),
-           f"pull {pin.repository}")
+    expect(
+        (yield Call(engine, "POST", f"/images/create?fromImage={pin.repository}&tag={ask}", line=layers.feed)),
+        f"pull {pin.repository}",
+    )
     if layers.error:
         raise PullFailed(f"cannot pull {pin.repository}: {layers.error}")
     name = pin.repository + ("@" if ask.startswith("sha256:") else ":") + ask
@@ -181,8 +193,11 @@ def check_room(info: dict[str, Any], need: int) -> None:
     except FileNotFoundError:
         return  # the engine lives on another machine or in another mount namespace
     if free < need + SPARE_BYTES:
-        raise PullFailed(f"cannot pull: {(need + SPARE_BYTES) >> 20} MiB of disk are needed, {free >> 20} MiB are free",
-                         hint="Free some disk space, then try again.", code="disk_full")
+        raise PullFailed(
+            f"cannot pull: {(need + SPARE_BYTES) >> 20} MiB of disk are needed, {free >> 20} MiB are free",
+            hint="Free some disk space, then try again.",
+            code="disk_full",
+        )
 
 
 def _digest_of(image: dict[str, Any], repository: str) -> str:

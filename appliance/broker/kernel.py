@@ -130,7 +130,7 @@ def stat_fields(pid: int) -> list[str]:
     except FileNotFoundError as error:
         raise ProcessLookupError(pid) from error
     # The second field is the program's name and may itself hold spaces and brackets.
-    return text[text.rindex(")") + 2:].split()
+    return text[text.rindex(")") + 2 :].split()
 
 
 def boot_id() -> str:

@@ -161,8 +161,13 @@ class Processes:
             return  # adopted: its status went to another parent
         _, status, usage = os.wait4(process.pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        process.outcome |= {"exit_code": code if code >= 0 else None, "signal": -code if code < 0 else None,
-                            "user": usage.ru_utime, "system": usage.ru_stime, "maxrss_bytes": usage.ru_maxrss * 1024}
+        process.outcome |= {
+            "exit_code": code if code >= 0 else None,
+            "signal": -code if code < 0 else None,
+            "user": usage.ru_utime,
+            "system": usage.ru_stime,
+            "maxrss_bytes": usage.ru_maxrss * 1024,
+        }
 
     def _adopt(self, row: dict[str, Any]) -> None:
         folders = {name: Path(path) for name, path in row.pop("folders").items()}

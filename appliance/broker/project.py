@@ -29,8 +29,10 @@ LEAST_CPUS = 0.05
 SECONDS = "120"  # longest Compose may take
 
 # Where Debian, Docker's own packages and a hand-made install put it.
-_COMPOSE = tuple(Path(folder, "docker/cli-plugins/docker-compose")
-                 for folder in ("/usr/libexec", "/usr/lib", "/usr/local/libexec", "/usr/local/lib"))
+_COMPOSE = tuple(
+    Path(folder, "docker/cli-plugins/docker-compose")
+    for folder in ("/usr/libexec", "/usr/lib", "/usr/local/libexec", "/usr/local/lib")
+)
 
 
 @dataclass(frozen=True)
@@ -76,28 +78,55 @@ class Project:
         """
         settings, accounts, paths = self._settings, self._accounts, self._settings.paths
         values = {
-            "CROFT_RUN": str(paths.run), "CROFT_WORKSPACE": str(paths.workspace), "CROFT_HOME": str(paths.ide_home),
-            "CROFT_CADDY_DATA": str(paths.caddy_data), "CROFT_MODELS": str(paths.state / "models"),
+            "CROFT_RUN": str(paths.run),
+            "CROFT_WORKSPACE": str(paths.workspace),
+            "CROFT_HOME": str(paths.ide_home),
+            "CROFT_CADDY_DATA": str(paths.caddy_data),
+            "CROFT_MODELS": str(paths.state / "models"),
             "CROFT_NAMES": str(self.state),
             "CROFT_WORKSPACE_USER": f"{accounts.workspace.uid}:{accounts.workspace.gid}",
             "CROFT_PROXY_USER": f"{accounts.proxy.uid}:{accounts.proxy.gid}",
             "CROFT_AI_USER": f"{accounts.daemon.uid}:{accounts.daemon.gid}",  # the owner of the models
             "CROFT_WEB_GID": str(accounts.web_gid),
-            "CROFT_HTTP_PORT": str(settings.proxy_http_port), "CROFT_HTTPS_PORT": str(settings.proxy_https_port),
-            "CROFT_BIND": _bind(settings.proxy_bind), "CROFT_LOG_MB": str(settings.log_service_mb),
+            "CROFT_HTTP_PORT": str(settings.proxy_http_port),
+            "CROFT_HTTPS_PORT": str(settings.proxy_https_port),
+            "CROFT_BIND": _bind(settings.proxy_bind),
+            "CROFT_LOG_MB": str(settings.log_service_mb),
             "CROFT_IDE_COMMAND": shlex.join(_ide_words(catalogue.ide(settings, accounts).argv[2:], safe)),
-            "CROFT_AI_KEY": self._ai_key()}
+            "CROFT_AI_KEY": self._ai_key(),
+        }
         for name in SERVICES:
             mine = limits if name == service else Limits(LEAST_MB, 1.0)  # the others are not touched, only parsed
-            values |= {f"CROFT_{name.upper()}_MEMORY_MB": str(mine.memory_mb),
-                       f"CROFT_{name.upper()}_CPUS": f"{mine.cpus:g}"}
+            values |= {
+                f"CROFT_{name.upper()}_MEMORY_MB": str(mine.memory_mb),
+                f"CROFT_{name.upper()}_CPUS": f"{mine.cpus:g}",
+            }
         return values | {"CROFT_FINGERPRINT": self._fingerprint(values, image)}
 
     def create(self, service: str, values: dict[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
         """The command that creates (or replaces) the stopped container of ``service``, and its whole environment."""
-        argv = ("/usr/bin/timeout", "-k", "5", SECONDS, str(self._compose), "--ansi", "never", "-p", NAME,
-                "-f", str(self.file), "--project-directory", str(self.state), "--env-file", "/dev/null",
-                "create", "--pull", "never", "--no-build", service)
+        argv = (
+            "/usr/bin/timeout",
+            "-k",
+            "5",
+            SECONDS,
+            str(self._compose),
+            "--ansi",
+            "never",
+            "-p",
+            NAME,
+            "-f",
+            str(self.file),
+            "--project-directory",
+            str(self.state),
+            "--env-file",
+            "/dev/null",
+            "create",
+            "--pull",
+            "never",
+            "--no-build",
+            service,
+        )
         folder = str(self.state)
         return argv, values | {"DOCKER_HOST": f"unix://{self._engine}", "DOCKER_CONFIG": folder, "HOME": folder}
 
@@ -126,7 +155,7 @@ def _ide_words(words: tuple[str, ...], safe: bool) -> tuple[str, ...]:
     if not safe:
         return words
     at = words.index("--extensions-dir") + 1
-    return (*words[:at], "/tmp/no-extensions", *words[at + 1:])  # noqa: S108 - the container's own tmpfs
+    return (*words[:at], "/tmp/no-extensions", *words[at + 1 :])  # noqa: S108 - the container's own tmpfs
 
 
 def require_safe(path: Path) -> None:
@@ -158,8 +187,9 @@ def _keep(path: Path, text: str, mode: int) -> None:
 def _compose() -> Path:
     found = next((path for path in _COMPOSE if path.exists()), None)
     if found is None:
-        raise SettingsError("Docker Compose 2 is not installed",
-                            hint="Install docker-compose 2.26 or later, or use --runtime process.")
+        raise SettingsError(
+            "Docker Compose 2 is not installed", hint="Install docker-compose 2.26 or later, or use --runtime process."
+        )
     return found.resolve()
 
 
@@ -167,6 +197,7 @@ def _bind(addresses: str) -> str:
     """Compose publishes a port on one address or on all."""
     listed = [item.strip() for item in addresses.split(",") if item.strip()]
     if len(listed) > 1:
-        raise SettingsError("proxy.bind can name only one address in the docker runtime",
-                            hint="Leave it empty for all addresses.")
+        raise SettingsError(
+            "proxy.bind can name only one address in the docker runtime", hint="Leave it empty for all addresses."
+        )
     return listed[0] if listed else ""

@@ -114,6 +114,7 @@ def whole(low: int, high: int) -> Check:
         if type(value) is not int or not low <= value <= high:
             raise Invalid(f"{key} must be a whole number from {low} to {high}")
         return value
+
     return check
 
 
@@ -122,6 +123,7 @@ def number(low: float, high: float) -> Check:
         if type(value) not in (int, float) or not low <= value <= high:
             raise Invalid(f"{key} must be a number from {low:g} to {high:g}")
         return float(value)
+
     return check
 
 
@@ -134,6 +136,7 @@ def text(pattern: str | None = None, longest: int = 4096) -> Check:
         if compiled and not compiled.fullmatch(value):
             raise Invalid(f"{key} has a form that is not allowed")
         return value
+
     return check
 
 
@@ -142,6 +145,7 @@ def one_of(choices: Sequence[str | int | None]) -> Check:
         if not any(type(value) is type(choice) and value == choice for choice in choices):
             raise Invalid(f"{key} must be one of {', '.join(map(str, choices))}")
         return value
+
     return check
 
 
@@ -158,6 +162,7 @@ def words(most: int) -> Check:
         if not isinstance(value, list) or not 1 <= len(value) <= most:
             raise Invalid(f"{key} must be a list of 1 to {most} texts")
         return [str(item(key, one)) for one in value]
+
     return check
 
 
@@ -168,6 +173,7 @@ def table(most: int) -> Check:
         if not isinstance(value, dict) or len(value) > most:
             raise Invalid(f"{key} must be an object of at most {most} texts")
         return {str(name(key, one)): str(item(one, value[one])) for one in value}
+
     return check
 
 
@@ -176,6 +182,7 @@ def nested(takes: Mapping[str, Field]) -> Check:
         if not isinstance(value, dict):
             raise Invalid(f"{key} must be an object")
         return check_object(takes, value)
+
     return check
 
 

@@ -37,8 +37,14 @@ _RUN = Field(text(r"run-[0-9a-f]{16}"))
 class Runs:
     """All runs of this broker."""
 
-    def __init__(self, settings: Settings, accounts: Accounts, processes: Processes, notify: Notify,
-                 container: Callable[[], int | None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        accounts: Accounts,
+        processes: Processes,
+        notify: Notify,
+        container: Callable[[], int | None] | None = None,
+    ) -> None:
         """``container`` says the pid of the IDE's container where runs belong into one; None means on the host."""
         self._container = container
         self._settings = settings
@@ -49,20 +55,39 @@ class Runs:
         processes.on_gone("run", self._gone)
 
     def verbs(self) -> dict[str, Verb]:
-        limits = {"seconds": Field(whole(1, MOST_SECONDS), False), "pids": Field(whole(1, MOST_PIDS), False),
-                  "memory_mb": Field(whole(16, most_memory_mb()), False)}
+        limits = {
+            "seconds": Field(whole(1, MOST_SECONDS), False),
+            "pids": Field(whole(1, MOST_PIDS), False),
+            "memory_mb": Field(whole(16, most_memory_mb()), False),
+        }
         return {
-            "spawn": Verb(self.spawn, {
-                "argv": Field(words(1024)), "cwd": Field(text(), False), "env": Field(table(32), False),
-                "limits": Field(nested(limits), False), "stdin": Field(one_of((None, "pipe")), False),
-                "view": Field(one_of(("plain",)), False)}),
+            "spawn": Verb(
+                self.spawn,
+                {
+                    "argv": Field(words(1024)),
+                    "cwd": Field(text(), False),
+                    "env": Field(table(32), False),
+                    "limits": Field(nested(limits), False),
+                    "stdin": Field(one_of((None, "pipe")), False),
+                    "view": Field(one_of(("plain",)), False),
+                },
+            ),
             "kill": Verb(self.kill, {"run": _RUN, "signal": Field(one_of([int(one) for one in _SIGNALS]), False)}),
             "freeze": Verb(self.freeze, {"run": _RUN}),
             "thaw": Verb(self.thaw, {"run": _RUN}),
-            "runs": Verb(self.all)}
+            "runs": Verb(self.all),
+        }
 
-    def spawn(self, peer: Peer, argv: list[str], cwd: str = ".", env: dict[str, str] | None = None,
-              limits: dict[str, int] | None = None, stdin: str | None = None, view: str = "plain") -> Reply:
+    def spawn(
+        self,
+        peer: Peer,
+        argv: list[str],
+        cwd: str = ".",
+        env: dict[str, str] | None = None,
+        limits: dict[str, int] | None = None,
+        stdin: str | None = None,
+        view: str = "plain",
+    ) -> Reply:
         """Start a run. The answer carries pidfd, stdout, stderr and, if asked for, stdin. Raises CroftError."""
         bounds = {"seconds": 30, "pids": 64, "memory_mb": min(512, most_memory_mb())} | (limits or {})
         if "/" in argv[0] and not argv[0].startswith("/"):
@@ -109,8 +134,9 @@ class Runs:
         self._ended.append(ended)
         self._notify({"event": "exit", **ended})
 
-    def _launch(self, name: str, argv: list[str], cwd: str, env: dict[str, str], limits: Limits,
-                stdin: str | None) -> tuple[Process, list[int]]:
+    def _launch(
+        self, name: str, argv: list[str], cwd: str, env: dict[str, str], limits: Limits, stdin: str | None
+    ) -> tuple[Process, list[int]]:
         workspace = self._settings.paths.workspace
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             root = held(theirs, layout.open_folder(workspace, self._accounts.workspace.uid))
@@ -123,10 +149,22 @@ class Runs:
                 held(theirs, inside.pidfd)
             group = theirs.enter_context(fresh_group(self._processes, name, limits))
             began = time.clock_gettime(time.CLOCK_BOOTTIME)
-            pid = launch(Launch(
-                tuple(argv), root, into[0], ends[0][1], ends[1][1], env=env, cwd=cwd, group=group, inside=inside,
-                oom_score_adj=500, account=self._accounts.workspace if self._accounts.switching else None,
-                rlimits=((resource.RLIMIT_NOFILE, 1024), (resource.RLIMIT_FSIZE, MOST_FILE_BYTES))))
+            pid = launch(
+                Launch(
+                    tuple(argv),
+                    root,
+                    into[0],
+                    ends[0][1],
+                    ends[1][1],
+                    env=env,
+                    cwd=cwd,
+                    group=group,
+                    inside=inside,
+                    oom_score_adj=500,
+                    account=self._accounts.workspace if self._accounts.switching else None,
+                    rlimits=((resource.RLIMIT_NOFILE, 1024), (resource.RLIMIT_FSIZE, MOST_FILE_BYTES)),
+                )
+            )
             ours.pop_all()  # they are the caller's now
         return Process(name, "run", pid, 0, time.time(), group, began_at=began), kept
 

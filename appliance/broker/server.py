@@ -57,8 +57,9 @@ class Client:
 class Server:
     """Listens on ``path`` and answers by ``verbs``; ``uids`` are the users who may ask."""
 
-    def __init__(self, selector: selectors.BaseSelector, path: Path, gid: int, uids: frozenset[int],
-                 verbs: Mapping[str, Verb]) -> None:
+    def __init__(
+        self, selector: selectors.BaseSelector, path: Path, gid: int, uids: frozenset[int], verbs: Mapping[str, Verb]
+    ) -> None:
         self._selector = selector
         self._uids = uids
         self._verbs = verbs

@@ -10,7 +10,6 @@ import os
 import random
 import selectors
 import signal
-import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -91,9 +90,19 @@ class Supervisor:
         root, null = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), os.open("/dev/null", os.O_RDONLY)
         part.began = time.monotonic()
         try:
-            part.pid = launch(Launch(
-                argv, root, null, 1, 2, env={"PATH": ":".join(SEARCH_PATH)} | env, account=part.account,
-                oom_score_adj=-500 if self._switching else None, dies_with_parent=True))
+            part.pid = launch(
+                Launch(
+                    argv,
+                    root,
+                    null,
+                    1,
+                    2,
+                    env={"PATH": ":".join(SEARCH_PATH)} | env,
+                    account=part.account,
+                    oom_score_adj=-500 if self._switching else None,
+                    dies_with_parent=True,
+                )
+            )
         except CroftError as error:
             sys.stderr.write(f"croft: {error.message}\n")
             part.ended(part.began)

@@ -16,8 +16,11 @@ def foreground(uid: int, below: int | None = None) -> int:
     ``below`` keeps to descendants of that pid: where everything runs as one person, their other terminals do not count.
     """
     table = dict(_processes(uid))
-    leaders = [pid for pid, fields in table.items()
-               if int(fields[3]) == pid and int(fields[4]) != 0 and int(fields[5]) not in (-1, int(fields[2]))]
+    leaders = [
+        pid
+        for pid, fields in table.items()
+        if int(fields[3]) == pid and int(fields[4]) != 0 and int(fields[5]) not in (-1, int(fields[2]))
+    ]
     return sum(1 for pid in leaders if below is None or _descends(pid, below, table))
 
 

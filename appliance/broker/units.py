@@ -22,10 +22,17 @@ from appliance.errors import NotFound, Unavailable
 from appliance.settings import Settings
 
 SYSTEMCTL = "/usr/bin/systemctl"
-_PROPERTIES = ("Id,LoadState,ActiveState,Result,MainPID,ExecMainStatus,ExecMainCode,InvocationID,MemoryCurrent,"
-               "CPUUsageNSec,StateChangeTimestampMonotonic")
-_STATES = {"active": "running", "reloading": "running", "activating": "starting", "deactivating": "stopping",
-           "failed": "failed"}
+_PROPERTIES = (
+    "Id,LoadState,ActiveState,Result,MainPID,ExecMainStatus,ExecMainCode,InvocationID,MemoryCurrent,"
+    "CPUUsageNSec,StateChangeTimestampMonotonic"
+)
+_STATES = {
+    "active": "running",
+    "reloading": "running",
+    "activating": "starting",
+    "deactivating": "stopping",
+    "failed": "failed",
+}
 _KILLED = 2  # CLD_KILLED, what ExecMainCode says of a death by signal
 _SYSTEMCTL_SECONDS = 15.0
 _WATCH_SECONDS, _SOON_SECONDS = 2.0, 0.5
@@ -36,8 +43,9 @@ class UnitsBackend:
 
     runtime = "process"
 
-    def __init__(self, settings: Settings, accounts: Accounts, logs: Logs, notify: Notify, *,
-                 systemctl: str = SYSTEMCTL) -> None:
+    def __init__(
+        self, settings: Settings, accounts: Accounts, logs: Logs, notify: Notify, *, systemctl: str = SYSTEMCTL
+    ) -> None:
         self._program = systemctl
         self._settings = settings
         self._accounts = accounts
@@ -65,13 +73,18 @@ class UnitsBackend:
             self._watch(row)
         return rows
 
-    def start(self, service: str, memory_mb: int | None, cpus: float | None, started_by: str,
-              safe: bool = False) -> Row:
+    def start(
+        self, service: str, memory_mb: int | None, cpus: float | None, started_by: str, safe: bool = False
+    ) -> Row:
         """``safe`` makes no difference here: a unit's words are fixed when it is installed."""
         program = catalogue.program(self._settings, self._accounts, service)
         if service == "proxy":
-            check(program, caddyfile.render(self._settings, self.runtime), catalogue.caddyfile_path(self._settings),
-                  program.account)
+            check(
+                program,
+                caddyfile.render(self._settings, self.runtime),
+                catalogue.caddyfile_path(self._settings),
+                program.account,
+            )
         limits = [f"MemoryMax={memory_mb}M"] if memory_mb is not None else []
         limits += [f"CPUQuota={round(cpus * 100)}%"] if cpus is not None else []
         if limits:
@@ -128,11 +141,18 @@ class UnitsBackend:
         cpu = _number(block.get("CPUUsageNSec", ""))
         # systemd forgets a unit that has stopped well, and with it when that was.
         since = _wall(_number(block["StateChangeTimestampMonotonic"])) or self._ended_at.get(service)
-        return {"service": service, "state": state, "since": since,
-                "pid": _number(block["MainPID"]) or None, "exit_code": status if ended and not killed else None,
-                "signal": status if ended and killed else None, "started_by": self._started_by.get(service),
-                "run_id": block.get("InvocationID") or None, "memory_bytes": _number(block.get("MemoryCurrent", "")),
-                "cpu_usec": None if cpu is None else cpu // 1000}
+        return {
+            "service": service,
+            "state": state,
+            "since": since,
+            "pid": _number(block["MainPID"]) or None,
+            "exit_code": status if ended and not killed else None,
+            "signal": status if ended and killed else None,
+            "started_by": self._started_by.get(service),
+            "run_id": block.get("InvocationID") or None,
+            "memory_bytes": _number(block.get("MemoryCurrent", "")),
+            "cpu_usec": None if cpu is None else cpu // 1000,
+        }
 
     def _watch(self, row: Row) -> None:
         """Hear of the end of what runs, through a pidfd."""
@@ -155,8 +175,17 @@ class UnitsBackend:
         self._ended_at[service] = time.time()
         row = self._one(service)
         reason = "stopped" if row["state"] in ("stopping", "stopped") else "exit"
-        self._notify({"event": "exit", "service": service, "run_id": run_id, "exit_code": row["exit_code"],
-                      "signal": row["signal"], "reason": reason, "usage": {"cpu_usec": row["cpu_usec"]}})
+        self._notify(
+            {
+                "event": "exit",
+                "service": service,
+                "run_id": run_id,
+                "exit_code": row["exit_code"],
+                "signal": row["signal"],
+                "reason": reason,
+                "usage": {"cpu_usec": row["cpu_usec"]},
+            }
+        )
 
 
 def unit(service: str) -> str:
@@ -174,5 +203,3 @@ def _wall(microseconds: int | None) -> float | None:
     if not microseconds:
         return None
     return time.time() - (time.clock_gettime(time.CLOCK_MONOTONIC) - microseconds / 1e6)
-
-

@@ -22,8 +22,9 @@ _SERVICE = Field(one_of(SERVICES))
 class Verbs:
     """The verbs that belong to no single part, and the table of all."""
 
-    def __init__(self, accounts: Accounts, backend: ServiceBackend, processes: Processes, runs: Runs,
-                 files: Files) -> None:
+    def __init__(
+        self, accounts: Accounts, backend: ServiceBackend, processes: Processes, runs: Runs, files: Files
+    ) -> None:
         self._accounts = accounts
         self._backend = backend
         self._processes = processes
@@ -36,27 +37,37 @@ class Verbs:
         own = {
             "hello": Verb(self.hello),
             "services": Verb(self.services),
-            "start": Verb(self.start, {"service": _SERVICE, "memory_mb": memory, "cpus": cpus,
-                                        "safe": Field(flag, False)}),
+            "start": Verb(
+                self.start, {"service": _SERVICE, "memory_mb": memory, "cpus": cpus, "safe": Field(flag, False)}
+            ),
             "stop": Verb(self.stop, {"service": _SERVICE, "grace": Field(number(0, 60), False)}),
             "logs": Verb(self.logs, {"service": _SERVICE}),
             "files": Verb(self._files.open),
-            "terminals": Verb(self.terminals)}
+            "terminals": Verb(self.terminals),
+        }
         return own | self._runs.verbs() | dict(self._backend.verbs())
 
     def hello(self, peer: Peer) -> Reply:
         """What this broker is and what it can hold people to."""
         hierarchy = self._processes.hierarchy
-        return Reply({
-            "version": __version__, "runtime": self._backend.runtime, "boot_id": kernel.boot_id(), "pid": os.getpid(),
-            "limits": hierarchy.limits, "containment": "cgroup" if hierarchy.contains else "session",
-            "switching": self._accounts.switching})
+        return Reply(
+            {
+                "version": __version__,
+                "runtime": self._backend.runtime,
+                "boot_id": kernel.boot_id(),
+                "pid": os.getpid(),
+                "limits": hierarchy.limits,
+                "containment": "cgroup" if hierarchy.contains else "session",
+                "switching": self._accounts.switching,
+            }
+        )
 
     def services(self, peer: Peer) -> Reply:
         return Reply({"services": self._backend.services()})
 
-    def start(self, peer: Peer, service: str, memory_mb: int | None = None, cpus: float | None = None,
-              safe: bool = False) -> Reply:
+    def start(
+        self, peer: Peer, service: str, memory_mb: int | None = None, cpus: float | None = None, safe: bool = False
+    ) -> Reply:
         return Reply(self._backend.start(service, memory_mb, cpus, str(peer.uid), safe))
 
     def stop(self, peer: Peer, service: str, grace: float = 10.0) -> Reply:

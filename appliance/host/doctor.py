@@ -21,18 +21,36 @@ from appliance.settings import Paths, Settings
 def examine(settings: Settings) -> dict[str, Any]:
     """Every check as ``{"checks": [{id, title, result, detail, suggestion}], "failed": number}``."""
     found = [(check.id, check.title, finding) for check, finding in preflight.run(_subject(settings))]
-    found += [("folders", "Folders", _folders(settings)), ("broker", "Broker", _answers(settings, "broker")),
-              ("daemon", "Daemon", _daemon(settings)), ("services", "Services", _services(settings))]
-    rows = [{"id": code, "title": title, "result": str(finding.level), "detail": finding.detail,
-             "suggestion": finding.suggestion} for code, title, finding in found]
+    found += [
+        ("folders", "Folders", _folders(settings)),
+        ("broker", "Broker", _answers(settings, "broker")),
+        ("daemon", "Daemon", _daemon(settings)),
+        ("services", "Services", _services(settings)),
+    ]
+    rows = [
+        {
+            "id": code,
+            "title": title,
+            "result": str(finding.level),
+            "detail": finding.detail,
+            "suggestion": finding.suggestion,
+        }
+        for code, title, finding in found
+    ]
     return {"checks": rows, "failed": sum(1 for row in rows if row["result"] == "fail")}
 
 
 def _subject(settings: Settings) -> Subject:
     facts = machine.read()
     runtime = settings.runtime if settings.runtime != "auto" else "docker" if facts.docker else "process"
-    return Subject(facts, runtime, settings.proxy_http_port, settings.proxy_https_port, installed=True,
-                   own_uids=_own_uids(settings))
+    return Subject(
+        facts,
+        runtime,
+        settings.proxy_http_port,
+        settings.proxy_https_port,
+        installed=True,
+        own_uids=_own_uids(settings),
+    )
 
 
 def _own_uids(settings: Settings) -> frozenset[int]:
@@ -80,8 +98,11 @@ def _answers(settings: Settings, name: str) -> Finding:
     except OSError as error:
         return Finding(Level.WARN, f"cannot ask it: {error.strerror}", "Run `croft doctor` with sudo.")
     if not hello.get("limits", True):
-        return Finding(Level.WARN, f"answers, runtime {hello['runtime']}; limits of memory and processes do not hold here",
-                       "This kind of machine gives out no control groups; a runaway program can slow everything.")
+        return Finding(
+            Level.WARN,
+            f"answers, runtime {hello['runtime']}; limits of memory and processes do not hold here",
+            "This kind of machine gives out no control groups; a runaway program can slow everything.",
+        )
     return Finding(Level.PASS, f"answers, runtime {hello['runtime']}")
 
 

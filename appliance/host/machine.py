@@ -42,12 +42,21 @@ def read(root: Path = Path("/")) -> Machine:
     release = _os_release(root)
     memory = _meminfo(root)
     return Machine(
-        os_id=release.get("ID", ""), os_version=release.get("VERSION_ID", ""),
-        os_name=release.get("PRETTY_NAME", "an unknown system"), arch=platform.machine(),
-        python=sys.version_info[:2], systemd=(root / "run/systemd/system").is_dir(), container=_container(root),
-        memory_mb=memory.get("MemTotal", 0) // 1024, swap_mb=memory.get("SwapTotal", 0) // 1024,
-        cpus=os.cpu_count() or 1, cpu_flags=_cpu_flags(root),
-        disk_free_mb=shutil.disk_usage(root).free >> 20, ipv6=_has_global_ipv6(root), docker=docker_answers(root))
+        os_id=release.get("ID", ""),
+        os_version=release.get("VERSION_ID", ""),
+        os_name=release.get("PRETTY_NAME", "an unknown system"),
+        arch=platform.machine(),
+        python=sys.version_info[:2],
+        systemd=(root / "run/systemd/system").is_dir(),
+        container=_container(root),
+        memory_mb=memory.get("MemTotal", 0) // 1024,
+        swap_mb=memory.get("SwapTotal", 0) // 1024,
+        cpus=os.cpu_count() or 1,
+        cpu_flags=_cpu_flags(root),
+        disk_free_mb=shutil.disk_usage(root).free >> 20,
+        ipv6=_has_global_ipv6(root),
+        docker=docker_answers(root),
+    )
 
 
 def docker_answers(root: Path = Path("/")) -> bool:

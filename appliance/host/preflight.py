@@ -96,8 +96,11 @@ def _system(subject: Subject) -> Finding:
     machine = subject.machine
     if machine.os_version in SUPPORTED.get(machine.os_id, ()):
         return Finding(Level.PASS, machine.os_name)
-    return Finding(Level.FAIL, f"{machine.os_name} is not one that Croft is tested on",
-                   "Use Debian 12 or 13, or Ubuntu 22.04 or 24.04.")
+    return Finding(
+        Level.FAIL,
+        f"{machine.os_name} is not one that Croft is tested on",
+        "Use Debian 12 or 13, or Ubuntu 22.04 or 24.04.",
+    )
 
 
 def _python(subject: Subject) -> Finding:
@@ -132,11 +135,16 @@ def _disk(subject: Subject) -> Finding:
     if subject.installed:
         level = Level.PASS if free >= 1024 else Level.WARN
         return Finding(level, f"{free / 1024:.1f} GB free", "" if level is Level.PASS else "Free some disk space.")
-    takes = (f"{needs.disk_mb / 1024:.1f} GB on disk ({needs.peak_mb / 1024:.1f} GB at the worst moment), "
-             f"{needs.download_mb} MB to download")
+    takes = (
+        f"{needs.disk_mb / 1024:.1f} GB on disk ({needs.peak_mb / 1024:.1f} GB at the worst moment), "
+        f"{needs.download_mb} MB to download"
+    )
     if free - needs.disk_mb < KEEP_FREE_MB or free < needs.peak_mb:
-        return Finding(Level.FAIL, f"{free / 1024:.1f} GB free; {subject.runtime} takes {takes}",
-                       f"Have {(KEEP_FREE_MB + needs.disk_mb) / 1024:.1f} GB free: 6 GB must stay for your work.")
+        return Finding(
+            Level.FAIL,
+            f"{free / 1024:.1f} GB free; {subject.runtime} takes {takes}",
+            f"Have {(KEEP_FREE_MB + needs.disk_mb) / 1024:.1f} GB free: 6 GB must stay for your work.",
+        )
     return Finding(Level.PASS, f"{free / 1024:.1f} GB free; {subject.runtime} takes {takes}")
 
 
@@ -155,24 +163,31 @@ def _taken(listener: Listener) -> Finding:
     who = listener.program + (f" (process {listener.pid})" if listener.pid else "")
     kind = {"nginx": "nginx", "apache2": "apache", "caddy": "caddy"}.get(listener.program)
     front = f"--behind-proxy {kind}" if kind else "--behind-proxy nginx|apache|caddy"
-    return Finding(Level.FAIL, f"port {listener.port} is taken by {who}",
-                   f"Stop it, choose --http-port and --https-port, or keep it in front with {front}.")
+    return Finding(
+        Level.FAIL,
+        f"port {listener.port} is taken by {who}",
+        f"Stop it, choose --http-port and --https-port, or keep it in front with {front}.",
+    )
 
 
 def _clock(subject: Subject) -> Finding:
     now = subject.now()
     shown = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
     if now < OLDEST_CLOCK:
-        return Finding(Level.FAIL, f"the clock says {shown}, which is in the past",
-                       "Set it (timedatectl set-ntp true): certificates and sign-in links depend on it.")
+        return Finding(
+            Level.FAIL,
+            f"the clock says {shown}, which is in the past",
+            "Set it (timedatectl set-ntp true): certificates and sign-in links depend on it.",
+        )
     return Finding(Level.PASS, shown)
 
 
 def _place(subject: Subject) -> Finding:
     machine = subject.machine
     if subject.runtime == "docker" and not machine.docker and machine.container:
-        return Finding(Level.FAIL, f"this is a {machine.container} container without a Docker engine",
-                       "Use --runtime process.")
+        return Finding(
+            Level.FAIL, f"this is a {machine.container} container without a Docker engine", "Use --runtime process."
+        )
     manager = "systemd" if machine.systemd else "no systemd: Croft runs in the foreground"
     return Finding(Level.PASS, f"{machine.container or 'a whole machine'}, {manager}")
 

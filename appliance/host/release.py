@@ -53,8 +53,9 @@ def build(root: Path, output: Path, *, wheels: bool) -> list[Path]:
     script.write_text(_pinned((root / "install.sh").read_text("utf-8"), version, digest), "utf-8")
     script.chmod(0o755)
     sums = output / "SHA256SUMS"
-    sums.write_text("".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
-                            for path in (archive, script)))
+    sums.write_text(
+        "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in (archive, script))
+    )
     return [archive, script, sums]
 
 
@@ -78,26 +79,56 @@ def _pinned(script: str, version: str, digest: str) -> str:
 def _wheels(root: Path, scratch: Path, stamp: int) -> list[Path]:
     """The locked wheels for this machine's Python and processor, and the project's own."""
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
-    subprocess.run((*pip, "download", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--dest", str(scratch),
-                    "-r", str(root / "requirements.txt")), check=True)
+    subprocess.run(
+        (
+            *pip,
+            "download",
+            "--require-hashes",
+            "--only-binary",
+            ":all:",
+            "--no-deps",
+            "--dest",
+            str(scratch),
+            "-r",
+            str(root / "requirements.txt"),
+        ),
+        check=True,
+    )
     source = scratch / "source"
     for name in _committed(root):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((root / name).read_bytes())
     tools = scratch / "tools"
-    subprocess.run((*pip, "install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--target", str(tools),
-                    "-r", str(root / "requirements-build.txt")), check=True)
-    subprocess.run((*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(scratch),
-                    str(source)), check=True,
-                   env={**os.environ, "PYTHONPATH": str(tools), "SOURCE_DATE_EPOCH": str(stamp)})
+    subprocess.run(
+        (
+            *pip,
+            "install",
+            "--require-hashes",
+            "--only-binary",
+            ":all:",
+            "--no-deps",
+            "--target",
+            str(tools),
+            "-r",
+            str(root / "requirements-build.txt"),
+        ),
+        check=True,
+    )
+    subprocess.run(
+        (*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(scratch), str(source)),
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(tools), "SOURCE_DATE_EPOCH": str(stamp)},
+    )
     return sorted(scratch.glob("*.whl"))
 
 
 def _archive(top: str, files: dict[str, tuple[bytes, bool]], stamp: int) -> bytes:
     packed = io.BytesIO()
     # gzip stores a name and a time; both are fixed here.
-    with gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=stamp, compresslevel=6) as zipped, \
-            tarfile.open(fileobj=zipped, mode="w", format=tarfile.GNU_FORMAT) as tar:
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=stamp, compresslevel=6) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.GNU_FORMAT) as tar,
+    ):
         for name in sorted(files):
             content, executable = files[name]
             entry = tarfile.TarInfo(f"{top}/{name}")

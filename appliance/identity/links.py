@@ -58,9 +58,18 @@ class Links:
             if kind == "setup":
                 await tx.execute("DELETE FROM links WHERE kind = 'setup'")
             await tx.execute("DELETE FROM links WHERE created_at < ?", (self._clock.now() - 24 * 3600,))
-            await tx.execute("INSERT INTO links VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", (
-                secrets.digest(secret), kind, user.id if user else None, self._clock.now(), self._clock.uptime(),
-                self._boot, lifetime))
+            await tx.execute(
+                "INSERT INTO links VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+                (
+                    secrets.digest(secret),
+                    kind,
+                    user.id if user else None,
+                    self._clock.now(),
+                    self._clock.uptime(),
+                    self._boot,
+                    lifetime,
+                ),
+            )
             await self._audit.append(tx, "link.create", actor, kind=kind, user=user.id if user else None)
         return secret, kind, lifetime
 

@@ -77,7 +77,8 @@ class Sessions:
         """Read the sessions that survived the last stop."""
         rows = await self._db.rows(
             "SELECT s.*, u.id AS uid, u.email, u.name, u.role, u.language, u.theme, u.created_at AS joined, u.suspended_at "
-            "FROM sessions s JOIN users u ON u.id = s.user_id WHERE u.suspended_at IS NULL")
+            "FROM sessions s JOIN users u ON u.id = s.user_id WHERE u.suspended_at IS NULL"
+        )
         for row in rows:
             session = self._revive(row)
             if not self._over(session):
@@ -87,11 +88,30 @@ class Sessions:
         now, uptime = self._clock.now(), self._clock.uptime()
         # Within one boot the uptime tells how long ago; across boots only the wall clock can, and never backwards.
         away = uptime - row["seen_uptime"] if row["boot_id"] == self._boot else max(0.0, now - row["seen_at"])
-        user = User(row["uid"], row["email"], row["name"], Role[row["role"]], row["language"], row["theme"],
-                    row["joined"], False)
-        return Session(row["id"], user, bool(row["remember"]), row["agent"], row["address"], row["created_at"],
-                       born=uptime - row["age"] - away, proved=uptime - row["since_auth"] - away, active=uptime - away,
-                       seen_at=row["seen_at"], hash=row["hash"], ide_hash=row["ide_hash"])
+        user = User(
+            row["uid"],
+            row["email"],
+            row["name"],
+            Role[row["role"]],
+            row["language"],
+            row["theme"],
+            row["joined"],
+            False,
+        )
+        return Session(
+            row["id"],
+            user,
+            bool(row["remember"]),
+            row["agent"],
+            row["address"],
+            row["created_at"],
+            born=uptime - row["age"] - away,
+            proved=uptime - row["since_auth"] - away,
+            active=uptime - away,
+            seen_at=row["seen_at"],
+            hash=row["hash"],
+            ide_hash=row["ide_hash"],
+        )
 
     async def create(self, tx: Any, user: User, *, remember: bool, agent: str, address: str) -> tuple[Session, str]:
         """Make a session inside the caller's transaction. Returns it and the cookie.
@@ -99,10 +119,23 @@ class Sessions:
         It counts only after :meth:`admit`, once that transaction has been committed.
         """
         cookie, uptime, now = secrets.new("ses"), self._clock.uptime(), self._clock.now()
-        session = Session(random.token_hex(8), user, remember, agent[:AGENT_MAX], address, now, born=uptime, proved=uptime,
-                          active=uptime, seen_at=now, hash=secrets.digest(cookie))
-        await tx.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?, NULL)", (
-            session.id, session.hash, user.id, int(remember), session.agent, address, now, now, uptime, self._boot))
+        session = Session(
+            random.token_hex(8),
+            user,
+            remember,
+            agent[:AGENT_MAX],
+            address,
+            now,
+            born=uptime,
+            proved=uptime,
+            active=uptime,
+            seen_at=now,
+            hash=secrets.digest(cookie),
+        )
+        await tx.execute(
+            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?, NULL)",
+            (session.id, session.hash, user.id, int(remember), session.agent, address, now, now, uptime, self._boot),
+        )
         return session, cookie
 
     def admit(self, session: Session) -> None:
@@ -134,8 +167,11 @@ class Sessions:
 
     def of(self, user_id: str | None = None) -> list[Session]:
         """Live sessions of one person, or of everyone; the most recently used first."""
-        live = [session for session in self._by_hash.values()
-                if user_id in (None, session.user.id) and not self._over(session)]
+        live = [
+            session
+            for session in self._by_hash.values()
+            if user_id in (None, session.user.id) and not self._over(session)
+        ]
         return sorted(live, key=lambda session: -session.seen_at)
 
     def get(self, session_id: str) -> Session:
@@ -164,8 +200,14 @@ class Sessions:
             for session, why, actor in ended:
                 gone = await tx.execute("DELETE FROM sessions WHERE id = ?", (session.id,))
                 if gone.rowcount or why == "removed":
-                    await self._audit.append(tx, "sign-out" if why == "sign-out" else "session.end", actor,
-                                             session=session.id, user=session.user.id, why=why)
+                    await self._audit.append(
+                        tx,
+                        "sign-out" if why == "sign-out" else "session.end",
+                        actor,
+                        session=session.id,
+                        user=session.user.id,
+                        why=why,
+                    )
         self._unrecorded = [entry for entry in self._unrecorded if entry not in ended]
 
     async def rotate(self, session: Session) -> str:
@@ -232,8 +274,15 @@ class Sessions:
             for session in unsaved:
                 await tx.execute(
                     "UPDATE sessions SET age = ?, since_auth = ?, seen_at = ?, seen_uptime = ?, boot_id = ? WHERE id = ?",
-                    (session.active - session.born, session.active - session.proved, session.seen_at, session.active,
-                     self._boot, session.id))
+                    (
+                        session.active - session.born,
+                        session.active - session.proved,
+                        session.seen_at,
+                        session.active,
+                        self._boot,
+                        session.id,
+                    ),
+                )
         for session in unsaved:
             # Used again while this was being written: the next minute writes that.
             session.unsaved = session.active > uptime

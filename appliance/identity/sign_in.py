@@ -38,8 +38,9 @@ class SignedIn:
 class SignIn:
     """The one way from a link to a session."""
 
-    def __init__(self, database: Database, links: Links, sessions: Sessions, throttle: Throttle, audit: AuditLog,
-                 clock: Clock) -> None:
+    def __init__(
+        self, database: Database, links: Links, sessions: Sessions, throttle: Throttle, audit: AuditLog, clock: Clock
+    ) -> None:
         self._db = database
         self._links = links
         self._sessions = sessions
@@ -47,8 +48,9 @@ class SignIn:
         self._audit = audit
         self._clock = clock
 
-    async def by_link(self, secret: str, caller: Caller, *, remember: bool = False, email: str = "",
-                      name: str = "") -> SignedIn:
+    async def by_link(
+        self, secret: str, caller: Caller, *, remember: bool = False, email: str = "", name: str = ""
+    ) -> SignedIn:
         """Redeem ``secret``. Raises LinkRefused, or Invalid when the first admin's address cannot be used."""
         key = network(caller.address)
         shut_out = await self._throttle.banned(key) > 0 and not await self._known(caller.device)
@@ -56,7 +58,8 @@ class SignIn:
             async with self._db.transaction() as tx:
                 user = await self._links.redeem(tx, "" if shut_out else secret, email, name)
                 session, cookie = await self._sessions.create(
-                    tx, user, remember=remember, agent=caller.agent, address=caller.address)
+                    tx, user, remember=remember, agent=caller.agent, address=caller.address
+                )
                 device = await self._recognise(tx, user.id)
                 await self._audit.append(tx, "sign-in", user.id, way="link", session=session.id, address=caller.address)
         except LinkRefused:

@@ -37,7 +37,9 @@ class Throttle:
         Returns whether it counted: during a ban nothing does, so that hammering neither prolongs it nor fills the disk.
         """
         now = self._clock.now()
-        await tx.execute("DELETE FROM bans WHERE until < ? AND json_extract(failures, '$[#-1]') < ?", (now - FORGET, now - FORGET))
+        await tx.execute(
+            "DELETE FROM bans WHERE until < ? AND json_extract(failures, '$[#-1]') < ?", (now - FORGET, now - FORGET)
+        )
         rows = list(await tx.execute_fetchall("SELECT failures, until, level FROM bans WHERE key = ?", (key,)))
         until, level = (rows[0]["until"], rows[0]["level"]) if rows else (0.0, 0)
         times = [at for at in json.loads(rows[0]["failures"]) if now - WINDOW < at <= now] if rows else []
@@ -45,11 +47,13 @@ class Throttle:
         if counted:
             times.append(now)
         if len(times) >= FAILURES:
-            until, level, times = now + min(FIRST_BAN * 2**min(level, 10), LONGEST_BAN), level + 1, []
+            until, level, times = now + min(FIRST_BAN * 2 ** min(level, 10), LONGEST_BAN), level + 1, []
         # Written even when nothing changed: an attempt costs the same whether it was counted or not (AUTH-5).
-        await tx.execute("INSERT INTO bans VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
-                         "failures = excluded.failures, until = excluded.until, level = excluded.level",
-                         (key, json.dumps(times or [now]), until, level))
+        await tx.execute(
+            "INSERT INTO bans VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+            "failures = excluded.failures, until = excluded.until, level = excluded.level",
+            (key, json.dumps(times or [now]), until, level),
+        )
         return counted
 
 

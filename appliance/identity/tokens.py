@@ -71,15 +71,25 @@ class WorkspaceTokens:
         import jwt  # on first use: it brings X.509 with it, and most appliances never need a token
 
         now = int(self._clock.now())
-        claims = {"iss": self._instance, "aud": self._instance, "sub": user_id, "sid": session_id, "iat": now, "nbf": now,
-                  "exp": now + ACCESS_SECONDS, "jti": secrets.token_urlsafe(16)}
+        claims = {
+            "iss": self._instance,
+            "aud": self._instance,
+            "sub": user_id,
+            "sid": session_id,
+            "iat": now,
+            "nbf": now,
+            "exp": now + ACCESS_SECONDS,
+            "jti": secrets.token_urlsafe(16),
+        }
         return jwt.encode(claims, self._key, algorithm="EdDSA", headers={"kid": self._kid, "typ": ACCESS_TYPE})
 
     def verify_access(self, token: str) -> Claims:
         """The claims of an access token of ours. Raises TokenRefused. Verified ones are kept in a bounded cache."""
         known = self._verified.get(token)
         if known is None:
-            known = self._verify(token, ACCESS_TYPE, {self._kid: self._key.public_key()}, self._instance, ACCESS_SECONDS)
+            known = self._verify(
+                token, ACCESS_TYPE, {self._kid: self._key.public_key()}, self._instance, ACCESS_SECONDS
+            )
             if len(self._verified) >= CACHE_MAX:
                 self._verified.clear()
             self._verified[token] = known
@@ -110,10 +120,21 @@ class WorkspaceTokens:
         import jwt
 
         try:
-            body = jwt.decode(token, key, algorithms=["EdDSA"], audience=self._instance, issuer=issuer, options={
-                "require": ["exp", "nbf", "iat", "jti", "sub"], "strict_aud": True,
-                # Times are checked below, against the injected clock.
-                "verify_exp": False, "verify_nbf": False, "verify_iat": False})
+            body = jwt.decode(
+                token,
+                key,
+                algorithms=["EdDSA"],
+                audience=self._instance,
+                issuer=issuer,
+                options={
+                    "require": ["exp", "nbf", "iat", "jti", "sub"],
+                    "strict_aud": True,
+                    # Times are checked below, against the injected clock.
+                    "verify_exp": False,
+                    "verify_nbf": False,
+                    "verify_iat": False,
+                },
+            )
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
             raise TokenRefused(type(error).__name__) from error
         return self._timely(body, longest)
@@ -124,7 +145,9 @@ class WorkspaceTokens:
         # In this range no comparison can overflow, and a NaN is in no range.
         if not all(type(value) in (int, float) and 0 <= value < 1 << 53 for value in (iat, nbf, exp)):
             raise TokenRefused("times of the wrong kind")
-        if not all(isinstance(body.get(name, ""), str) and len(body.get(name, "")) <= 128 for name in ("sub", "jti", "sid")):
+        if not all(
+            isinstance(body.get(name, ""), str) and len(body.get(name, "")) <= 128 for name in ("sub", "jti", "sid")
+        ):
             raise TokenRefused("claims of the wrong type")
         if not body["jti"] or not body["sub"] or not 0 < exp - iat <= longest:
             raise TokenRefused("lasts too long, or names nobody")

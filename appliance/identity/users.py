@@ -41,8 +41,16 @@ class User:
 
     @classmethod
     def of(cls, row: Row) -> User:
-        return cls(row["id"], row["email"], row["name"], Role[row["role"]], row["language"], row["theme"],
-                   row["created_at"], row["suspended_at"] is not None)
+        return cls(
+            row["id"],
+            row["email"],
+            row["name"],
+            Role[row["role"]],
+            row["language"],
+            row["theme"],
+            row["created_at"],
+            row["suspended_at"] is not None,
+        )
 
 
 class Users:
@@ -70,7 +78,8 @@ class Users:
     async def owner(self) -> User:
         """The first active admin. Raises NotFound."""
         row = await self._db.row(
-            "SELECT * FROM users WHERE role = 'admin' AND suspended_at IS NULL ORDER BY created_at LIMIT 1")
+            "SELECT * FROM users WHERE role = 'admin' AND suspended_at IS NULL ORDER BY created_at LIMIT 1"
+        )
         if row is None:
             raise NotFound("this appliance has no owner yet", hint="`croft login-link` prints the set-up link.")
         return User.of(row)
@@ -81,8 +90,10 @@ class Users:
         if list(await tx.execute_fetchall("SELECT 1 FROM users WHERE email = ?", (email,))):
             raise Conflict("someone with this address is a member already", hint="`croft users list` shows everyone.")
         user = User(secrets.token_hex(8), email, name or email.split("@")[0], role, "", "", self._clock.now(), False)
-        await tx.execute("INSERT INTO users (id, email, name, role, created_at) VALUES (?, ?, ?, ?, ?)",
-                         (user.id, user.email, user.name, role.name, user.created_at))
+        await tx.execute(
+            "INSERT INTO users (id, email, name, role, created_at) VALUES (?, ?, ?, ?, ?)",
+            (user.id, user.email, user.name, role.name, user.created_at),
+        )
         await self._audit.append(tx, "user.create", actor, user=user.id, email=user.email, role=role.name)
         return user
 
@@ -99,18 +110,23 @@ class Users:
             if role is not None:
                 await tx.execute("UPDATE users SET role = ? WHERE id = ?", (role.name, user.id))
             if suspended is not None:
-                await tx.execute("UPDATE users SET suspended_at = ? WHERE id = ?",
-                                 (self._clock.now() if suspended else None, user.id))
-            await self._audit.append(tx, "user.change", actor, user=user.id,
-                                     role=role.name if role else None, suspended=suspended)
+                await tx.execute(
+                    "UPDATE users SET suspended_at = ? WHERE id = ?",
+                    (self._clock.now() if suspended else None, user.id),
+                )
+            await self._audit.append(
+                tx, "user.change", actor, user=user.id, role=role.name if role else None, suspended=suspended
+            )
         return await self.find(user.id)
 
     async def prefer(self, user: User, *, language: str | None = None, theme: str | None = None) -> None:
         """Remember a person's language ('', en, ar) and theme ('', auto, light, dark). Raises Invalid."""
         if language not in (None, "", "en", "ar") or theme not in (None, "", "auto", "light", "dark"):
             raise Invalid("that language or theme is not known")
-        await self._db.execute("UPDATE users SET language = COALESCE(?, language), theme = COALESCE(?, theme) WHERE id = ?",
-                               (language, theme, user.id))
+        await self._db.execute(
+            "UPDATE users SET language = COALESCE(?, language), theme = COALESCE(?, theme) WHERE id = ?",
+            (language, theme, user.id),
+        )
 
     async def remove(self, user: User, actor: str) -> None:
         """Remove a person and all their sessions. Raises Conflict when no active admin would remain."""
@@ -120,8 +136,11 @@ class Users:
             await self._audit.append(tx, "user.remove", actor, user=user.id)
 
     async def _keep_an_admin(self, tx: Any, user: User) -> None:
-        others = list(await tx.execute_fetchall(
-            "SELECT 1 FROM users WHERE role = 'admin' AND suspended_at IS NULL AND id <> ? LIMIT 1", (user.id,)))
+        others = list(
+            await tx.execute_fetchall(
+                "SELECT 1 FROM users WHERE role = 'admin' AND suspended_at IS NULL AND id <> ? LIMIT 1", (user.id,)
+            )
+        )
         # Whether there is anybody else says enough: ``user`` may have been read before somebody changed it.
         if not others:
             raise Conflict("this is the only admin", hint="Make someone else an admin first.")

@@ -33,8 +33,19 @@ _COOKIE = re.compile(rb"[A-Za-z0-9_.~-]{16,512}\Z")
 _BEARER = re.compile(rb"(?i:bearer) ([A-Za-z0-9_.~-]{16,4096})\Z")
 _RELATIVE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*\Z")
 _JOINED = {b"cookie": b"; ", b"accept": b", ", b"accept-language": b", "}
-_WANTED = frozenset({*_JOINED, b"x-forwarded-method", b"x-forwarded-uri", b"x-forwarded-host", b"authorization",
-                     b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
+_WANTED = frozenset(
+    {
+        *_JOINED,
+        b"x-forwarded-method",
+        b"x-forwarded-uri",
+        b"x-forwarded-host",
+        b"authorization",
+        b"origin",
+        b"sec-fetch-site",
+        b"sec-fetch-mode",
+        b"sec-fetch-dest",
+    }
+)
 _ALLOWED = b"HTTP/1.1 204 No Content\r\n\r\n"
 _ALWAYS = (
     "Cache-Control: no-store\r\n"
@@ -42,7 +53,8 @@ _ALWAYS = (
     "Cross-Origin-Resource-Policy: same-origin\r\n"
     "Permissions-Policy: camera=(), geolocation=(), microphone=(), payment=(), usb=()\r\n"
     "Referrer-Policy: same-origin\r\n"
-    "Strict-Transport-Security: max-age=63072000\r\nX-Content-Type-Options: nosniff\r\n")
+    "Strict-Transport-Security: max-age=63072000\r\nX-Content-Type-Options: nosniff\r\n"
+)
 
 
 class Access(Enum):
@@ -107,7 +119,12 @@ def relative_path(uri: str) -> str:
     readable = uri
     for _ in range(3):
         path = readable.partition("?")[0]
-        if "//" in path or ".." in path.split("/") or not readable.isprintable() or any(char in readable for char in "\\{}"):
+        if (
+            "//" in path
+            or ".." in path.split("/")
+            or not readable.isprintable()
+            or any(char in readable for char in "\\{}")
+        ):
             return ""
         readable = unquote(readable, errors="surrogateescape")
     return uri
@@ -135,8 +152,13 @@ class Request:
     def whole(self) -> bool:
         """Whether Caddy made this request and said what it is about, once."""
         fields, path = self.fields, self.target.partition(b"?")[0]
-        return (path == b"/auth/verify" and not self.doubled and bool(fields.get(b"x-forwarded-method"))
-                and bool(fields.get(b"x-forwarded-uri")) and bool(fields.get(b"x-forwarded-host")))
+        return (
+            path == b"/auth/verify"
+            and not self.doubled
+            and bool(fields.get(b"x-forwarded-method"))
+            and bool(fields.get(b"x-forwarded-uri"))
+            and bool(fields.get(b"x-forwarded-host"))
+        )
 
     @property
     def navigation(self) -> bool:
@@ -225,9 +247,11 @@ class Verifier:
     def _page(self, status: HTTPStatus, name: PageName, request: Request, extra: str = "") -> bytes:
         path = _asked(request)
         body = self._gate.page(name, path, _text(request.fields.get(b"accept-language", b"")))
-        policy = ("Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-                  "connect-src 'self'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
-                  f"frame-ancestors 'self' {self._site.ui_origin}\r\n")
+        policy = (
+            "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+            "connect-src 'self'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
+            f"frame-ancestors 'self' {self._site.ui_origin}\r\n"
+        )
         return _response(status, "text/html; charset=utf-8", body, extra + policy)
 
     def _refuse(self, status: HTTPStatus, code: str, message: str) -> bytes:
@@ -314,8 +338,10 @@ class VerifyProtocol(asyncio.Protocol):
 
 
 def _response(status: HTTPStatus, kind: str, body: bytes, extra: str = "") -> bytes:
-    head = (f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-            f"{_ALWAYS}{extra}\r\n")
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        f"{_ALWAYS}{extra}\r\n"
+    )
     return head.encode("ascii") + body
 
 

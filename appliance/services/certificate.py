@@ -40,7 +40,9 @@ def verified(facts: Mapping[str, Any]) -> Certificate:
     return Certificate(
         tuple(name for kind, name in facts.get("subjectAltName", ()) if kind == "DNS"),
         str(issuer.get("commonName") or issuer.get("organizationName") or "an unnamed authority"),
-        float(ssl.cert_time_to_seconds(facts["notBefore"])), float(ssl.cert_time_to_seconds(facts["notAfter"])))
+        float(ssl.cert_time_to_seconds(facts["notBefore"])),
+        float(ssl.cert_time_to_seconds(facts["notAfter"])),
+    )
 
 
 def read(der: bytes, distrust: str) -> Certificate:
@@ -49,12 +51,20 @@ def read(der: bytes, distrust: str) -> Certificate:
 
     parsed = x509.load_der_x509_certificate(der)
     try:
-        names = tuple(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-                      .value.get_values_for_type(x509.DNSName))
+        names = tuple(
+            parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+                x509.DNSName
+            )
+        )
     except x509.ExtensionNotFound:
         names = ()
-    return Certificate(names, _issuer(parsed.issuer), parsed.not_valid_before_utc.timestamp(),
-                       parsed.not_valid_after_utc.timestamp(), distrust)
+    return Certificate(
+        names,
+        _issuer(parsed.issuer),
+        parsed.not_valid_before_utc.timestamp(),
+        parsed.not_valid_after_utc.timestamp(),
+        distrust,
+    )
 
 
 def _issuer(name: x509.Name) -> str:

@@ -30,8 +30,11 @@ async def keep_connected(client: BrokerClient, changed: Callable[[], None]) -> N
             if not _connected(client):
                 await client.connect()
         except Unavailable as error:
-            log.log(logging.DEBUG if tries else logging.WARNING, "cannot connect to the broker",
-                    extra={"cause": error.message})
+            log.log(
+                logging.DEBUG if tries else logging.WARNING,
+                "cannot connect to the broker",
+                extra={"cause": error.message},
+            )
             await asyncio.sleep(_wait(tries))
             tries += 1
             continue

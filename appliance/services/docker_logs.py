@@ -28,8 +28,14 @@ class Follower(threading.Thread):
     """Reads one service's log into ``arrived``, from one container to the next; ``tell`` is called after
     each line."""
 
-    def __init__(self, sdk: Callable[[], Any], service: ServiceName, lines: int, arrived: queue.Queue[LogLine],
-                 tell: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        sdk: Callable[[], Any],
+        service: ServiceName,
+        lines: int,
+        arrived: queue.Queue[LogLine],
+        tell: Callable[[], object],
+    ) -> None:
         super().__init__(name=f"docker logs {service}", daemon=True)
         self._sdk = sdk
         self._service = service
@@ -57,8 +63,9 @@ class Follower(threading.Thread):
 
     def _read(self) -> None:
         more: dict[str, Any] = {"since": math.floor(containers.seconds(self._last.decode()))} if self._last else {}
-        self._stream = read(self._sdk(), self._service, tail="all" if self._last else self._lines,
-                             stream=True, follow=True, **more)
+        self._stream = read(
+            self._sdk(), self._service, tail="all" if self._last else self._lines, stream=True, follow=True, **more
+        )
         for raw in _whole_lines(self._stream or ()):
             found = _STAMP.match(raw)
             stamp = found[1] if found else b""
@@ -99,9 +106,10 @@ def line(raw: bytes) -> LogLine:
     """One line as the engine gives it: its stamp, a space, the text. The middle of an endless line has no
     stamp."""
     found = _STAMP.match(raw)
-    text = raw[found.end():] if found else raw
-    return LogLine(text[:LONGEST].decode("utf-8", "replace").rstrip("\r"),
-                   containers.seconds(found[1].decode()) if found else None)
+    text = raw[found.end() :] if found else raw
+    return LogLine(
+        text[:LONGEST].decode("utf-8", "replace").rstrip("\r"), containers.seconds(found[1].decode()) if found else None
+    )
 
 
 def unreachable() -> tuple[type[Exception], ...]:

@@ -64,6 +64,7 @@ class DockerRuntime:
         def stir() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is gone: so is everybody who wants to know
                 loop.call_soon_threadsafe(changed)
+
         self._watcher = threading.Thread(target=self._watch, args=(stir,), name="docker events", daemon=True)
         self._watcher.start()
 
@@ -89,6 +90,7 @@ class DockerRuntime:
     async def pull(self, service: ServiceName, report: Callable[[Progress], None]) -> None:
         def progress(event: Mapping[str, Any]) -> None:
             report(Progress(event["phase"], event["current"], event["total"]))
+
         await self._job("image-pull", "pull", service, SILENCE, progress)
 
     async def logs(self, service: ServiceName, lines: int) -> list[LogLine]:
@@ -113,8 +115,15 @@ class DockerRuntime:
 
     # The broker.
 
-    async def _job(self, op: str, name: str, service: ServiceName, within: float,
-                   progress: Callable[[Mapping[str, Any]], None], **asked: Any) -> None:
+    async def _job(
+        self,
+        op: str,
+        name: str,
+        service: ServiceName,
+        within: float,
+        progress: Callable[[Mapping[str, Any]], None],
+        **asked: Any,
+    ) -> None:
         """Ask for something that takes its time and wait for its end. Raises StartFailed and RuntimeGone."""
         events: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
         self._waiting[name, service] = events
@@ -163,12 +172,14 @@ class DockerRuntime:
 
     async def _call(self, work: Callable[[Any], Any]) -> Any:
         """Run ``work(sdk)`` in a thread. Raises RuntimeGone when the engine or the filter does not answer."""
+
         def run() -> Any:
             try:
                 return work(self.sdk())
             except docker_logs.unreachable() as error:
                 code = "engine_gone" if self._connected() else None
                 raise RuntimeGone(f"the Docker engine does not answer: {type(error).__name__}", code=code) from error
+
         return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
     def _connected(self) -> bool:
@@ -212,11 +223,27 @@ class DockerRuntime:
         seen, limit = found
         if not seen.running:
             code, number = seen.outcome if seen.run_id else (None, None)
-            return Observed(name, State(seen.state), seen.since, seen.run_id, exit_code=code, signal=number or 0,
-                            oom_killed=seen.oom_killed, memory_limit=limit)
+            return Observed(
+                name,
+                State(seen.state),
+                seen.since,
+                seen.run_id,
+                exit_code=code,
+                signal=number or 0,
+                oom_killed=seen.oom_killed,
+                memory_limit=limit,
+            )
         figures = containers.group(seen.pid, seen.id).figures()
-        return Observed(name, State.RUNNING, seen.since, seen.run_id, seen.pid, memory_limit=limit,
-                        memory_bytes=figures["memory_bytes"] or 0, cpu_usec=figures["cpu_usec"] or 0)
+        return Observed(
+            name,
+            State.RUNNING,
+            seen.since,
+            seen.run_id,
+            seen.pid,
+            memory_limit=limit,
+            memory_bytes=figures["memory_bytes"] or 0,
+            cpu_usec=figures["cpu_usec"] or 0,
+        )
 
     async def _status(self, service: ServiceName) -> Reply:
         try:

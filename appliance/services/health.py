@@ -92,8 +92,17 @@ class TlsProbe:
     machine does not trust is reported, not counted as a miss: a restart would not mend it.
     """
 
-    def __init__(self, address: str, port: int, host: str, *, own_root: Path | None, public_roots: bool,
-                 target: str = "/healthz", time_limit: float = TIME_LIMIT) -> None:
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        host: str,
+        *,
+        own_root: Path | None,
+        public_roots: bool,
+        target: str = "/healthz",
+        time_limit: float = TIME_LIMIT,
+    ) -> None:
         self._address = address
         self._port = port
         self._host = host
@@ -114,7 +123,8 @@ class TlsProbe:
 
     async def _ask_with(self, context: ssl.SSLContext, distrust: str) -> Answer:
         reader, writer = await asyncio.open_connection(
-            self._address, self._port, ssl=context, server_hostname=self._host, limit=_LONGEST_LINE)
+            self._address, self._port, ssl=context, server_hostname=self._host, limit=_LONGEST_LINE
+        )
         try:
             served = self._certificate(writer.get_extra_info("ssl_object"), distrust)
             answer = await _get(reader, writer, self._host, self._target)
@@ -156,8 +166,13 @@ def own_root(settings: Settings) -> Path:
     return settings.paths.caddy_data / "caddy/pki/authorities/local/root.crt"
 
 
-def probes(settings: Settings, *, ide_uid: int | None, root: Path | None = None, ai: Probe | None = None,
-           ) -> Mapping[ServiceName, Probe]:
+def probes(
+    settings: Settings,
+    *,
+    ide_uid: int | None,
+    root: Path | None = None,
+    ai: Probe | None = None,
+) -> Mapping[ServiceName, Probe]:
     """The probes of one appliance. ``root`` overrides where the proxy's own root certificate is read."""
     address = settings.proxy_bind.split(",")[0].strip() or "127.0.0.1"
     if address in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
@@ -166,10 +181,14 @@ def probes(settings: Settings, *, ide_uid: int | None, root: Path | None = None,
     if settings.proxy_tls == "off":
         proxy = TcpProbe(address, settings.proxy_http_port, settings.host, "/healthz")
     else:
-        proxy = TlsProbe(address, settings.proxy_https_port, settings.host, own_root=root or own_root(settings),
-                         public_roots=settings.proxy_tls == "acme")
-    table: dict[ServiceName, Probe] = {
-        "proxy": proxy, "ide": UnixProbe(settings.paths.socket("ide"), uid=ide_uid)}
+        proxy = TlsProbe(
+            address,
+            settings.proxy_https_port,
+            settings.host,
+            own_root=root or own_root(settings),
+            public_roots=settings.proxy_tls == "acme",
+        )
+    table: dict[ServiceName, Probe] = {"proxy": proxy, "ide": UnixProbe(settings.paths.socket("ide"), uid=ide_uid)}
     if ai is not None:
         table["ai"] = ai
     return table

@@ -30,9 +30,7 @@ class Tuning:
     probe_starting: float = 0.25
     probe_missed: float = 5.0
     probe_healthy: float = 30.0
-    start_within: Mapping[ServiceName, float] = field(
-        default_factory=lambda: {"proxy": 30.0, "ide": 90.0, "ai": 900.0}
-    )
+    start_within: Mapping[ServiceName, float] = field(default_factory=lambda: {"proxy": 30.0, "ide": 90.0, "ai": 900.0})
 
     def delay(self, failures: int, jitter: float, *, worked: bool) -> float:
         """Seconds to wait after the n-th failure in a row; ``jitter`` in [0, 1) takes off up to a fifth."""
@@ -71,9 +69,7 @@ class History:
         return Health.UNKNOWN if self.healthy_since is None else Health.HEALTHY
 
 
-def learn(
-    history: History, seen: Observed, desired: Desired, now: float, jitter: float, tuning: Tuning
-) -> History:
+def learn(history: History, seen: Observed, desired: Desired, now: float, jitter: float, tuning: Tuning) -> History:
     """Take in one look at the service."""
     if desired.generation != history.generation:
         history = _forgive(history, desired.generation)
@@ -107,8 +103,9 @@ def failed(history: History, cause: str, now: float, jitter: float, tuning: Tuni
     """Count one failure and set when to try again. ``cause`` is a problem code."""
     failures = history.failures + 1
     delay = tuning.delay(failures, jitter, worked=history.healthy_since is not None)
-    return replace(history, failures=failures, cause=cause, retry_at=now + delay,
-                   healthy_since=None, missed=0, begun=False)
+    return replace(
+        history, failures=failures, cause=cause, retry_at=now + delay, healthy_since=None, missed=0, begun=False
+    )
 
 
 def probed(history: History, run_id: str | None, healthy: bool, now: float) -> History:
@@ -130,13 +127,12 @@ def _forgive(history: History, generation: int) -> History:
 def _new_run(history: History, seen: Observed, now: float) -> History:
     # What had already ended when we first looked, and was not our start, is nobody's failure.
     over = seen.state in ENDED and not history.begun
-    return replace(history, run_id=seen.run_id, seen_at=now, begun=False, over=over, healthy_since=None,
-                   probed_at=None, missed=0)
+    return replace(
+        history, run_id=seen.run_id, seen_at=now, begun=False, over=over, healthy_since=None, probed_at=None, missed=0
+    )
 
 
-def _ended(
-    history: History, seen: Observed, desired: Desired, now: float, jitter: float, tuning: Tuning
-) -> History:
+def _ended(history: History, seen: Observed, desired: Desired, now: float, jitter: float, tuning: Tuning) -> History:
     if history.told_to_stop or not desired.running:
         return replace(history, healthy_since=None, missed=0)
     if desired.want is Want.ON_DEMAND and seen.exit_code == 0 and not seen.signal:

@@ -29,9 +29,16 @@ class _Used:
 class Keeper:
     """Runs until cancelled; every other method returns at once."""
 
-    def __init__(self, clock: Clock, idle_minutes: Mapping[ServiceName, int], active_runs: Callable[[], int],
-                 terminals: Callable[[], Awaitable[int]], *, awake: Callable[[ServiceName], bool],
-                 rest: Callable[[ServiceName], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        idle_minutes: Mapping[ServiceName, int],
+        active_runs: Callable[[], int],
+        terminals: Callable[[], Awaitable[int]],
+        *,
+        awake: Callable[[ServiceName], bool],
+        rest: Callable[[ServiceName], None],
+    ) -> None:
         """``idle_minutes`` names the services to watch. Runs and terminals keep the IDE awake, nothing
         else."""
         self._clock = clock

@@ -125,7 +125,7 @@ def _tail(fd: int, lines: int) -> tuple[list[bytes], bytes, int]:
     *whole, rest = b"".join(reversed(blocks)).split(b"\n")
     if start > 0 and whole:
         whole = whole[1:]  # its beginning was not read
-    return whole, rest[-LONGEST - 1:], end
+    return whole, rest[-LONGEST - 1 :], end
 
 
 def _new(fd: int, offset: int) -> tuple[bytes, int]:

@@ -77,9 +77,19 @@ class Surroundings:
 class Services:
     """Start it with :meth:`run`; cancel that to end it. The services themselves go on."""
 
-    def __init__(self, runtime: Runtime, probes: Mapping[ServiceName, Probe], limits: Callable[[ServiceName], Limits],
-                 clock: Clock, bus: EventBus, store: DesiredStore, around: Surroundings, *,
-                 jitter: Callable[[], float], tuning: Tuning | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        probes: Mapping[ServiceName, Probe],
+        limits: Callable[[ServiceName], Limits],
+        clock: Clock,
+        bus: EventBus,
+        store: DesiredStore,
+        around: Surroundings,
+        *,
+        jitter: Callable[[], float],
+        tuning: Tuning | None = None,
+    ) -> None:
         self._runtime = runtime
         self._clock = clock
         self._bus = bus
@@ -87,10 +97,24 @@ class Services:
         self._around = around
         self._tuning = tuning or Tuning()
         self._reconciler = Reconciler(
-            runtime, probes, limits, clock, {name: Desired(name, DEFAULTS[name]) for name in SERVICES},
-            jitter=jitter, changed=self._on_change, watched=lambda: bus.watched(TOPIC), tuning=self._tuning)
-        self._keeper = Keeper(clock, around.idle_minutes, around.active_runs, around.terminals,
-                              awake=lambda name: self._records[name].desired.awake, rest=self._reconciler.rest)
+            runtime,
+            probes,
+            limits,
+            clock,
+            {name: Desired(name, DEFAULTS[name]) for name in SERVICES},
+            jitter=jitter,
+            changed=self._on_change,
+            watched=lambda: bus.watched(TOPIC),
+            tuning=self._tuning,
+        )
+        self._keeper = Keeper(
+            clock,
+            around.idle_minutes,
+            around.active_runs,
+            around.terminals,
+            awake=lambda name: self._records[name].desired.awake,
+            rest=self._reconciler.rest,
+        )
         self._pulse = asyncio.Event()
         self._publishing = False
         self._awake: frozenset[ServiceName] = frozenset()
@@ -137,8 +161,9 @@ class Services:
         """Stop it until a person starts it again. Raises NotFound, Invalid for the proxy."""
         service = _known(name)
         if service == "proxy":
-            raise Invalid("the proxy cannot be stopped from here",
-                          hint="Without it nobody reaches this page; restart it instead.")
+            raise Invalid(
+                "the proxy cannot be stopped from here", hint="Without it nobody reaches this page; restart it instead."
+            )
         await self._store.save(service, Want.STOP, actor)
         log.info("stop asked for", extra={"service": service, "actor": actor})
         self._reconciler.want(service, Want.STOP)
@@ -168,8 +193,9 @@ class Services:
         """One service as people see it. Raises NotFound."""
         service = _known(name)
         record = self._records[service]
-        return views.view(record, self._problems_of(record), self._keeper.because(service),
-                          self._clock.now(), self._clock.uptime())
+        return views.view(
+            record, self._problems_of(record), self._keeper.because(service), self._clock.now(), self._clock.uptime()
+        )
 
     def views(self) -> list[ServiceView]:
         """Every service, in the order of SERVICES. Figures older than 5 s are asked for anew in passing."""
@@ -217,8 +243,10 @@ class Services:
                     self._refuse_hopeless(service)
                     await self._pulse.wait()
         except TimeoutError:
-            raise Unavailable(f"the {service} service did not become ready in {timeout:g} s",
-                              hint="The services page says what is wrong with it.") from None
+            raise Unavailable(
+                f"the {service} service did not become ready in {timeout:g} s",
+                hint="The services page says what is wrong with it.",
+            ) from None
 
     def touch(self, name: str) -> None:
         """It was used just now."""
@@ -247,8 +275,10 @@ class Services:
         service = _known(name)
         seen = self._records[service].seen
         if seen is not None and seen.missing is Missing.PROGRAM:
-            raise Conflict(f"the {service} service is not installed on this machine",
-                           hint="`croft doctor` says what can be installed here.")
+            raise Conflict(
+                f"the {service} service is not installed on this machine",
+                hint="`croft doctor` says what can be installed here.",
+            )
         return service
 
     def _refuse_hopeless(self, service: ServiceName) -> None:
@@ -256,8 +286,10 @@ class Services:
         if record.desired.want is Want.STOP:
             raise Unavailable(f"the {service} service was stopped", hint="Somebody stopped it; start it again first.")
         if record.history.parked:
-            raise Unavailable(f"the {service} service keeps failing and was given up",
-                              hint="The services page says why; start it again there.")
+            raise Unavailable(
+                f"the {service} service keeps failing and was given up",
+                hint="The services page says why; start it again there.",
+            )
         self._startable(service)
 
     def _problems_of(self, record: Record) -> list[Problem]:
@@ -290,15 +322,20 @@ class Services:
         shown = ([self.view(name) for name in SERVICES], self.problems())
         if shown != self._shown:
             self._shown = shown
-            self._bus.publish(TOPIC, {"services": [asdict(one) for one in shown[0]],
-                                      "problems": [asdict(one) for one in shown[1]]})
+            self._bus.publish(
+                TOPIC, {"services": [asdict(one) for one in shown[0]], "problems": [asdict(one) for one in shown[1]]}
+            )
 
     async def _refresh_facts(self, tail: tuple[str, ...]) -> None:
         """What takes a look at the machine; ``tail`` is what the proxy said last when it failed."""
         disk = await asyncio.to_thread(os.statvfs, self._around.state)
         owners = {port: await asyncio.to_thread(self._around.port_owner, port) for port in known.taken_ports(tail)}
-        self._facts = replace(self._facts, disk_free_mb=disk.f_bavail * disk.f_frsize >> 20, port_owners=owners,
-                              acme_cause=await self._acme_cause())
+        self._facts = replace(
+            self._facts,
+            disk_free_mb=disk.f_bavail * disk.f_frsize >> 20,
+            port_owners=owners,
+            acme_cause=await self._acme_cause(),
+        )
         self._on_change()
 
     async def _acme_cause(self) -> str:

@@ -48,7 +48,8 @@ def plan(
     seen = {one.service: one for one in observed}
     steps = (
         _next(seen[name], desired[name], histories[name], now, tuning)
-        for name in SERVICES if name in seen and name in desired and name in histories
+        for name in SERVICES
+        if name in seen and name in desired and name in histories
     )
     return [step for step in steps if step is not None]
 

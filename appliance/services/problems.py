@@ -144,9 +144,7 @@ def acme_cause(tail: Sequence[str]) -> str:
     return ""
 
 
-def _failure(
-    seen: Observed, history: History, tail: Sequence[str], facts: Facts, tuning: Tuning
-) -> list[Problem]:
+def _failure(seen: Observed, history: History, tail: Sequence[str], facts: Facts, tuning: Tuning) -> list[Problem]:
     name = seen.service
     if not history.failures:
         return []

@@ -128,7 +128,15 @@ class ProcessRuntime:
         """One of the broker's rows; what it does not know is None there."""
         state, run_id = State(row["state"]), row.get("run_id")
         return Observed(
-            name, state, row.get("since") or 0.0, run_id, row.get("pid"), row.get("exit_code"), row.get("signal") or 0,
+            name,
+            state,
+            row.get("since") or 0.0,
+            run_id,
+            row.get("pid"),
+            row.get("exit_code"),
+            row.get("signal") or 0,
             oom_killed=run_id is not None and self._killed_for_memory.get(name) == run_id,
             missing=Missing.PROGRAM if state is State.ABSENT else Missing.NOTHING,
-            memory_bytes=row.get("memory_bytes") or 0, cpu_usec=row.get("cpu_usec") or 0)
+            memory_bytes=row.get("memory_bytes") or 0,
+            cpu_usec=row.get("cpu_usec") or 0,
+        )

@@ -67,16 +67,31 @@ class Record:
     @property
     def ready(self) -> bool:
         """Running, and its last probe passed."""
-        return (self.seen is not None and self.seen.state not in ENDED and not self.history.over
-                and self.history.healthy_since is not None and not self.history.missed)
+        return (
+            self.seen is not None
+            and self.seen.state not in ENDED
+            and not self.history.over
+            and self.history.healthy_since is not None
+            and not self.history.missed
+        )
 
 
 class Reconciler:
     """Runs until cancelled. Every public method but run() and drain() returns at once."""
 
-    def __init__(self, runtime: Runtime, probes: Mapping[ServiceName, Probe], limits: Callable[[ServiceName], Limits],
-                 clock: Clock, desired: Mapping[ServiceName, Desired], *, jitter: Callable[[], float],
-                 changed: Callable[[], None], watched: Callable[[], bool], tuning: Tuning | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        probes: Mapping[ServiceName, Probe],
+        limits: Callable[[ServiceName], Limits],
+        clock: Clock,
+        desired: Mapping[ServiceName, Desired],
+        *,
+        jitter: Callable[[], float],
+        changed: Callable[[], None],
+        watched: Callable[[], bool],
+        tuning: Tuning | None = None,
+    ) -> None:
         """``jitter`` gives numbers in [0, 1). ``changed`` is called after anything may have changed.
         ``watched`` says whether somebody wants fresh figures."""
         self._runtime = runtime
@@ -287,8 +302,10 @@ class Reconciler:
 
     def _note_failure(self, service: ServiceName, detail: str) -> None:
         history = self.records[service].history
-        log.warning("service failed", extra={"service": service, "cause": history.cause,
-                                             "failures": history.failures, "detail": detail})
+        log.warning(
+            "service failed",
+            extra={"service": service, "cause": history.cause, "failures": history.failures, "detail": detail},
+        )
         self._aside(self._keep_tail(service))
 
     async def _keep_tail(self, service: ServiceName) -> None:

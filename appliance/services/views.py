@@ -13,8 +13,13 @@ MEMORY_STEP = 1 << 20  # bytes; finer figures would make every look a change
 CPU_STEP = 0.5
 
 
-def view(record: Record, problems: list[Problem], awake_because: Message | None, now: float, uptime: float,
-         ) -> ServiceView:
+def view(
+    record: Record,
+    problems: list[Problem],
+    awake_because: Message | None,
+    now: float,
+    uptime: float,
+) -> ServiceView:
     """``now`` is Unix seconds, ``uptime`` seconds of uptime, both of this moment."""
     desired, history, seen = record.desired, record.history, record.seen
     state = _state(record)

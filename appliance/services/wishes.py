@@ -21,5 +21,8 @@ class Wishes:
 
     async def save(self, service: str, want: str, actor: str) -> None:
         """Returns once it is on disk. Who asked is in the audit log."""
-        await self._db.execute("INSERT INTO service_wishes VALUES (?, ?, ?) ON CONFLICT (service) DO UPDATE SET "
-                               "wish = excluded.wish, at = excluded.at", (service, want, self._clock.now()))
+        await self._db.execute(
+            "INSERT INTO service_wishes VALUES (?, ?, ?) ON CONFLICT (service) DO UPDATE SET "
+            "wish = excluded.wish, at = excluded.at",
+            (service, want, self._clock.now()),
+        )

@@ -20,9 +20,14 @@ class Machine:
         """Bytes, percent, seconds; ``load`` is the one-minute load average."""
         memory, swap, disk = psutil.virtual_memory(), psutil.swap_memory(), psutil.disk_usage(str(self._state))
         return {
-            "cpu_percent": psutil.cpu_percent(interval=None), "cpus": os.cpu_count() or 1, "load": os.getloadavg()[0],
-            "memory_used": memory.total - memory.available, "memory_total": memory.total,
-            "swap_used": swap.used, "swap_total": swap.total,
-            "disk_used": disk.used, "disk_total": disk.used + disk.free,
+            "cpu_percent": psutil.cpu_percent(interval=None),
+            "cpus": os.cpu_count() or 1,
+            "load": os.getloadavg()[0],
+            "memory_used": memory.total - memory.available,
+            "memory_total": memory.total,
+            "swap_used": swap.used,
+            "swap_total": swap.total,
+            "disk_used": disk.used,
+            "disk_total": disk.used + disk.free,
             "uptime": float(Path("/proc/uptime").read_text("ascii").split()[0]),
         }

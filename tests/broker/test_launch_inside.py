@@ -31,9 +31,7 @@ def container(home, names, poll):
         f" && chown -R {user} {inner} && mount -t proc proc /proc && hostname inside-it"
         f" && exec setpriv --reuid {user} --regid {user} --clear-groups sleep 300"
     )
-    process = subprocess.Popen(
-        ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "sh", "-c", script]
-    )
+    process = subprocess.Popen(["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "sh", "-c", script])
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     poll(lambda: children.read_text().split())
     pid = int(children.read_text())

@@ -32,8 +32,17 @@ def test_the_certificate_is_published_for_everyone(paths: Paths) -> None:
     assert paths.proxy_root.stat().st_mode & 0o777 == 0o644
 
 
-@pytest.mark.parametrize("content", [b"", b"root:x:0:0", CERTIFICATE + CERTIFICATE, CERTIFICATE + b"more", b"A" * 100_000,
-                                     b"-----BEGIN PRIVATE KEY-----\nQUJD\n-----END PRIVATE KEY-----\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"root:x:0:0",
+        CERTIFICATE + CERTIFICATE,
+        CERTIFICATE + b"more",
+        b"A" * 100_000,
+        b"-----BEGIN PRIVATE KEY-----\nQUJD\n-----END PRIVATE KEY-----\n",
+    ],
+)
 def test_nothing_else_is(paths: Paths, content: bytes) -> None:
     """SYS-2: the folder belongs to Caddy; what it puts there is not trusted."""
     source(paths).write_bytes(content)

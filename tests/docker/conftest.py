@@ -175,8 +175,9 @@ class Home:
         return pwd.getpwnam(self.accounts[role]).pw_uid
 
     def start(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-I", "-m", "appliance.broker", "--home", str(self.folder)],
-                                        cwd=CHECKOUT)
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "appliance.broker", "--home", str(self.folder)], cwd=CHECKOUT
+        )
         poll(self._answers, what="the broker")
 
     def stop(self) -> int:
@@ -265,7 +266,13 @@ def module_broker(engine: docker.DockerClient, accounts: dict[str, str], images:
 @pytest.fixture
 def stranger(engine: docker.DockerClient, builder: ModuleType) -> Iterator[Container]:
     """A running container that is none of Croft's business."""
-    made = engine.containers.run(builder.build(engine, "base"), ["sleep", "600"], detach=True, init=True,
-                                 name=f"stranger-{os.getpid()}", environment={"SECRET": "not-for-croft"})
+    made = engine.containers.run(
+        builder.build(engine, "base"),
+        ["sleep", "600"],
+        detach=True,
+        init=True,
+        name=f"stranger-{os.getpid()}",
+        environment={"SECRET": "not-for-croft"},
+    )
     yield made
     made.remove(force=True)

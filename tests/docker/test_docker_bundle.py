@@ -65,16 +65,21 @@ def test_what_was_saved_is_loaded_as_the_same_image(engine, api: Engine, small: 
     engine.images.remove("croft/ai:pin")
 
 
-def test_a_bundle_that_is_not_what_it_says_is_not_loaded(engine, api: Engine, small: str, saved,
-                                                             tmp_path: Path) -> None:
+def test_a_bundle_that_is_not_what_it_says_is_not_loaded(
+    engine, api: Engine, small: str, saved, tmp_path: Path
+) -> None:
     """Names of other images, other images, other services: nothing of it reaches the engine."""
     row = {"id": small, "repository": "example/ai", "version": "1.0", "digest": ""}
     plain, named = saved(small), saved("croft-test/small:one")
     engine.images.remove("croft-test/small:one")
     other = row | {"id": "sha256:" + "0" * 64}
     for manifest, images in [
-        ({"images": {"ai": row}}, named), ({"images": {"ai": other}}, plain), ({"images": {"other": row}}, plain),
-        ({"images": {}}, plain), ({"images": {"ai": row | {"more": 1}}}, plain), ([], plain),
+        ({"images": {"ai": row}}, named),
+        ({"images": {"ai": other}}, plain),
+        ({"images": {"other": row}}, plain),
+        ({"images": {}}, plain),
+        ({"images": {"ai": row | {"more": 1}}}, plain),
+        ([], plain),
         ({"images": {"ai": row, "ide": other}}, plain),
     ]:
         with pytest.raises(Invalid):

@@ -38,8 +38,12 @@ def ask(ai: dict[str, Any], path: str, body: object = None, *, key: str = "") ->
 def test_the_engine_answers_with_its_key_and_reaches_nobody(ai, broker, engine: docker.DockerClient) -> None:
     """NET-2, NET-3: internal network, key, no egress; the workspace cannot reach it."""
     assert ask(ai, "/v1/models")[0] == 401
-    status, text = ask(ai, "/v1/chat/completions", key=ai["key"],
-                       body={"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4})
+    status, text = ask(
+        ai,
+        "/v1/chat/completions",
+        key=ai["key"],
+        body={"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4},
+    )
     assert status == 200
     assert json.loads(text)["choices"]
     host = ai["attrs"]["HostConfig"]

@@ -111,6 +111,7 @@ def test_logs_and_events_stream(running, sdk: docker.DockerClient) -> None:
             seen.append(event["Action"])
             if event["Action"] == "unpause":
                 return
+
     listener = threading.Thread(target=listen)
     listener.start()
     deadline = time.monotonic() + 20
@@ -139,8 +140,13 @@ def test_exec_runs_in_the_ide_as_the_workspaces_user(running, sdk: docker.Docker
     done = ide.exec_run(["id", "-u"])
     assert (done.exit_code, done.output.strip()) == (0, str(running.uid("workspace")).encode())
     assert ide.exec_run(["sh", "-c", "exit 3"]).exit_code == 3
-    for powers in ({"privileged": True}, {"user": "root"}, {"user": "0"}, {"environment": {"LD_PRELOAD": "/tmp/x"}},
-                   {"stdin": True}):
+    for powers in (
+        {"privileged": True},
+        {"user": "root"},
+        {"user": "0"},
+        {"environment": {"LD_PRELOAD": "/tmp/x"}},
+        {"stdin": True},
+    ):
         with pytest.raises(docker.errors.APIError) as refused:
             ide.exec_run(["id"], **powers)
         assert refused.value.status_code == 403
@@ -158,9 +164,17 @@ def test_an_exec_made_by_somebody_else_cannot_be_used(running, sdk: docker.Docke
 
 def test_other_containers_do_not_exist_here(running, sdk: docker.DockerClient, stranger: Container) -> None:
     for name in (stranger.id, stranger.short_id, stranger.name, stranger.id[:4]):
-        for act in (sdk.api.inspect_container, sdk.api.start, sdk.api.stop, sdk.api.restart, sdk.api.pause,
-                    sdk.api.logs, sdk.api.top, lambda one: sdk.api.stats(one, stream=False),
-                    lambda one: sdk.api.exec_create(one, "id")):
+        for act in (
+            sdk.api.inspect_container,
+            sdk.api.start,
+            sdk.api.stop,
+            sdk.api.restart,
+            sdk.api.pause,
+            sdk.api.logs,
+            sdk.api.top,
+            lambda one: sdk.api.stats(one, stream=False),
+            lambda one: sdk.api.exec_create(one, "id"),
+        ):
             with pytest.raises(docker.errors.NotFound):
                 act(name)
     stranger.reload()
@@ -185,11 +199,22 @@ FORBIDDEN = [
     ("POST", "/containers/croft-ide/stop?t=99999", None),
     ("POST", "/containers/croft-ide/stop?t=1&t=2", None),
     ("GET", "/containers/croft-ide/top?ps_args=-o%20pid,cmd%20--sort%20x", None),
-    ("POST", "/containers/prune", None), ("GET", "/images/json", None), ("POST", "/images/create?fromImage=x", None),
-    ("POST", "/build", None), ("GET", "/networks", None), ("GET", "/volumes", None), ("GET", "/secrets", None),
-    ("POST", "/swarm/init", {}), ("GET", "/plugins", None), ("POST", "/session", None), ("POST", "/grpc", None),
-    ("GET", "/distribution/x/json", None), ("GET", "/system/df", None), ("POST", "/auth", {}),
-    ("DELETE", "/containers/croft-ide?force=1", None), ("PUT", "/containers/croft-ide/archive?path=/", None),
+    ("POST", "/containers/prune", None),
+    ("GET", "/images/json", None),
+    ("POST", "/images/create?fromImage=x", None),
+    ("POST", "/build", None),
+    ("GET", "/networks", None),
+    ("GET", "/volumes", None),
+    ("GET", "/secrets", None),
+    ("POST", "/swarm/init", {}),
+    ("GET", "/plugins", None),
+    ("POST", "/session", None),
+    ("POST", "/grpc", None),
+    ("GET", "/distribution/x/json", None),
+    ("GET", "/system/df", None),
+    ("POST", "/auth", {}),
+    ("DELETE", "/containers/croft-ide?force=1", None),
+    ("PUT", "/containers/croft-ide/archive?path=/", None),
     ("GET", "/containers/json?filters=%7B%22label%22%3A%5B%22a%22%5D%2C%22volume%22%3A%5B%22x%22%5D%7D", None),
     ("GET", "/containers/json?size=1", None),
     ("GET", "/containers/json?filters=[]", None),
@@ -200,7 +225,9 @@ FORBIDDEN = [
     ("POST", "/containers/croft-ide/exec", {"Cmd": "id"}),
     ("POST", "/containers/croft-ide/exec", {"Cmd": ["a\0b"]}),
     ("POST", "/containers/croft-ide/exec", []),
-    ("OPTIONS", "/_ping", None), ("CONNECT", "/_ping", None), ("PATCH", "/info", None),
+    ("OPTIONS", "/_ping", None),
+    ("CONNECT", "/_ping", None),
+    ("PATCH", "/info", None),
 ]
 
 
@@ -213,15 +240,34 @@ def test_what_no_row_describes_is_refused(running, method: str, path: str, body:
 
 
 PATH_TRICKS = [
-    "/v1.41/../v1.41/containers/{other}/json", "//containers/{other}/json", "/containers//{other}/json",
-    "/containers/./{other}/json", "/containers/croft-ide/../{other}/json", "/containers/croft-ide%2f..%2f{other}/json",
-    "/containers/%63roft-ide/json", "/v1.41%2fcontainers/{other}/json", "/containers/{other}%00/json",
-    "/containers/{other}/json/", "/containers/{other}/json;x", "/containers/{other}/json#croft-ide",
-    "http://docker/containers/{other}/json", "/v1.23/containers/croft-ide/json", "/v1.9/containers/json",
-    "/v1.041/containers/json", "/v01.41/containers/json", "/v1.41/v1.41/containers/json", "/v2.41/containers/json",
-    "/v1.4111/containers/json", "/V1.41/containers/json", "/Containers/json", "/containers/{other}/JSON",
-    "/containers/json?all=1&filters=", "/containers/json?%66ilters={{}}&filters={{}}", "/containers/json?all",
-    "/containers/json?;filters={{}}", "*",
+    "/v1.41/../v1.41/containers/{other}/json",
+    "//containers/{other}/json",
+    "/containers//{other}/json",
+    "/containers/./{other}/json",
+    "/containers/croft-ide/../{other}/json",
+    "/containers/croft-ide%2f..%2f{other}/json",
+    "/containers/%63roft-ide/json",
+    "/v1.41%2fcontainers/{other}/json",
+    "/containers/{other}%00/json",
+    "/containers/{other}/json/",
+    "/containers/{other}/json;x",
+    "/containers/{other}/json#croft-ide",
+    "http://docker/containers/{other}/json",
+    "/v1.23/containers/croft-ide/json",
+    "/v1.9/containers/json",
+    "/v1.041/containers/json",
+    "/v01.41/containers/json",
+    "/v1.41/v1.41/containers/json",
+    "/v2.41/containers/json",
+    "/v1.4111/containers/json",
+    "/V1.41/containers/json",
+    "/Containers/json",
+    "/containers/{other}/JSON",
+    "/containers/json?all=1&filters=",
+    "/containers/json?%66ilters={{}}&filters={{}}",
+    "/containers/json?all",
+    "/containers/json?;filters={{}}",
+    "*",
 ]
 
 
@@ -235,9 +281,9 @@ def test_path_tricks_lead_nowhere(running, stranger: Container, path: str) -> No
 SMUGGLED = b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\n{}"
 ODD = {
     "both lengths": b"POST /containers/croft-ide/pause HTTP/1.1\r\nHost: d\r\nContent-Length: 4\r\n"
-                    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "chunked": b"POST /containers/croft-ide/exec HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\n"
-               b"2\r\n{}\r\n0\r\n\r\n",
+    b"2\r\n{}\r\n0\r\n\r\n",
     "two lengths": b"GET /_ping HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n",
     "length list": b"POST /containers/croft-ide/exec HTTP/1.1\r\nHost: d\r\nContent-Length: 2, 2\r\n\r\n{}",
     "signed length": b"POST /containers/croft-ide/exec HTTP/1.1\r\nHost: d\r\nContent-Length: +2\r\n\r\n{}",
@@ -248,7 +294,7 @@ ODD = {
     "bare line feed": b"GET /_ping HTTP/1.1\nHost: d\n\r\n\r\n",
     "nul": b"GET /_ping HTTP/1.1\r\nHost: d\0\r\n\r\n",
     "expect": b"POST /containers/croft-ide/exec HTTP/1.1\r\nHost: d\r\nExpect: 100-continue\r\n"
-              b"Content-Length: 2\r\n\r\n",
+    b"Content-Length: 2\r\n\r\n",
     "two spaces": b"GET  /_ping HTTP/1.1\r\nHost: d\r\n\r\n",
     "old http": b"GET /_ping HTTP/1.0\r\n\r\n",
     "http 2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -257,7 +303,7 @@ ODD = {
     "many headers": b"GET /_ping HTTP/1.1\r\n" + b"".join(b"X-%d: a\r\n" % n for n in range(3000)) + b"\r\n",
     "pipelined": b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n" + SMUGGLED,
     "duplicate key": b"POST /containers/croft-ide/exec HTTP/1.1\r\nHost: d\r\nContent-Length: 40\r\n\r\n"
-                     b'{"Cmd":["id"],"User":"","user":"0"}     ',
+    b'{"Cmd":["id"],"User":"","user":"0"}     ',
     "deep json": b"POST /containers/croft-ide/exec HTTP/1.1\r\nHost: d\r\nContent-Length: 60000\r\n\r\n" + b"[" * 60000,
     "bad utf-8": b"POST /containers/croft-ide/exec HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\n\xff\xfe",
 }
@@ -287,7 +333,7 @@ def test_a_request_may_come_in_pieces(running) -> None:
         link.settimeout(20)
         link.connect(str(running.paths.socket("docker")))
         for at in range(0, len(text), 7):
-            link.sendall(text[at:at + 7])
+            link.sendall(text[at : at + 7])
         assert link.recv(4096).startswith(b"HTTP/1.1 201")
 
 
@@ -331,14 +377,24 @@ def test_more_clients_than_allowed_are_turned_away(running, sdk: docker.DockerCl
 def test_only_the_daemon_may_speak(running) -> None:
     """Peer uid (SO_PEERCRED), besides the folder's and the socket's modes."""
     path = running.paths.socket("docker")
-    code = ("import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.settimeout(5)\n"
-            "try:\n s.connect(sys.argv[1])\n s.sendall(b'GET /_ping HTTP/1.1\\r\\n\\r\\n')\n print(len(s.recv(99)))\n"
-            "except OSError as e: print(type(e).__name__)\n")
+    code = (
+        "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.settimeout(5)\n"
+        "try:\n s.connect(sys.argv[1])\n s.sendall(b'GET /_ping HTTP/1.1\\r\\n\\r\\n')\n print(len(s.recv(99)))\n"
+        "except OSError as e: print(type(e).__name__)\n"
+    )
 
     def ask_as(role: str) -> str:
         account = pwd.getpwnam(running.accounts[role])
-        return subprocess.run([sys.executable, "-I", "-c", code, str(path)], user=account.pw_uid, group=account.pw_gid,
-                              extra_groups=[], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            [sys.executable, "-I", "-c", code, str(path)],
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
     assert ask_as("workspace") == ask_as("proxy") == "PermissionError"
     assert int(ask_as("daemon")) > 10
     path.chmod(0o666)

@@ -52,6 +52,7 @@ def test_powers_are_dropped(live: dict[str, Any]) -> None:
 def test_limits_are_there_for_the_kernel_too(live: dict[str, Any]) -> None:
     """SYS-3, SYS-5, SYS-10: memory, processors and processes, as the control groups say."""
     from appliance.broker.containers import group
+
     wanted = 768 if "ide" in live["Name"] else 128
     assert live["HostConfig"]["Memory"] == wanted << 20
     found = group(live["State"]["Pid"])
@@ -123,18 +124,23 @@ def test_the_root_cannot_be_written_but_home_workspace_and_tmp_can(running, engi
 def test_the_socket_of_the_ide_is_for_the_proxys_group_alone(running) -> None:
     """DECIDED 8: ide.sock is the workspace's, and its group may speak to it."""
     import grp
+
     path = running.paths.socket("ide")
     running.poll(path.exists, what="code-server's socket")
     found = path.stat()
-    assert (found.st_uid, found.st_gid) == (running.uid("workspace"),
-                                            grp.getgrnam(f"{running.accounts['daemon']}-web").gr_gid)
+    assert (found.st_uid, found.st_gid) == (
+        running.uid("workspace"),
+        grp.getgrnam(f"{running.accounts['daemon']}-web").gr_gid,
+    )
     assert found.st_mode & 0o777 == 0o660
 
 
-PROBE = ("import socket, sys\nhost, port = sys.argv[1], int(sys.argv[2])\n"
-         "s = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)\ns.settimeout(1)\n"
-         "try:\n s.connect((host, port)); print('open')\n"
-         "except ConnectionRefusedError: print('refused')\nexcept OSError as e: print('closed')\n")
+PROBE = (
+    "import socket, sys\nhost, port = sys.argv[1], int(sys.argv[2])\n"
+    "s = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)\ns.settimeout(1)\n"
+    "try:\n s.connect((host, port)); print('open')\n"
+    "except ConnectionRefusedError: print('refused')\nexcept OSError as e: print('closed')\n"
+)
 
 
 def reach(engine: docker.DockerClient, container: str, host: str, port: int) -> str:
@@ -145,12 +151,14 @@ def reach(engine: docker.DockerClient, container: str, host: str, port: int) -> 
 def listener() -> Iterator[int]:
     """A service of this machine that listens on every address, as sshd does."""
     with socket.create_server(("0.0.0.0", 0)) as server:
+
         def serve() -> None:
             while True:
                 try:
                     server.accept()[0].close()
                 except OSError:
                     return
+
         threading.Thread(target=serve, daemon=True).start()
         yield server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
@@ -164,8 +172,9 @@ def own_addresses() -> list[str]:
 @pytest.mark.parametrize("container", ["croft-ide", "croft-proxy"])
 def test_containers_do_not_reach_this_machine(running, engine, listener: int, container: str) -> None:
     """NET-2: neither through the bridge's gateway nor through any other address of the host."""
-    gateways = [network["Gateway"] for network in
-                engine.containers.get(container).attrs["NetworkSettings"]["Networks"].values()]
+    gateways = [
+        network["Gateway"] for network in engine.containers.get(container).attrs["NetworkSettings"]["Networks"].values()
+    ]
     assert gateways
     for address in {*gateways, *own_addresses()}:
         assert reach(engine, container, address, listener) == "closed", address
@@ -206,6 +215,7 @@ def test_the_proxy_still_serves_the_world_and_the_ide_gets_out(running, engine) 
 def test_the_fence_survives_what_others_do_to_the_firewall(running, engine, listener: int) -> None:
     """NET-7: the table is our own; flushing Docker's or ufw's chains, or making it twice, changes nothing."""
     from appliance.broker import egress
+
     egress.install()
     gateway = next(iter(engine.containers.get("croft-ide").attrs["NetworkSettings"]["Networks"].values()))["Gateway"]
     subprocess.run(["iptables", "-I", "INPUT", "-j", "ACCEPT"], check=True)

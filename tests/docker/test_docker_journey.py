@@ -83,10 +83,14 @@ def test_a_killed_container_comes_back_once(appliance: Appliance, engine: docker
 def test_the_daemon_is_killed(appliance: Appliance, engine: docker.DockerClient) -> None:
     """R1: containers are untouched."""
     wake_the_ide(appliance)
-    before = {container.id: container.attrs["State"]["StartedAt"] for container in engine.containers.list(filters=PROJECT)}
+    before = {
+        container.id: container.attrs["State"]["StartedAt"] for container in engine.containers.list(filters=PROJECT)
+    }
     os.kill(appliance.daemon_pid(), signal.SIGKILL)
     poll(lambda: works(appliance, "ide"), "the daemon is back", 30)
-    after = {container.id: container.attrs["State"]["StartedAt"] for container in engine.containers.list(filters=PROJECT)}
+    after = {
+        container.id: container.attrs["State"]["StartedAt"] for container in engine.containers.list(filters=PROJECT)
+    }
     assert after == before
 
 
@@ -96,8 +100,13 @@ def test_files_and_extensions_outlive_the_container(appliance: Appliance, engine
     (appliance.paths.workspace / "kept.txt").write_text("kept")
     container = engine.containers.get("croft-ide")
     folder = f"{appliance.paths.ide_home}/.local/share/code-server/User"
-    assert container.exec_run(["sh", "-c", f"mkdir -p {folder} && echo '{{}}' > {folder}/keybindings.json"],
-                              user=str(appliance.paths.workspace.stat().st_uid)).exit_code == 0
+    assert (
+        container.exec_run(
+            ["sh", "-c", f"mkdir -p {folder} && echo '{{}}' > {folder}/keybindings.json"],
+            user=str(appliance.paths.workspace.stat().st_uid),
+        ).exit_code
+        == 0
+    )
     appliance.croft("services", "stop", "ide")
     poll(lambda: appliance.service("ide")["state"] == "stopped", "the IDE stops", 40)
     container.remove(force=True)
@@ -124,8 +133,16 @@ def test_dockerd_is_killed(appliance: Appliance, engine: docker.DockerClient) ->
 def test_runs_happen_inside_the_container(appliance: Appliance, engine: docker.DockerClient) -> None:
     """DECIDED 3: the broker's own spawn, in the namespaces of `ide`, as the workspace account, without Docker's exec."""
     wake_the_ide(appliance)
-    reply = call(appliance.paths.socket("broker"), "spawn", argv=["/bin/sh", "-c", "id -u; hostname; pwd; cat /proc/self/status"],
-                 cwd=".", env={}, stdin=None, view="plain", limits={"seconds": 20, "pids": 16, "memory_mb": 128})
+    reply = call(
+        appliance.paths.socket("broker"),
+        "spawn",
+        argv=["/bin/sh", "-c", "id -u; hostname; pwd; cat /proc/self/status"],
+        cwd=".",
+        env={},
+        stdin=None,
+        view="plain",
+        limits={"seconds": 20, "pids": 16, "memory_mb": 128},
+    )
     pidfd, out, err = reply.fds
     for fd in (pidfd, err):
         os.close(fd)

@@ -56,7 +56,7 @@ class Wire:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 if counted and self.left is not None:
-                    data, self.left = data[:self.left], max(0, self.left - len(data))
+                    data, self.left = data[: self.left], max(0, self.left - len(data))
                     if not data:
                         break
                 target.sendall(data)
@@ -76,12 +76,18 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    config = {"version": 0.1, "log": {"level": "error", "accesslog": {"disabled": True}},
-              "http": {"addr": f"127.0.0.1:{port}"}, "storage": {"filesystem": {"rootdirectory": str(folder)}}}
+    config = {
+        "version": 0.1,
+        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+        "storage": {"filesystem": {"rootdirectory": str(folder)}},
+    }
     (folder / "config.yml").write_text(json.dumps(config))
     program = shutil.which("docker-registry") or pytest.fail("docker-registry is missing; run tests/docker/setup.sh up")
-    with (folder / "log").open("wb") as log, subprocess.Popen([program, "serve", str(folder / "config.yml")],
-                                                              stdout=log, stderr=log) as process:
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen([program, "serve", str(folder / "config.yml")], stdout=log, stderr=log) as process,
+    ):
         made = Wire(port)
         yield made
         made.close()
@@ -112,10 +118,8 @@ class Pulling:
                 entry = tarfile.TarInfo("blob")
                 entry.size = LAYER
                 tar.addfile(entry, io.BytesIO(salt + step + os.urandom(LAYER)))
-                if step == b"a":
-                    dockerfile = b"FROM scratch\nADD blob /a\nCMD [\"/none\"]\n"
-                else:
-                    dockerfile = f"FROM {tag}\nADD blob /b\n".encode()
+                first, second = b'FROM scratch\nADD blob /a\nCMD ["/none"]\n', f"FROM {tag}\nADD blob /b\n".encode()
+                dockerfile = first if step == b"a" else second
                 entry = tarfile.TarInfo("Dockerfile")
                 entry.size = len(dockerfile)
                 tar.addfile(entry, io.BytesIO(dockerfile))
@@ -135,8 +139,13 @@ class Pulling:
 
     def pin(self, version: str, digest: str = "", size: int = 1 << 20) -> None:
         text = (CHECKOUT / "compose/pins.toml").read_text()
-        rows = {"repository": f'"{self.repository}"', "version": f'"{version}"', "floor": '"1"',
-                "digest": f'"{digest}"', "bytes": str(size)}
+        rows = {
+            "repository": f'"{self.repository}"',
+            "version": f'"{version}"',
+            "floor": '"1"',
+            "digest": f'"{digest}"',
+            "bytes": str(size),
+        }
         mine = "[ai]\n" + "".join(f"{key} = {value}\n" for key, value in rows.items())
         self.pins.write_text(re.sub(r"\[ai\][^\[]*", mine, text))
 
@@ -154,6 +163,7 @@ class Pulling:
             self.events.append(event)
             if event.get("event") == "done" and not ended.done():
                 ended.set_result(event)
+
         self._client.on_event(hear)
         await self._client.connect()
         await self._client.call("image-pull", service="ai")

@@ -16,18 +16,64 @@ from appliance.broker.docker_rules import ROUTES, Head, Plan, Refused, decide, p
 USER = "996:996"
 ALLOWED = re.compile(
     r"(/v1\.[0-9]{2})?(/_ping|/version|/info|/events|/containers/json|/exec/\{exec\}/(start|json)"
-    r"|/containers/\{container\}/(json|stats|top|logs|start|stop|restart|pause|unpause|exec))")
+    r"|/containers/\{container\}/(json|stats|top|logs|start|stop|restart|pause|unpause|exec))"
+)
 CHANGING = re.compile(r".*/(start|stop|restart|pause|unpause|exec)\Z")
 
-paths = st.lists(st.sampled_from([
-    "/v1.41", "/v1.24", "/v1.23", "/containers", "/json", "/create", "/croft-ide", "/..", "/.", "//", "/exec", "/start",
-    "/info", "/events", "/" + "a" * 64, "/update", "/attach", "/archive", "/images", "/logs", "/version", "%2e%2e",
-    "{container}", "?all=1", "?filters={}", "?t=5", "&t=6", "#", ";", " ", "\\", "\0"]), max_size=6).map("".join)
-bodies = st.one_of(st.binary(max_size=40), st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5)),
-    lambda inner: st.dictionaries(st.sampled_from(["Cmd", "User", "Privileged", "Env", "Tty", "Detach", "HostConfig",
-                                                   "cmd"]), inner, max_size=4) | st.lists(inner, max_size=3),
-    max_leaves=6).map(lambda value: json.dumps(value).encode()))
+paths = st.lists(
+    st.sampled_from(
+        [
+            "/v1.41",
+            "/v1.24",
+            "/v1.23",
+            "/containers",
+            "/json",
+            "/create",
+            "/croft-ide",
+            "/..",
+            "/.",
+            "//",
+            "/exec",
+            "/start",
+            "/info",
+            "/events",
+            "/" + "a" * 64,
+            "/update",
+            "/attach",
+            "/archive",
+            "/images",
+            "/logs",
+            "/version",
+            "%2e%2e",
+            "{container}",
+            "?all=1",
+            "?filters={}",
+            "?t=5",
+            "&t=6",
+            "#",
+            ";",
+            " ",
+            "\\",
+            "\0",
+        ]
+    ),
+    max_size=6,
+).map("".join)
+bodies = st.one_of(
+    st.binary(max_size=40),
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5)),
+        lambda inner: (
+            st.dictionaries(
+                st.sampled_from(["Cmd", "User", "Privileged", "Env", "Tty", "Detach", "HostConfig", "cmd"]),
+                inner,
+                max_size=4,
+            )
+            | st.lists(inner, max_size=3)
+        ),
+        max_leaves=6,
+    ).map(lambda value: json.dumps(value).encode()),
+)
 
 
 def checked(plan: Plan) -> None:
@@ -41,8 +87,16 @@ def checked(plan: Plan) -> None:
         assert plan.body
         assert plan.body["User"] == USER
         assert plan.body["Privileged"] is plan.body["AttachStdin"] is False
-        assert set(plan.body) <= {"User", "Privileged", "AttachStdin", "Tty", "Cmd", "AttachStdout", "AttachStderr",
-                                  "WorkingDir"}
+        assert set(plan.body) <= {
+            "User",
+            "Privileged",
+            "AttachStdin",
+            "Tty",
+            "Cmd",
+            "AttachStdout",
+            "AttachStderr",
+            "WorkingDir",
+        }
     elif not plan.path.endswith("/exec/{exec}/start"):
         assert plan.body is None
 
@@ -54,10 +108,14 @@ def test_whatever_is_asked_only_known_requests_are_made(method: str, target: str
         checked(decide(Head(method, target, len(body)), body, USER))
 
 
-@given(st.sampled_from([route for route in ROUTES if route.query]), st.dictionaries(
-    st.sampled_from(["all", "filters", "t", "tail", "since", "follow", "stream", "ps_args", "size"]),
-    st.one_of(st.text(max_size=8), st.sampled_from(["1", "True", "{}", '{"label":["a"]}', '{"type":["image"]}'])),
-    max_size=4))
+@given(
+    st.sampled_from([route for route in ROUTES if route.query]),
+    st.dictionaries(
+        st.sampled_from(["all", "filters", "t", "tail", "since", "follow", "stream", "ps_args", "size"]),
+        st.one_of(st.text(max_size=8), st.sampled_from(["1", "True", "{}", '{"label":["a"]}', '{"type":["image"]}'])),
+        max_size=4,
+    ),
+)
 def test_a_query_can_only_narrow(route, query: dict[str, str]) -> None:
     path = re.sub(r"\(\?P<\w+>.*\)", "croft-ide", route.path)
     try:

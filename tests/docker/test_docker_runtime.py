@@ -47,6 +47,7 @@ class Watched:
             with contextlib.suppress(RuntimeGone):
                 return row if holds(row := await self.one(service)) else None
             return None
+
         return await eventually(look, seconds)
 
 
@@ -77,6 +78,7 @@ async def test_start_observe_logs_stop(watched: Watched, broker) -> None:
 
     async def listening() -> bool:
         return any("HTTP server listening" in line.text for line in await runtime.logs("ide", 50))
+
     await eventually(listening)
     assert all(line.at for line in await runtime.logs("ide", 50))
     changes = watched.changes
@@ -123,6 +125,7 @@ async def test_following_a_log_outlives_a_restart(watched: Watched) -> None:
         async for line in watched.runtime.follow("ide", 100):
             if "HTTP server listening" in line.text:
                 heard.append(line.text)
+
     task = asyncio.create_task(listen())
     await eventually(lambda: len(heard) == 1)
     await watched.runtime.stop("ide", 5)

@@ -65,12 +65,25 @@ def test_what_is_kept_outlives_the_container(broker, engine) -> None:
     assert list(ours(engine)) == ["croft-ide"]
 
 
-@pytest.mark.parametrize("request_", [
-    {"service": "other"}, {"service": "../ide"}, {"service": "ide", "memory_mb": 1},
-    {"service": "ide", "memory_mb": 1 << 40}, {"service": "ide", "cpus": 0}, {"service": "ide", "cpus": 1000},
-    {"service": "ide", "memory_mb": "1g"}, {"service": "ide", "image": "x"}, {"service": "ide", "mounts": []},
-    {"service": "ide", "env": {}}, {"service": "ide", "privileged": True}, {"service": "ide", "user": "0"},
-    {"service": "ide", "file": "/tmp/x.yaml"}], ids=str)
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"service": "other"},
+        {"service": "../ide"},
+        {"service": "ide", "memory_mb": 1},
+        {"service": "ide", "memory_mb": 1 << 40},
+        {"service": "ide", "cpus": 0},
+        {"service": "ide", "cpus": 1000},
+        {"service": "ide", "memory_mb": "1g"},
+        {"service": "ide", "image": "x"},
+        {"service": "ide", "mounts": []},
+        {"service": "ide", "env": {}},
+        {"service": "ide", "privileged": True},
+        {"service": "ide", "user": "0"},
+        {"service": "ide", "file": "/tmp/x.yaml"},
+    ],
+    ids=str,
+)
 def test_start_takes_a_service_and_two_numbers_and_nothing_else(broker, engine, request_: dict[str, object]) -> None:
     """SYS-2, DECIDED 5."""
     for op in ("start", "compose-create", "image-pull"):
@@ -81,8 +94,13 @@ def test_start_takes_a_service_and_two_numbers_and_nothing_else(broker, engine, 
 
 def test_nothing_of_the_brokers_own_environment_reaches_compose(home, images, engine, monkeypatch) -> None:
     """DECIDED 5: Compose runs with an empty environment plus typed values; what lies about changes nothing."""
-    for name, value in {"COMPOSE_FILE": "/tmp/evil.yaml", "COMPOSE_PROJECT_NAME": "evil", "CROFT_WORKSPACE": "/",
-                        "DOCKER_HOST": "tcp://127.0.0.1:1", "COMPOSE_PROFILES": "evil"}.items():
+    for name, value in {
+        "COMPOSE_FILE": "/tmp/evil.yaml",
+        "COMPOSE_PROJECT_NAME": "evil",
+        "CROFT_WORKSPACE": "/",
+        "DOCKER_HOST": "tcp://127.0.0.1:1",
+        "COMPOSE_PROFILES": "evil",
+    }.items():
         monkeypatch.setenv(name, value)
     (home.folder / ".env").write_text("CROFT_WORKSPACE=/\n")
     home.start()
@@ -146,6 +164,7 @@ def test_a_stranger_with_our_name_is_not_touched(broker, engine, builder) -> Non
 def test_an_unpinned_image_does_not_run(broker, engine, images) -> None:
     """SUP-2: what bears our name but is not the image on record is put back before anything starts."""
     from appliance.broker.images import Held, Ledger
+
     Ledger(broker.paths.programs / "docker/images.json").record("ide", Held(images["ide"], "x", "1", ""))
     engine.images.get(images["proxy"]).tag("croft/ide", "pin")
     broker.up("ide")
@@ -159,8 +178,10 @@ class Engine:
     def __init__(self) -> None:
         file = CACHE / "dockerd.pid"
         if not file.exists():
-            pytest.fail("this engine was not started by tests/docker/setup.sh, so it must not be killed: stop the "
-                        "machine's own dockerd and run tests/docker/setup.sh up")
+            pytest.fail(
+                "this engine was not started by tests/docker/setup.sh, so it must not be killed: stop the "
+                "machine's own dockerd and run tests/docker/setup.sh up"
+            )
         self.pid = int(file.read_text())
 
     def end(self, number: int) -> None:

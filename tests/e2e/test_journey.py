@@ -93,12 +93,25 @@ def test_extensions_and_settings_outlive_the_ide(appliance: Appliance) -> None:
 def as_workspace(appliance: Appliance, *words: str) -> str:
     """code-server's own command line, run as the broker runs commands for people: as the workspace account."""
     home, ide = appliance.paths.ide_home, ide_tree()
-    reply = call(appliance.paths.socket("broker"), "spawn", argv=[
-        str(ide / "node/bin/node"), str(ide / "code/node_modules/code-server"), *words,
-        "--user-data-dir", str(home / ".local/share/code-server"),
-        "--extensions-dir", str(home / ".local/share/code-server/extensions")],
-        cwd=".", env={}, stdin=None, view="plain", timeout=60,
-        limits={"seconds": 60, "pids": 64, "memory_mb": 1024})
+    reply = call(
+        appliance.paths.socket("broker"),
+        "spawn",
+        argv=[
+            str(ide / "node/bin/node"),
+            str(ide / "code/node_modules/code-server"),
+            *words,
+            "--user-data-dir",
+            str(home / ".local/share/code-server"),
+            "--extensions-dir",
+            str(home / ".local/share/code-server/extensions"),
+        ],
+        cwd=".",
+        env={},
+        stdin=None,
+        view="plain",
+        timeout=60,
+        limits={"seconds": 60, "pids": 64, "memory_mb": 1024},
+    )
     pidfd, out, err = reply.fds
     os.close(pidfd)
     with os.fdopen(out, "rb") as stdout, os.fdopen(err, "rb") as stderr:
@@ -112,12 +125,15 @@ def make_vsix(path: Path) -> None:
     manifest = """<?xml version="1.0" encoding="utf-8"?>
 <PackageManifest Version="2.0.0" xmlns="http://schemas.microsoft.com/developer/vsx-schema/2011">
 <Metadata><Identity Language="en-US" Id="hello" Version="1.0.0" Publisher="croft-test"/><DisplayName>Hello</DisplayName>
-<Description xml:space="preserve">Hello</Description></Metadata><Installation><InstallationTarget Id="Microsoft.VisualStudio.Code"/></Installation>
+<Description xml:space="preserve">Hello</Description></Metadata>
+<Installation><InstallationTarget Id="Microsoft.VisualStudio.Code"/></Installation>
 <Dependencies/><Assets><Asset Type="Microsoft.VisualStudio.Code.Manifest" Path="extension/package.json" Addressable="true"/></Assets>
 </PackageManifest>"""
     package = {"name": "hello", "publisher": "croft-test", "version": "1.0.0", "engines": {"vscode": "^1.80.0"}}
-    types = '<?xml version="1.0" encoding="utf-8"?><Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">' \
-            '<Default Extension=".json" ContentType="application/json"/><Default Extension=".vsixmanifest" ContentType="text/xml"/></Types>'
+    types = (
+        '<?xml version="1.0" encoding="utf-8"?><Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
+        '<Default Extension=".json" ContentType="application/json"/><Default Extension=".vsixmanifest" ContentType="text/xml"/></Types>'
+    )
     with zipfile.ZipFile(path, "w") as made:
         made.writestr("extension.vsixmanifest", manifest)
         made.writestr("[Content_Types].xml", types)

@@ -52,9 +52,13 @@ def front_door(appliance: Appliance) -> int:
     """Status of /healthz through Caddy, with the name as SNI (the C library need not know it); 0 without an answer."""
     host, context = appliance.settings.host, ssl.create_default_context(cafile=str(appliance.paths.proxy_root))
     try:
-        with (socket.create_connection(("127.0.0.1", appliance.https_port), 5) as raw,
-              context.wrap_socket(raw, server_hostname=host) as link):
-            link.sendall(f"GET /healthz HTTP/1.1\r\nHost: {host}:{appliance.https_port}\r\nConnection: close\r\n\r\n".encode())
+        with (
+            socket.create_connection(("127.0.0.1", appliance.https_port), 5) as raw,
+            context.wrap_socket(raw, server_hostname=host) as link,
+        ):
+            link.sendall(
+                f"GET /healthz HTTP/1.1\r\nHost: {host}:{appliance.https_port}\r\nConnection: close\r\n\r\n".encode()
+            )
             return int(link.recv(64).split()[1])
     except (OSError, IndexError):
         return 0

@@ -30,8 +30,21 @@ def sshd(cage: Cage) -> Iterator[int]:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     process = subprocess.Popen(
-        ["/usr/sbin/sshd", "-D", "-f", "/dev/null", "-o", f"HostKey={folder / 'key'}", "-o", f"ListenAddress=127.0.0.1:{port}",
-         "-o", "PidFile=none"], stderr=subprocess.DEVNULL, preexec_fn=cage.enter)  # noqa: PLW1509 - enters a cgroup
+        [
+            "/usr/sbin/sshd",
+            "-D",
+            "-f",
+            "/dev/null",
+            "-o",
+            f"HostKey={folder / 'key'}",
+            "-o",
+            f"ListenAddress=127.0.0.1:{port}",
+            "-o",
+            "PidFile=none",
+        ],
+        stderr=subprocess.DEVNULL,
+        preexec_fn=cage.enter,
+    )
     try:
         poll(lambda: ssh_answers(port), "sshd answers", 10)
         yield port
@@ -56,7 +69,9 @@ def daemon_answers(appliance: Appliance) -> bool:
         link.settimeout(1)
         try:
             link.connect(str(appliance.paths.socket("web")))
-            link.sendall(f"GET /healthz HTTP/1.1\r\nHost: {appliance.settings.host}\r\nConnection: close\r\n\r\n".encode())
+            link.sendall(
+                f"GET /healthz HTTP/1.1\r\nHost: {appliance.settings.host}\r\nConnection: close\r\n\r\n".encode()
+            )
             return link.recv(64).startswith(b"HTTP/1.1 200")
         except OSError:
             return False
@@ -76,7 +91,9 @@ class Watch(threading.Thread):
         begun = time.monotonic()
         while not self._over.wait(0.5):
             self.rounds += 1
-            self.silent += [f"{name} at {time.monotonic() - begun:.0f} s" for name, ask in self._asks.items() if not ask()]
+            self.silent += [
+                f"{name} at {time.monotonic() - begun:.0f} s" for name, ask in self._asks.items() if not ask()
+            ]
 
     def end(self) -> None:
         self._over.set()

@@ -35,31 +35,37 @@ async def test_an_untouched_chain_holds(audit: AuditLog) -> None:
     assert await audit.verify() is None
     await write(audit, 7)
     assert await audit.verify() is None
-    newest = (await audit.records(limit=3))
+    newest = await audit.records(limit=3)
     assert [record.seq for record in newest] == [7, 6, 5]
 
 
-@pytest.mark.parametrize(("change", "seq"), [
-    ("UPDATE audit SET detail = '{\"what\":\"other\"}' WHERE seq = 3", 3),
-    ("UPDATE audit SET detail = '{ \"what\": \"thing 2\" }' WHERE seq = 3", 3),
-    ("UPDATE audit SET detail = '{\"what\":\"hidden\",\"what\":\"thing 2\"}' WHERE seq = 3", 3),
-    ("UPDATE audit SET detail = 'not json' WHERE seq = 3", 3),
-    ("UPDATE audit SET detail = '" + "[" * 5000 + "' WHERE seq = 3", 3),
-    ("UPDATE audit SET actor = 'u2' WHERE seq = 3", 3),
-    ("UPDATE audit SET event = 'sign-in' WHERE seq = 3", 3),
-    ("UPDATE audit SET at = at + 1 WHERE seq = 3", 3),
-    ("UPDATE audit SET uptime = uptime - 1 WHERE seq = 3", 3),
-    ("UPDATE audit SET boot_id = 'boot-2' WHERE seq = 3", 3),
-    ("UPDATE audit SET intent = 1 WHERE seq = 3", 3),
-    ("UPDATE audit SET hash = x'00' WHERE seq = 3", 3),
-    ("DELETE FROM audit WHERE seq = 3", 3),
-    ("DELETE FROM audit WHERE seq <= 2", 1),
-    ("UPDATE audit SET seq = -seq WHERE seq = 4; UPDATE audit SET seq = 4 WHERE seq = 3; UPDATE audit SET seq = 3 WHERE seq = -4", 3),
-    ("UPDATE audit SET seq = seq + 100 WHERE seq = 7", 7),
-    ("UPDATE audit_checkpoints SET signature = zeroblob(64)", 1),
-    ("UPDATE audit_checkpoints SET hash = zeroblob(32)", 1),
-    ("DELETE FROM audit", 1),
-])
+@pytest.mark.parametrize(
+    ("change", "seq"),
+    [
+        ('UPDATE audit SET detail = \'{"what":"other"}\' WHERE seq = 3', 3),
+        ('UPDATE audit SET detail = \'{ "what": "thing 2" }\' WHERE seq = 3', 3),
+        ('UPDATE audit SET detail = \'{"what":"hidden","what":"thing 2"}\' WHERE seq = 3', 3),
+        ("UPDATE audit SET detail = 'not json' WHERE seq = 3", 3),
+        ("UPDATE audit SET detail = '" + "[" * 5000 + "' WHERE seq = 3", 3),
+        ("UPDATE audit SET actor = 'u2' WHERE seq = 3", 3),
+        ("UPDATE audit SET event = 'sign-in' WHERE seq = 3", 3),
+        ("UPDATE audit SET at = at + 1 WHERE seq = 3", 3),
+        ("UPDATE audit SET uptime = uptime - 1 WHERE seq = 3", 3),
+        ("UPDATE audit SET boot_id = 'boot-2' WHERE seq = 3", 3),
+        ("UPDATE audit SET intent = 1 WHERE seq = 3", 3),
+        ("UPDATE audit SET hash = x'00' WHERE seq = 3", 3),
+        ("DELETE FROM audit WHERE seq = 3", 3),
+        ("DELETE FROM audit WHERE seq <= 2", 1),
+        (
+            "UPDATE audit SET seq = -seq WHERE seq = 4; UPDATE audit SET seq = 4 WHERE seq = 3; UPDATE audit SET seq = 3 WHERE seq = -4",
+            3,
+        ),
+        ("UPDATE audit SET seq = seq + 100 WHERE seq = 7", 7),
+        ("UPDATE audit_checkpoints SET signature = zeroblob(64)", 1),
+        ("UPDATE audit_checkpoints SET hash = zeroblob(32)", 1),
+        ("DELETE FROM audit", 1),
+    ],
+)
 async def test_every_change_is_found(database: Database, audit: AuditLog, change: str, seq: int) -> None:
     """LOG-1."""
     await write(audit, 7)
@@ -83,7 +89,9 @@ async def test_a_rewritten_chain_lacks_our_signature(database: Database, audit: 
     assert "signature" in fault.what
 
 
-async def test_a_cut_tail_shows_against_the_anchor(database: Database, key: Ed25519PrivateKey, clock: ManualClock) -> None:
+async def test_a_cut_tail_shows_against_the_anchor(
+    database: Database, key: Ed25519PrivateKey, clock: ManualClock
+) -> None:
     """LOG-1: records after the last checkpoint can only be missed by somebody who kept the head elsewhere."""
     heads: list[tuple[int, bytes]] = []
     audit = AuditLog(database, key, clock, "boot-1", lambda seq, digest: heads.append((seq, digest)))
@@ -147,6 +155,7 @@ async def test_a_damaged_anchor_is_said(tmp_path: Path) -> None:
 
 async def test_checkpoints_by_number_and_by_time(database: Database, audit: AuditLog, clock: ManualClock) -> None:
     """LOG-1: each 100 records or 60 seconds."""
+
     async def signed() -> list[int]:
         return [row["seq"] for row in await database.rows("SELECT seq FROM audit_checkpoints ORDER BY seq")]
 
@@ -190,7 +199,20 @@ async def test_a_long_chain_is_walked_in_pages(database: Database, audit: AuditL
     assert fault.seq == 1001
 
 
-@pytest.mark.parametrize("text", ["a\r\nb", "\x1b[2J\x1b]8;;x\x07", "</script>", "\u202e\u2066", '","actor":"root', "\udcff", "\0", "م" * 3, "x" * 1_000_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\r\nb",
+        "\x1b[2J\x1b]8;;x\x07",
+        "</script>",
+        "\u202e\u2066",
+        '","actor":"root',
+        "\udcff",
+        "\0",
+        "م" * 3,
+        "x" * 1_000_000,
+    ],
+)
 async def test_no_field_forges_or_breaks_a_record(database: Database, audit: AuditLog, text: str) -> None:
     """LOG-4."""
     await audit.note("export", "u1", what=text, deep={"a": [text]})
@@ -242,11 +264,16 @@ async def test_unknown_codes_are_refused(audit: AuditLog) -> None:
 
 def test_every_code_is_written_somewhere() -> None:
     """LOG-6: a code nobody emits is a hole in the log; codes are written whole, or as ``area.{action}``."""
-    source = "\n".join(path.read_text("utf-8") for folder in ("appliance", "webui", "control_sync")
-                       for path in (ROOT / folder).rglob("*.py") if path.name != "audit.py")
+    source = "\n".join(
+        path.read_text("utf-8")
+        for folder in ("appliance", "webui", "control_sync")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != "audit.py"
+    )
     source += re.sub(r"EVENTS.*?\n}", "", (ROOT / "appliance/audit.py").read_text("utf-8"), flags=re.S)
     emitted: Callable[[str], bool] = lambda code: (  # noqa: E731
-        f'"{code}"' in source or f'f"{code.split(".")[0]}.{{action}}"' in source)
+        f'"{code}"' in source or f'f"{code.split(".")[0]}.{{action}}"' in source
+    )
     assert [code for code in EVENTS if not emitted(code)] == []
     assert ANNOUNCED.issubset(EVENTS)
 
@@ -257,7 +284,9 @@ async def test_canaries_never_reach_the_log(database: Database, audit: AuditLog)
     canaries = [secrets.new(marks[number % 5]) for number in range(1000)]
     async with database.transaction() as tx:
         for number, canary in enumerate(canaries):
-            wrap = (canary, f"x{canary}", f"https://h/?t={canary}&a", f"a\n{canary}", [canary], {"k": {"d": canary}})[number % 6]
+            wrap = (canary, f"x{canary}", f"https://h/?t={canary}&a", f"a\n{canary}", [canary], {"k": {"d": canary}})[
+                number % 6
+            ]
             await audit.append(tx, "export", "u1", what=wrap)
     stored = "\n".join(row["detail"] for row in await database.rows("SELECT detail FROM audit"))
     assert [canary for canary in canaries if canary[10:] in stored] == []

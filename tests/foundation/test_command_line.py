@@ -70,14 +70,23 @@ async def test_people_sessions_and_services_from_the_console(home: Path, capsys:
 async def test_text_for_people(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with front(home) as life:
         await life.sign_in_as("viewer")
-        for words in (["status"], ["users", "list"], ["sessions", "list"], ["services", "list"], ["audit", "verify"], ["login-link", "viewer@example.org"]):
+        for words in (
+            ["status"],
+            ["users", "list"],
+            ["sessions", "list"],
+            ["services", "list"],
+            ["audit", "verify"],
+            ["login-link", "viewer@example.org"],
+        ):
             assert await asyncio.to_thread(cli.main, [*words, "--home", str(home)]) == 0
             said = capsys.readouterr().out
             assert said.strip()
             assert "\x1b" not in said
 
 
-async def test_with_the_daemon_down(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_with_the_daemon_down(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """DECIDED 9: a link and the audit check work; everything else says that Croft is not running."""
     monkeypatch.setattr("appliance.offline.become_daemon_user", lambda settings: None)
     (home / "etc").mkdir()
@@ -104,9 +113,17 @@ def serve_once(path: Path, answer: bytes) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize("answer", [
-    b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b"junk\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nnot json", b"HTTP/1.1 500 x\r\n\r\n[1]",
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
+        b"junk\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\nnot json",
+        b"HTTP/1.1 500 x\r\n\r\n[1]",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+    ],
+)
 def test_a_daemon_that_goes_away_in_the_middle(home: Path, answer: bytes) -> None:
     path = Paths.under(home).socket("control")
     thread = serve_once(path, answer)

@@ -47,8 +47,10 @@ async def open_and_close(path: Path) -> None:
 async def put_people(path: Path, number: int) -> None:
     async with opened(path) as database, database.transaction() as tx:
         for each in range(number):
-            await tx.execute("INSERT INTO users (id, email, name, role, created_at) VALUES (?, ?, ?, 'admin', 1)",
-                             (f"u{each}", f"u{each}@example.org", "n" * 200))
+            await tx.execute(
+                "INSERT INTO users (id, email, name, role, created_at) VALUES (?, ?, ?, 'admin', 1)",
+                (f"u{each}", f"u{each}@example.org", "n" * 200),
+            )
 
 
 def modes_in(folder: Path) -> dict[str, int]:
@@ -73,7 +75,9 @@ async def test_migrations_are_applied_once_and_recorded(tmp_path: Path) -> None:
     for _ in range(3):
         await open_and_close(tmp_path / "croft.db")
     with sqlite3.connect(tmp_path / "croft.db") as raw:
-        assert [row[0] for row in raw.execute("SELECT number FROM migrations")] == [number for number, *_ in module.migrations()]
+        assert [row[0] for row in raw.execute("SELECT number FROM migrations")] == [
+            number for number, *_ in module.migrations()
+        ]
     raw.close()
 
 
@@ -81,10 +85,13 @@ def test_migrations_are_numbered_without_gaps() -> None:
     assert [number for number, *_ in module.migrations()] == list(range(1, len(module.migrations()) + 1))
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ("UPDATE migrations SET sha256 = 'other' WHERE number = 1", "was changed"),
-    ("INSERT INTO migrations VALUES (9999, '9999_future.sql', 'x')", "newer Croft"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("UPDATE migrations SET sha256 = 'other' WHERE number = 1", "was changed"),
+        ("INSERT INTO migrations VALUES (9999, '9999_future.sql', 'x')", "newer Croft"),
+    ],
+)
 async def test_a_schema_that_is_not_ours_is_refused(tmp_path: Path, change: str, words: str) -> None:
     path = tmp_path / "croft.db"
     await open_and_close(path)
@@ -129,7 +136,7 @@ async def test_a_damaged_file_is_refused_and_never_reset(tmp_path: Path, damage:
         content[100:400] = b"\xff" * 300
     elif damage == "middle":
         for page in range(4, len(content) // 4096):
-            content[page * 4096:page * 4096 + 64] = b"\x0a" * 64
+            content[page * 4096 : page * 4096 + 64] = b"\x0a" * 64
     if damage == "gone":
         path.unlink()
     else:
@@ -161,10 +168,14 @@ async def test_random_flips_never_lose_people_without_a_word(tmp_path: Path) -> 
 
 async def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     path = tmp_path / "croft.db"
-    script = (f"import asyncio, pathlib\nfrom appliance.database import Database\nfrom appliance.errors import Conflict\n"
-              f"try:\n    asyncio.run(Database.open(pathlib.Path({str(path)!r})))\nexcept Conflict as error:\n    print(error.message)")
+    script = (
+        f"import asyncio, pathlib\nfrom appliance.database import Database\nfrom appliance.errors import Conflict\n"
+        f"try:\n    asyncio.run(Database.open(pathlib.Path({str(path)!r})))\nexcept Conflict as error:\n    print(error.message)"
+    )
     async with opened(path):
-        said = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+        said = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+        )
         assert "in use by a running Croft" in said.stdout
         with pytest.raises(Conflict):
             await Database.open(path)
@@ -217,6 +228,7 @@ async def test_readers_see_nothing_before_the_commit_and_cannot_write(database: 
 
 async def test_cancelling_at_any_moment_leaves_no_transaction_open(database: Database) -> None:
     """A client that hangs up must not wedge the one writer."""
+
     async def write(name: str) -> None:
         async with database.transaction() as tx:
             await tx.execute(PUT, (name,))

@@ -45,7 +45,11 @@ def imports(module: str) -> Iterator[str]:
             assert node.level == 0, f"{module} imports by relative path"
             for name in node.names:
                 whole = f"{node.module}.{name.name}"
-                yield whole if path_of(whole).exists() and whole.split(".")[0] in ("appliance", "webui", "control_sync") else node.module
+                yield (
+                    whole
+                    if path_of(whole).exists() and whole.split(".")[0] in ("appliance", "webui", "control_sync")
+                    else node.module
+                )
 
 
 def ours(module: str) -> list[str]:
@@ -70,14 +74,21 @@ def test_imports_point_one_way(module: str) -> None:
         if mine == "foundation":
             assert theirs == "foundation", f"{module} imports {other}: the foundation knows nobody above it"
         elif mine in DOMAINS:
-            assert theirs == "foundation" or (mine, theirs) in ALLOWED, f"{module} imports {other}: rooms meet through what they are given"
+            assert theirs == "foundation" or (mine, theirs) in ALLOWED, (
+                f"{module} imports {other}: rooms meet through what they are given"
+            )
         elif mine in ("webui", "control_sync"):
-            assert {mine, theirs} != {"webui", "control_sync"}, f"{module} imports {other}: the two edges do not know each other"
+            assert {mine, theirs} != {"webui", "control_sync"}, (
+                f"{module} imports {other}: the two edges do not know each other"
+            )
 
 
 def test_only_the_daemon_imports_the_web() -> None:
-    assert [module for module in modules() if room(module) != "webui" and any(name.split(".")[0] == "webui" for name in ours(module))] == [
-        "appliance.daemon"]
+    assert [
+        module
+        for module in modules()
+        if room(module) != "webui" and any(name.split(".")[0] == "webui" for name in ours(module))
+    ] == ["appliance.daemon"]
 
 
 @pytest.mark.parametrize("module", [module for module in modules() if module.startswith("appliance.broker")])
@@ -86,7 +97,11 @@ def test_the_broker_can_be_audited_in_an_hour(module: str) -> None:
     for name in imports(module):
         top = name.split(".")[0]
         if top == "appliance":
-            assert name.startswith("appliance.broker") or name in ("appliance", "appliance.settings", "appliance.errors"), f"{module}: {name}"
+            assert name.startswith("appliance.broker") or name in (
+                "appliance",
+                "appliance.settings",
+                "appliance.errors",
+            ), f"{module}: {name}"
         else:
             assert top in sys.stdlib_module_names, f"{module}: {name}"
             # client.py is the daemon's end, and the daemon has a loop.
@@ -95,11 +110,17 @@ def test_the_broker_can_be_audited_in_an_hour(module: str) -> None:
 
 def test_settings_and_errors_are_plain() -> None:
     for module in ("appliance.settings", "appliance.errors"):
-        assert [name for name in imports(module) if name.split(".")[0] not in sys.stdlib_module_names and name != "appliance.errors"] == []
+        assert [
+            name
+            for name in imports(module)
+            if name.split(".")[0] not in sys.stdlib_module_names and name != "appliance.errors"
+        ] == []
 
 
 def fresh(code: str) -> str:
-    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, timeout=100, cwd=ROOT).stdout
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, timeout=100, cwd=ROOT
+    ).stdout
 
 
 def test_every_module_imports_alone() -> None:
@@ -124,15 +145,49 @@ for name in {names!r}:
 
 def test_an_idle_daemon_carries_nothing_heavy() -> None:
     """DESIGN 3, F1: what is imported on first use must not be there at start."""
-    heavy = ("openai", "docker", "segno", "requests", "urllib3", "playwright", "pytest", "uvloop", "sqlalchemy", "numpy", "email.mime.multipart")
-    assert fresh(f"import sys, appliance.daemon; print(*[name for name in {heavy!r} if name in sys.modules])").split() == []
+    heavy = (
+        "openai",
+        "docker",
+        "segno",
+        "requests",
+        "urllib3",
+        "playwright",
+        "pytest",
+        "uvloop",
+        "sqlalchemy",
+        "numpy",
+        "email.mime.multipart",
+    )
+    assert (
+        fresh(f"import sys, appliance.daemon; print(*[name for name in {heavy!r} if name in sys.modules])").split()
+        == []
+    )
 
 
 def test_the_command_line_starts_light() -> None:
-    heavy = ("aiohttp", "aiosqlite", "sqlite3", "asyncio", "cryptography", "jwt", "msgspec", "jinja2", "docker", "psutil", "segno")
-    assert fresh(f"import sys, appliance.cli; print(*[name for name in {heavy!r} if name in sys.modules])").split() == []
+    heavy = (
+        "aiohttp",
+        "aiosqlite",
+        "sqlite3",
+        "asyncio",
+        "cryptography",
+        "jwt",
+        "msgspec",
+        "jinja2",
+        "docker",
+        "psutil",
+        "segno",
+    )
+    assert (
+        fresh(f"import sys, appliance.cli; print(*[name for name in {heavy!r} if name in sys.modules])").split() == []
+    )
 
 
 def test_the_broker_starts_light() -> None:
     heavy = ("asyncio", "msgspec", "sqlite3", "aiohttp", "ssl", "cryptography")
-    assert fresh(f"import sys, appliance.broker.server; print(*[name for name in {heavy!r} if name in sys.modules])").split() == []
+    assert (
+        fresh(
+            f"import sys, appliance.broker.server; print(*[name for name in {heavy!r} if name in sys.modules])"
+        ).split()
+        == []
+    )

@@ -12,11 +12,23 @@ import pytest
 from appliance import log as logs
 from appliance.identity import secrets
 
-NASTY = ["a\r\nb", "\x1b[2J\x1b]52;c;eA==\x07", "\x9b31m", "\u2028\u2029", "\u202egnp", '"},{"text":"forged', "مرحبا", "\udcff", "\0"]
+NASTY = [
+    "a\r\nb",
+    "\x1b[2J\x1b]52;c;eA==\x07",
+    "\x9b31m",
+    "\u2028\u2029",
+    "\u202egnp",
+    '"},{"text":"forged',
+    "مرحبا",
+    "\udcff",
+    "\0",
+]
 
 
 def record(text: str, **fields: object) -> logging.LogRecord:
-    return logging.makeLogRecord({"name": "croft", "levelno": 20, "levelname": "INFO", "msg": text, "args": (), **fields})
+    return logging.makeLogRecord(
+        {"name": "croft", "levelno": 20, "levelname": "INFO", "msg": text, "args": (), **fields}
+    )
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -43,7 +55,9 @@ def test_tokens_are_blanked_wherever_they_stand(formatter: logging.Formatter) ->
         try:
             raise RuntimeError(f"refused\n{secret}\nend")
         except RuntimeError:
-            failed = record("failed", exc_info=sys.exc_info(), url=f"https://h/?t={secret}", deep={"a": [f"x\n{secret}"]})
+            failed = record(
+                "failed", exc_info=sys.exc_info(), url=f"https://h/?t={secret}", deep={"a": [f"x\n{secret}"]}
+            )
         line = formatter.format(failed)
         assert secret[12:] not in line
         assert "[token]" in line

@@ -24,11 +24,20 @@ def verbs(parser: argparse.ArgumentParser, before: str = "croft") -> Iterator[st
             yield from verbs(below, f"{before} {name}")
     if not groups:
         yield before
-        yield from (option for action in parser._actions for option in action.option_strings if option.startswith("--") and option != "--help")
+        yield from (
+            option
+            for action in parser._actions
+            for option in action.option_strings
+            if option.startswith("--") and option != "--help"
+        )
 
 
-NAMES = sorted({f"`{row.name}`" for row in TABLE} | {f"`{code}`" for code in EVENTS} | set(verbs(_parser()))
-               | {f"`{route.method} {route.path.replace(':.+', '')}`" for route in (*routes.UI, *routes.IDE)})
+NAMES = sorted(
+    {f"`{row.name}`" for row in TABLE}
+    | {f"`{code}`" for code in EVENTS}
+    | set(verbs(_parser()))
+    | {f"`{route.method} {route.path.replace(':.+', '')}`" for route in (*routes.UI, *routes.IDE)}
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

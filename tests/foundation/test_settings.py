@@ -75,19 +75,55 @@ def test_no_text_can_break_out_of_a_file_it_is_written_to(row: Setting) -> None:
         refusal(nested(row.name, f"a{bad}b"))
 
 
-@pytest.mark.parametrize("host", ["croft.localhost", "example.org", "203-0-113-7.sslip.io", "xn--mgbh0fb.example", "a.b.c.d.example",
-                                  "x" * 63 + ".org"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "croft.localhost",
+        "example.org",
+        "203-0-113-7.sslip.io",
+        "xn--mgbh0fb.example",
+        "a.b.c.d.example",
+        "x" * 63 + ".org",
+    ],
+)
 def test_good_hosts(host: str) -> None:
     settings = parse({"host": host}, PATHS)
     assert settings.ui_origin == f"https://{host}"
     assert settings.ide_origin == f"https://ide.{host}"
 
 
-@pytest.mark.parametrize("host", [
-    "", " ", ".", "-a.org", "a-.org", "a..org", "a.org.", "A.org", "a_b.org", "https://a.org", "a.org/x", "a.org:443", "*.a.org",
-    "127.0.0.1", "::1", "[::1]", "127.1", "2130706433", "0x7f000001", "a.0x7f", "a.1", "x" * 64 + ".org", "a." * 130 + "org", "مثال.org",
-    "localhost", "a b", "a\tb",
-])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        " ",
+        ".",
+        "-a.org",
+        "a-.org",
+        "a..org",
+        "a.org.",
+        "A.org",
+        "a_b.org",
+        "https://a.org",
+        "a.org/x",
+        "a.org:443",
+        "*.a.org",
+        "127.0.0.1",
+        "::1",
+        "[::1]",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "a.0x7f",
+        "a.1",
+        "x" * 64 + ".org",
+        "a." * 130 + "org",
+        "مثال.org",
+        "localhost",
+        "a b",
+        "a\tb",
+    ],
+)
 def test_bad_hosts(host: str) -> None:
     """A number at the end of a name is an address to browsers, however it is written."""
     assert "host" in refusal({"host": host}).message
@@ -106,12 +142,16 @@ def test_ports_in_origins_and_behind_another_proxy() -> None:
     assert "differ" in refusal({"proxy": {"https_port": 80}}).message
 
 
-@pytest.mark.parametrize("document", [{"hots": "a.org"}, {"proxy": {"port": 1}}, {"a": {"b": {"c": 1}}}, {"proxy": 5}, {"": 1}])
+@pytest.mark.parametrize(
+    "document", [{"hots": "a.org"}, {"proxy": {"port": 1}}, {"a": {"b": {"c": 1}}}, {"proxy": 5}, {"": 1}]
+)
 def test_unknown_settings_are_named(document: dict[str, Any]) -> None:
     assert "unknown setting" in refusal(document).message
 
 
-@pytest.mark.parametrize(("content", "word"), [(b"host = ", "TOML"), (b"\xff\xfe", "UTF-8"), (b"host = 'a'\nhost = 'b'", "TOML")])
+@pytest.mark.parametrize(
+    ("content", "word"), [(b"host = ", "TOML"), (b"\xff\xfe", "UTF-8"), (b"host = 'a'\nhost = 'b'", "TOML")]
+)
 def test_unreadable_files(tmp_path: Path, content: bytes, word: str) -> None:
     paths = Paths.under(tmp_path)
     paths.config.parent.mkdir(parents=True)

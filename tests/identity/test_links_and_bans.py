@@ -28,8 +28,10 @@ async def test_of_fifty_who_claim_the_appliance_one_does(home: Front) -> None:
     """AUTH-1."""
     secret, kind, seconds = await home.links.create(None, "console")
     assert (kind, seconds) == ("setup", 1800)
-    tried = await asyncio.gather(*(home.sign_in.by_link(secret, elsewhere(number), email=f"n{number}@example.org") for number in range(50)),
-                                 return_exceptions=True)
+    tried = await asyncio.gather(
+        *(home.sign_in.by_link(secret, elsewhere(number), email=f"n{number}@example.org") for number in range(50)),
+        return_exceptions=True,
+    )
     assert sum(isinstance(one, LinkRefused) for one in tried) == 49
     people = await home.users.all()
     assert [person.role for person in people] == [Role.admin]
@@ -60,7 +62,9 @@ async def test_a_mistyped_address_does_not_cost_the_link(home: Front) -> None:
     assert (await home.sign_in.by_link(secret, HERE, email="a@example.org")).session.user.role is Role.admin
 
 
-@pytest.mark.parametrize(("wall", "boot", "works"), [(600, 600, True), (601, 601, False), (86400, 599, True), (-86400, 601, False)])
+@pytest.mark.parametrize(
+    ("wall", "boot", "works"), [(600, 600, True), (601, 601, False), (86400, 599, True), (-86400, 601, False)]
+)
 async def test_links_age_by_uptime(home: Front, wall: float, boot: float, works: bool) -> None:
     """A clock set back revives nothing, one set forward ends nothing."""
     user = await home.member("admin")
@@ -140,7 +144,8 @@ async def test_a_ban_refuses_even_a_good_link_and_only_there(home: Front) -> Non
     with pytest.raises(LinkRefused) as caught:
         await home.sign_in.by_link(secret, HERE)
     assert {(one.message, one.hint, one.status, one.code) for one in [*before, caught.value]} == {
-        (caught.value.message, caught.value.hint, 400, "link_refused")}
+        (caught.value.message, caught.value.hint, 400, "link_refused")
+    }
     with pytest.raises(LinkRefused):
         await home.sign_in.by_link(secret, Caller(HERE.address, "x", device + "x"))
     assert (await home.sign_in.by_link(secret, Caller(HERE.address, "x", device))).session.user == user
@@ -158,9 +163,19 @@ async def test_hammering_during_a_ban_neither_prolongs_it_nor_fills_the_log(home
     assert len(await home.store.database.rows("SELECT * FROM bans")) == 1
 
 
-@pytest.mark.parametrize(("address", "key"), [
-    ("192.0.2.1", "192.0.2.1"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"), ("2001:db8:1:2::", "2001:db8:1:2::/64"),
-    ("::ffff:192.0.2.1", "192.0.2.1"), ("fe80::1%eth0", "fe80::%eth0/64"), ("", "unknown"), ("evil, 192.0.2.1", "unknown"), ("x" * 9999, "unknown")])
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::%eth0/64"),
+        ("", "unknown"),
+        ("evil, 192.0.2.1", "unknown"),
+        ("x" * 9999, "unknown"),
+    ],
+)
 def test_what_counts_as_one_caller(address: str, key: str) -> None:
     assert network(address) in (key, "fe80::/64", "unknown") if "%" in address else network(address) == key
 
@@ -223,5 +238,8 @@ async def test_refusals_cost_the_same(home: Front) -> None:
         for number in range(60):
             yield Caller(f"10.0.{number}.1", "test")
 
-    medians = [statistics.median(await cost(*pair)) for pair in (("croft_lnk_guess", fresh()), (used, fresh()), (used, banned()))]
+    medians = [
+        statistics.median(await cost(*pair))
+        for pair in (("croft_lnk_guess", fresh()), (used, fresh()), (used, banned()))
+    ]
     assert max(medians) < 2 * min(medians) + 0.002, medians

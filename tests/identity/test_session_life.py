@@ -43,8 +43,12 @@ async def test_idle_and_absolute_limits(home: Front) -> None:
 async def test_looking_is_not_use(home: Front) -> None:
     """DECIDED 14: streams, polls and checks do not slide a session; navigations and changes do."""
     session, cookie = await home.sign_in_as("viewer")
-    for path, headers, slides in (("/api/services", {}, False), ("/", {"Sec-Fetch-Mode": "no-cors"}, False), ("/api/status", {"Sec-Fetch-Mode": "cors"}, False),
-                                  ("/", {"Sec-Fetch-Mode": "navigate"}, True)):
+    for path, headers, slides in (
+        ("/api/services", {}, False),
+        ("/", {"Sec-Fetch-Mode": "no-cors"}, False),
+        ("/api/status", {"Sec-Fetch-Mode": "cors"}, False),
+        ("/", {"Sec-Fetch-Mode": "navigate"}, True),
+    ):
         home.clock.advance(600)
         active = session.active
         async with home.ask("GET", path, cookie, headers=headers) as answer:
@@ -164,7 +168,11 @@ async def test_suspension_is_at_once_and_whole(home: Front) -> None:
     ide, code = await home.ide_cookie(session), home.sessions.hand_off(session)
     async with home.ask("PATCH", "/api/users/operator@example.org", admin, json={"suspended": True}) as answer:
         assert answer.status == 200
-    assert (home.sessions.check(cookie), home.sessions.check_ide(ide), await home.sessions.enter_ide(code)) == (None, None, None)
+    assert (home.sessions.check(cookie), home.sessions.check_ide(ide), await home.sessions.enter_ide(code)) == (
+        None,
+        None,
+        None,
+    )
     async with home.ask("PATCH", "/api/users/operator@example.org", admin, json={"suspended": False}) as answer:
         assert answer.status == 200
     assert home.sessions.check(cookie) is None, "resuming does not revive sessions"
@@ -186,8 +194,13 @@ async def test_removal_ends_everything(home: Front) -> None:
 async def test_the_last_admin_stays(home: Front) -> None:
     first = await home.member("admin")
     second = await home.users.create("second@example.org", "", Role.admin, "test")
-    tried = await asyncio.gather(home.users.change(first, "t", role=Role.viewer), home.users.change(second, "t", suspended=True),
-                                 home.users.remove(first, "t"), home.users.remove(second, "t"), return_exceptions=True)
+    tried = await asyncio.gather(
+        home.users.change(first, "t", role=Role.viewer),
+        home.users.change(second, "t", suspended=True),
+        home.users.remove(first, "t"),
+        home.users.remove(second, "t"),
+        return_exceptions=True,
+    )
     assert any(isinstance(one, Conflict) for one in tried)
     left = [user for user in await home.users.all() if user.role is Role.admin and not user.suspended]
     assert len(left) == 1
@@ -233,8 +246,15 @@ asyncio.run(main())
 async def test_a_killed_daemon_forgets_nothing(tmp_path: Path) -> None:
     """AUTH-12: kill -9 right after the answers."""
     with tempfile.TemporaryDirectory(prefix="croft-") as folder:
-        died = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", CRASH, folder], capture_output=True, text=True, timeout=60,
-                                       check=False, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+        died = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", CRASH, folder],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
         assert died.returncode == -signal.SIGKILL, died.stderr
         kept, ended = died.stdout.split()
         async with front(Path(folder), SystemClock()) as life:

@@ -19,10 +19,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("CROFT_TEST_CACHE", "/var/tmp/croft-tests"))
 CA = Path("/etc/ssl/certs/ca-certificates.crt")
-_TRUST = {"PIP_CERT": "/root/ca.crt", "NODE_EXTRA_CA_CERTS": "/root/ca.crt", "npm_config_cafile": "/root/ca.crt",
-          "PIP_DEFAULT_TIMEOUT": "180"}
-_PACKAGES = {"bookworm": "ca-certificates,iproute2,procps,curl",
-             "trixie": "systemd,systemd-sysv,dbus,udev,ca-certificates,iproute2,procps,openssh-server,openssh-client"}
+_TRUST = {
+    "PIP_CERT": "/root/ca.crt",
+    "NODE_EXTRA_CA_CERTS": "/root/ca.crt",
+    "npm_config_cafile": "/root/ca.crt",
+    "PIP_DEFAULT_TIMEOUT": "180",
+}
+_PACKAGES = {
+    "bookworm": "ca-certificates,iproute2,procps,curl",
+    "trixie": "systemd,systemd-sysv,dbus,udev,ca-certificates,iproute2,procps,openssh-server,openssh-client",
+}
 _NETWORK = "10.88.25"
 
 
@@ -48,8 +54,11 @@ def _mirror() -> str:
     """The package mirror this machine is configured for."""
     lists = [*Path("/etc/apt/sources.list.d").glob("*"), Path("/etc/apt/sources.list")]
     words = [word for path in lists if path.is_file() for word in path.read_text("utf-8").split()]
-    return next(word for word in words if word.startswith("http") and "/debian" in word and "security" not in word
-                and "snapshot" not in word)
+    return next(
+        word
+        for word in words
+        if word.startswith("http") and "/debian" in word and "security" not in word and "snapshot" not in word
+    )
 
 
 def ide_bundle() -> Path:
@@ -101,8 +110,22 @@ class Machine:
     def command(self, *argv: str) -> list[str]:
         """The host's command line that runs ``argv`` inside, without a booted init."""
         settings = [f"--setenv={key}={value}" for key, value in _TRUST.items()]
-        return ["systemd-nspawn", "-q", "-D", str(self.tree), "--keep-unit", "--register=no", f"--machine={self.name}",
-                "--resolv-conf=off", "--as-pid2", "--chdir=/src", "--pipe", *settings, *_apt_cache(self.tree), *argv]
+        return [
+            "systemd-nspawn",
+            "-q",
+            "-D",
+            str(self.tree),
+            "--keep-unit",
+            "--register=no",
+            f"--machine={self.name}",
+            "--resolv-conf=off",
+            "--as-pid2",
+            "--chdir=/src",
+            "--pipe",
+            *settings,
+            *_apt_cache(self.tree),
+            *argv,
+        ]
 
     def do(self, *argv: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run ``argv`` inside; on failure its output is in the error."""
@@ -119,8 +142,9 @@ class Booted(Machine):
         super().__init__(suite, tree)
         network = tree / "etc/systemd/network/10-host.network"
         network.parent.mkdir(parents=True, exist_ok=True)
-        network.write_text(f"[Match]\nName=host0\n[Network]\nAddress={_NETWORK}.2/24\nGateway={_NETWORK}.1\n"
-                           "LinkLocalAddressing=no\n")
+        network.write_text(
+            f"[Match]\nName=host0\n[Network]\nAddress={_NETWORK}.2/24\nGateway={_NETWORK}.1\nLinkLocalAddressing=no\n"
+        )
         run("systemctl", f"--root={tree}", "enable", "systemd-networkd.service")
         self._process: subprocess.Popen[bytes] | None = None
         self.init = 0
@@ -129,23 +153,52 @@ class Booted(Machine):
         """Start it and wait until systemd says it is up."""
         with (self.tree.parent / f"{self.tree.name}.console").open("ab") as log:
             self._process = subprocess.Popen(
-                ["systemd-nspawn", "-q", "-D", str(self.tree), "--boot", f"--machine={self.name}", "--keep-unit",
-                 "--register=no", "--resolv-conf=off", "--system-call-filter=add_key keyctl bpf", "--network-veth",
-                 *_apt_cache(self.tree)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
+                [
+                    "systemd-nspawn",
+                    "-q",
+                    "-D",
+                    str(self.tree),
+                    "--boot",
+                    f"--machine={self.name}",
+                    "--keep-unit",
+                    "--register=no",
+                    "--resolv-conf=off",
+                    "--system-call-filter=add_key keyctl bpf",
+                    "--network-veth",
+                    *_apt_cache(self.tree),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+            )
         link = f"ve-{self.name}"
         wait(lambda: Path(f"/sys/class/net/{link}").exists(), "the network link", 20)
         run("ip", "addr", "replace", f"{_NETWORK}.1/24", "dev", link)
         run("ip", "link", "set", link, "up")
         wait(self._find_init, "the container's init", 20)
-        wait(lambda: self.do("systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded"),
-             "systemd to be up", 90)
+        wait(
+            lambda: self.do("systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded"),
+            "systemd to be up",
+            90,
+        )
 
     def command(self, *argv: str) -> list[str]:
         settings = [f"{key}={value}" for key, value in _TRUST.items()]
-        return ["nsenter", "-t", str(self.init), "-a", "env", "-i", "-C", "/src", *settings, "HOME=/root",
-                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *argv]
+        return [
+            "nsenter",
+            "-t",
+            str(self.init),
+            "-a",
+            "env",
+            "-i",
+            "-C",
+            "/src",
+            *settings,
+            "HOME=/root",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            *argv,
+        ]
 
     def reboot(self) -> None:
         """Stop it cleanly and start it again."""
@@ -178,9 +231,11 @@ class Booted(Machine):
 @contextmanager
 def translated() -> Iterator[None]:
     """The machines' network reaches the outside through this host, for as long as this lasts."""
-    rules = [("-t", "nat", "POSTROUTING", "-s", f"{_NETWORK}.0/24", "!", "-d", f"{_NETWORK}.0/24", "-j", "MASQUERADE"),
-             ("-t", "filter", "FORWARD", "-s", f"{_NETWORK}.0/24", "-j", "ACCEPT"),
-             ("-t", "filter", "FORWARD", "-d", f"{_NETWORK}.0/24", "-j", "ACCEPT")]
+    rules = [
+        ("-t", "nat", "POSTROUTING", "-s", f"{_NETWORK}.0/24", "!", "-d", f"{_NETWORK}.0/24", "-j", "MASQUERADE"),
+        ("-t", "filter", "FORWARD", "-s", f"{_NETWORK}.0/24", "-j", "ACCEPT"),
+        ("-t", "filter", "FORWARD", "-d", f"{_NETWORK}.0/24", "-j", "ACCEPT"),
+    ]
     forward = Path("/proc/sys/net/ipv4/ip_forward")
     before = forward.read_text()
     forward.write_text("1")

@@ -16,11 +16,33 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 INSTALL = ("./install.sh", "--unattended", "--runtime", "process", "--ide-bundle", "/ide.tar")
 LOG = "/var/log/croft/install.log"
 # What running and looking leave behind anywhere; everything else must compare equal.
-_VOLATILE = ("/proc", "/sys", "/dev", "/run", "/tmp", "/src", "/root", "/ide.tar", "/var/tmp", "/var/cache", "/var/log",
-             "/var/lib/apt", "/var/lib/dpkg", "/var/lib/systemd", "/etc/machine-id", "/var/lib/private",
-             "/etc/ld.so.cache", "/etc/.pwd.lock", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-",
-             "/var/backups",
-             "/etc/subuid", "/etc/subgid")
+_VOLATILE = (
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    "/tmp",
+    "/src",
+    "/root",
+    "/ide.tar",
+    "/var/tmp",
+    "/var/cache",
+    "/var/log",
+    "/var/lib/apt",
+    "/var/lib/dpkg",
+    "/var/lib/systemd",
+    "/etc/machine-id",
+    "/var/lib/private",
+    "/etc/ld.so.cache",
+    "/etc/.pwd.lock",
+    "/etc/passwd-",
+    "/etc/group-",
+    "/etc/shadow-",
+    "/etc/gshadow-",
+    "/var/backups",
+    "/etc/subuid",
+    "/etc/subgid",
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,28 +55,41 @@ def snapshot(machine: Booted) -> dict[str, str]:
     prune = " -o ".join(f"-path {path}" for path in _VOLATILE)
     return {
         "packages": machine.do("dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\n").stdout,
-        "users": machine.do("cat", "/etc/passwd").stdout, "groups": machine.do("cat", "/etc/group").stdout,
+        "users": machine.do("cat", "/etc/passwd").stdout,
+        "groups": machine.do("cat", "/etc/group").stdout,
         "units": machine.do("systemctl", "list-unit-files", "--no-pager", "--no-legend").stdout,
         "fstab": machine.do("cat", "/etc/fstab").stdout,
-        "files": machine.do("sh", "-c", rf"find / \( {prune} \) -prune -o -type f -exec md5sum {{}} + | sort -k2; "
-                                        rf"find / \( {prune} \) -prune -o \( -type d -o -type l \) "
-                                        r"-printf '%p %m %U %G %l\n' | sort").stdout,
+        "files": machine.do(
+            "sh",
+            "-c",
+            rf"find / \( {prune} \) -prune -o -type f -exec md5sum {{}} + | sort -k2; "
+            rf"find / \( {prune} \) -prune -o \( -type d -o -type l \) "
+            r"-printf '%p %m %U %G %l\n' | sort",
+        ).stdout,
     }
 
 
 def assert_same(before: dict[str, str], after: dict[str, str], allowed: tuple[str, ...] = ()) -> None:
     for what, text in before.items():
         gone = set(text.splitlines()) - set(after[what].splitlines())
-        new = {line for line in set(after[what].splitlines()) - set(text.splitlines())
-               if not any(path in line for path in allowed)}
+        new = {
+            line
+            for line in set(after[what].splitlines()) - set(text.splitlines())
+            if not any(path in line for path in allowed)
+        }
         left = {line for line in gone | new if "__pycache__" not in line}
         assert not left, f"{what} differ:\n" + "\n".join(sorted(left)[:40])
 
 
 def serves(machine: Booted) -> bool:
-    answer = machine.do("python3", "-I", "-c", "import sys; sys.path.insert(0, '/src')\n"
-                        "from appliance.host.install.behind import answers\nprint(answers('croft.localhost'))",
-                        check=False)
+    answer = machine.do(
+        "python3",
+        "-I",
+        "-c",
+        "import sys; sys.path.insert(0, '/src')\n"
+        "from appliance.host.install.behind import answers\nprint(answers('croft.localhost'))",
+        check=False,
+    )
     return answer.returncode == 0 and answer.stdout.strip() == ""
 
 
@@ -62,8 +97,13 @@ def test_the_plan_is_printed_and_nothing_changes(trixie: Booted, before: dict[st
     trixie.do("sh", "-c", "apt-get -q update && apt-get install -yq --no-install-recommends python3 && apt-get clean")
     plain = snapshot(trixie)
     out = trixie.do(*INSTALL, "--dry-run").stdout
-    for words in ("install with apt: ", "create the system user croft", "locked wheels", "croft.toml",
-                  "croft-broker.service"):
+    for words in (
+        "install with apt: ",
+        "create the system user croft",
+        "locked wheels",
+        "croft.toml",
+        "croft-broker.service",
+    ):
         assert words in out
     assert_same(plain, snapshot(trixie))
     before.update(plain)
@@ -103,19 +143,41 @@ def test_hardening(trixie: Booted, before: dict[str, str]) -> None:
     """SYS-1: the daemon's exposure is at most 1.5 as installed. Nobody can sign in as the accounts."""
     trixie.do("systemd-analyze", "security", "--threshold=15", "--no-pager", "croft.service")
     assert trixie.do("systemctl", "show", "-p", "User", "--value", "croft.service").stdout.strip() == "croft"
-    trixie.do("sh", "-c", "mkdir -p -m 700 /var/lib/croft/home/.ssh && ssh-keygen -q -t ed25519 -N '' -f /root/key && "
-              "cp /root/key.pub /var/lib/croft/home/.ssh/authorized_keys && "
-              "chown -R workspace: /var/lib/croft/home/.ssh")
-    refused = trixie.do("ssh", "-i", "/root/key", "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes",
-                        "workspace@127.0.0.1", "id", check=False)
+    trixie.do(
+        "sh",
+        "-c",
+        "mkdir -p -m 700 /var/lib/croft/home/.ssh && ssh-keygen -q -t ed25519 -N '' -f /root/key && "
+        "cp /root/key.pub /var/lib/croft/home/.ssh/authorized_keys && "
+        "chown -R workspace: /var/lib/croft/home/.ssh",
+    )
+    refused = trixie.do(
+        "ssh",
+        "-i",
+        "/root/key",
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "BatchMode=yes",
+        "workspace@127.0.0.1",
+        "id",
+        check=False,
+    )
     assert refused.returncode == 255, refused.stdout
     trixie.do("rm", "-rf", "/var/lib/croft/home/.ssh", "/root/key", "/root/key.pub")
 
 
 def test_secret_files(trixie: Booted, before: dict[str, str]) -> None:
     """SEC-1: settings, journal, log and keys are closed to others."""
-    modes = trixie.do("stat", "-c", "%a %U:%G %n", "/etc/croft/croft.toml", "/var/lib/croft-install/journal.json", LOG,
-                      "/var/lib/croft/keys", "/var/lib/croft/croft.db").stdout.splitlines()
+    modes = trixie.do(
+        "stat",
+        "-c",
+        "%a %U:%G %n",
+        "/etc/croft/croft.toml",
+        "/var/lib/croft-install/journal.json",
+        LOG,
+        "/var/lib/croft/keys",
+        "/var/lib/croft/croft.db",
+    ).stdout.splitlines()
     assert modes[0].startswith("640 root:croft")
     assert modes[1].startswith("600 root:root")
     assert modes[2].startswith("600 root:root")
@@ -125,6 +187,7 @@ def test_secret_files(trixie: Booted, before: dict[str, str]) -> None:
 
 def test_a_hung_daemon_is_replaced(trixie: Booted, before: dict[str, str]) -> None:
     """SYS-6: SIGSTOP is noticed by the watchdog within a minute."""
+
     def daemon() -> str:
         return trixie.do("systemctl", "show", "-p", "MainPID", "--value", "croft.service").stdout.strip()
 
@@ -157,8 +220,9 @@ def test_purge_leaves_nothing(trixie: Booted, before: dict[str, str]) -> None:
 
 
 def start(machine: Booted) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(machine.command(*INSTALL), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        machine.command(*INSTALL), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def log(machine: Booted) -> str:

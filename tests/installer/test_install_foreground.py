@@ -16,8 +16,16 @@ from appliance.host.install import behind
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 HTTP, HTTPS = 25080, 25443
-INSTALL = ("./install.sh", "--unattended", "--ide-bundle", "/ide.tar", "--http-port", str(HTTP),
-           "--https-port", str(HTTPS))
+INSTALL = (
+    "./install.sh",
+    "--unattended",
+    "--ide-bundle",
+    "/ide.tar",
+    "--http-port",
+    str(HTTP),
+    "--https-port",
+    str(HTTPS),
+)
 
 
 def descendants(pid: int) -> list[int]:
@@ -56,8 +64,11 @@ def test_again_without_starting_changes_nothing(bookworm: Machine) -> None:
 
 
 def test_a_taken_port_refuses_before_anything(bookworm: Machine) -> None:
-    server = subprocess.Popen(("python3", "-I", "-m", "http.server", "--bind", "127.0.0.1", str(HTTP)),
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        ("python3", "-I", "-m", "http.server", "--bind", "127.0.0.1", str(HTTP)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         wait(lambda: "answered 404" in behind.answers("x", HTTP, tls=False), "the other server", 20)
         done = bookworm.do(*INSTALL, check=False)
@@ -71,6 +82,11 @@ def test_a_taken_port_refuses_before_anything(bookworm: Machine) -> None:
 
 def test_purge(bookworm: Machine) -> None:
     bookworm.do(*INSTALL, "--uninstall", "--purge")
-    left = bookworm.do("sh", "-c", "ls -d /opt/croft /var/lib/croft* /etc/croft /run/croft /usr/local/bin/croft; "
-                       "grep -E 'croft|workspace' /etc/passwd /etc/group; dpkg -l caddy git | grep ^ii", check=False)
+    left = bookworm.do(
+        "sh",
+        "-c",
+        "ls -d /opt/croft /var/lib/croft* /etc/croft /run/croft /usr/local/bin/croft; "
+        "grep -E 'croft|workspace' /etc/passwd /etc/group; dpkg -l caddy git | grep ^ii",
+        check=False,
+    )
     assert left.stdout == ""

@@ -20,10 +20,30 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("authority")
-    subprocess.run(("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                    "-days", "2", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"),
-                    "-subj", "/CN=localhost",
-                    "-addext", "subjectAltName=DNS:localhost"), check=True, capture_output=True)
+    subprocess.run(
+        (
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+            "-keyout",
+            str(folder / "key.pem"),
+            "-out",
+            str(folder / "cert.pem"),
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+        ),
+        check=True,
+        capture_output=True,
+    )
     return folder
 
 
@@ -73,9 +93,15 @@ def pipe(script: Path, certificate: Path, *argv: str) -> subprocess.CompletedPro
     """`curl URL/install.sh | sudo bash -s -- ...`, in a mount namespace of its own so that /var stays as it is."""
     line = "mount -t tmpfs none /var/cache && mount -t tmpfs none /var/log && exec bash -s -- " + " ".join(argv)
     with script.open() as stdin:
-        return subprocess.run(("unshare", "--mount", "sh", "-c", line), stdin=stdin, capture_output=True, text=True,
-                              check=False, timeout=60,
-                              env={**os.environ, "CURL_CA_BUNDLE": str(certificate / "cert.pem")})
+        return subprocess.run(
+            ("unshare", "--mount", "sh", "-c", line),
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "CURL_CA_BUNDLE": str(certificate / "cert.pem")},
+        )
 
 
 def test_a_release_is_fetched_checked_and_run(site: tuple[str, Path], checkout: Path, certificate: Path) -> None:
@@ -88,8 +114,9 @@ def test_a_release_is_fetched_checked_and_run(site: tuple[str, Path], checkout: 
     assert "--domain a.example.org" in done.stdout
 
 
-def test_a_tampered_release_is_refused_before_anything_runs(site: tuple[str, Path], checkout: Path,
-                                                             certificate: Path) -> None:
+def test_a_tampered_release_is_refused_before_anything_runs(
+    site: tuple[str, Path], checkout: Path, certificate: Path
+) -> None:
     """SUP-5"""
     url, folder = site
     archive, script, _ = release.build(checkout, folder, wheels=False)
@@ -113,8 +140,9 @@ def test_only_https_sources(site: tuple[str, Path], checkout: Path, certificate:
     assert "https" in done.stderr
 
 
-def test_a_server_with_an_unknown_certificate_is_refused(site: tuple[str, Path], checkout: Path,
-                                                         certificate: Path) -> None:
+def test_a_server_with_an_unknown_certificate_is_refused(
+    site: tuple[str, Path], checkout: Path, certificate: Path
+) -> None:
     url, folder = site
     _, script, _ = release.build(checkout, folder, wheels=False)
     other = folder.parent / "cert.pem"
@@ -135,7 +163,7 @@ def test_a_script_cut_off_anywhere_does_nothing(certificate: Path, tmp_path: Pat
     text = (ROOT / "install.sh").read_text()
     for share in (0.3, 0.6, 0.9, 0.99):
         cut = tmp_path / "install.sh"
-        cut.write_text(text[:int(len(text) * share)])
+        cut.write_text(text[: int(len(text) * share)])
         done = pipe(cut, certificate, "--unattended")
         assert "RAN" not in done.stdout
         assert "Fetching" not in done.stdout

@@ -43,8 +43,9 @@ def host(tmp_path: Path, lines: list[str]) -> Host:
 
 
 def small(**changes: object) -> Machine:
-    machine = Machine("debian", "13", "Debian 13", "x86_64", (3, 13), True, "", 2000, 0, 2, frozenset({"avx2"}), 15_000,
-                      False, False)
+    machine = Machine(
+        "debian", "13", "Debian 13", "x86_64", (3, 13), True, "", 2000, 0, 2, frozenset({"avx2"}), 15_000, False, False
+    )
     return dataclasses.replace(machine, **changes)  # type: ignore[arg-type]
 
 
@@ -60,10 +61,17 @@ class TestPreflight:
         for runtime in ("docker", "process"):
             assert not preflight.refused(preflight.run(Subject(small(), runtime, listeners=nobody)))
 
-    @pytest.mark.parametrize(("which", "changes"), [
-        ("system", {"os_id": "fedora", "os_name": "Fedora 44"}), ("system", {"os_version": "11"}),
-        ("python", {"python": (3, 10)}), ("processor", {"arch": "riscv64"}), ("memory", {"memory_mb": 500}),
-        ("disk", {"disk_free_mb": 6500})])
+    @pytest.mark.parametrize(
+        ("which", "changes"),
+        [
+            ("system", {"os_id": "fedora", "os_name": "Fedora 44"}),
+            ("system", {"os_version": "11"}),
+            ("python", {"python": (3, 10)}),
+            ("processor", {"arch": "riscv64"}),
+            ("memory", {"memory_mb": 500}),
+            ("disk", {"disk_free_mb": 6500}),
+        ],
+    )
     def test_what_cannot_work_is_refused_with_the_way_out(self, which: str, changes: dict[str, object]) -> None:
         finding = self.findings(Subject(small(**changes), "process", listeners=nobody))[which]
         assert finding.level is Level.FAIL
@@ -89,8 +97,13 @@ class TestPreflight:
         assert "--behind-proxy nginx" in finding.suggestion
 
     def test_our_own_proxy_is_no_obstacle(self) -> None:
-        mine = Subject(small(), "process", listeners=lambda port: [Listener(port, 7, "caddy", 998)], installed=True,
-                       own_uids=frozenset({998}))
+        mine = Subject(
+            small(),
+            "process",
+            listeners=lambda port: [Listener(port, 7, "caddy", 998)],
+            installed=True,
+            own_uids=frozenset({998}),
+        )
         assert self.findings(mine)["ports"].level is Level.PASS
 
     def test_a_clock_in_the_past(self) -> None:
@@ -110,14 +123,22 @@ class TestPreflight:
 
 
 class TestRuntime:
-    def target(self, machine: Machine, *argv: str, recorded: dict[str, object] | None = None,
-               offered: bool = True) -> options.Target:
+    def target(
+        self, machine: Machine, *argv: str, recorded: dict[str, object] | None = None, offered: bool = True
+    ) -> options.Target:
         return options.target(options.parse(argv), machine, recorded or {}, compose_offered=offered)
 
-    @pytest.mark.parametrize(("machine", "offered", "runtime"), [
-        (small(), True, "docker"), (small(), False, "process"), (small(memory_mb=1000), True, "process"),
-        (small(systemd=False), True, "process"), (small(systemd=False, docker=True), True, "docker"),
-        (small(container="lxc"), True, "process")])
+    @pytest.mark.parametrize(
+        ("machine", "offered", "runtime"),
+        [
+            (small(), True, "docker"),
+            (small(), False, "process"),
+            (small(memory_mb=1000), True, "process"),
+            (small(systemd=False), True, "process"),
+            (small(systemd=False, docker=True), True, "docker"),
+            (small(container="lxc"), True, "process"),
+        ],
+    )
     def test_auto(self, machine: Machine, offered: bool, runtime: str) -> None:
         """DECIDED 21"""
         assert self.target(machine, offered=offered).runtime == runtime
@@ -129,16 +150,24 @@ class TestRuntime:
         with pytest.raises(InstallError, match="cannot change the runtime"):
             options.refuse_mixed(options.parse(["--runtime", "docker"]), {"runtime": "process"})
 
-    @pytest.mark.parametrize(("argv", "tls"), [((), "internal"), (("--domain", "A.example.org."), "acme"),
-                                               (("--domain", "box.lan"), "internal"),
-                                               (("--domain", "a.example.org", "--behind-proxy", "nginx"), "off")])
-    def test_certificates_follow_from_the_name(self, argv: tuple[str, ...], tls: str,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("argv", "tls"),
+        [
+            ((), "internal"),
+            (("--domain", "A.example.org."), "acme"),
+            (("--domain", "box.lan"), "internal"),
+            (("--domain", "a.example.org", "--behind-proxy", "nginx"), "off"),
+        ],
+    )
+    def test_certificates_follow_from_the_name(
+        self, argv: tuple[str, ...], tls: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(options, "default_host", lambda: "croft.localhost")
         assert self.target(small(), *argv).settings["proxy.tls"] == tls
 
-    @pytest.mark.parametrize("argv", [("--purge",), ("--https-port", "70000"), ("--images", "/nonexistent"),
-                                      ("--what",)])
+    @pytest.mark.parametrize(
+        "argv", [("--purge",), ("--https-port", "70000"), ("--images", "/nonexistent"), ("--what",)]
+    )
     def test_misuse_is_2(self, argv: tuple[str, ...]) -> None:
         with pytest.raises(SystemExit) as ended:
             options.parse(argv)
@@ -187,9 +216,15 @@ class TestAccounts:
 
 
 class TestSettingsFile:
-    @pytest.mark.parametrize("text", ["", 'host = "x"\n',
-                                      "[proxy]\n# mine\nhttp_port = 1 # old\n\n[ide]\nidle_minutes = 5\n",
-                                      "[ide]\nidle_minutes = 5"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            'host = "x"\n',
+            "[proxy]\n# mine\nhttp_port = 1 # old\n\n[ide]\nidle_minutes = 5\n",
+            "[ide]\nidle_minutes = 5",
+        ],
+    )
     def test_one_value_changes_and_the_rest_stays(self, text: str) -> None:
         once = config.with_value(config.with_value(text, "proxy.http_port", 8080), "host", "a.example.org")
         expected = tomllib.loads(text)
@@ -200,8 +235,9 @@ class TestSettingsFile:
         assert set(text.splitlines()) - set(once.splitlines()) <= {'host = "x"', "http_port = 1 # old"}
 
     def test_what_the_installer_writes_is_accepted(self) -> None:
-        target = options.target(options.parse(["--domain", "a.example.org", "--email", "o@example.org"]), small(), {},
-                                compose_offered=True)
+        target = options.target(
+            options.parse(["--domain", "a.example.org", "--email", "o@example.org"]), small(), {}, compose_offered=True
+        )
         text = ""
         for name, value in target.settings.items():
             text = config.with_value(text, name, value)
@@ -256,11 +292,19 @@ class TestJournal:
 
 
 class TestDocker:
-    @pytest.mark.parametrize("present", [{}, {"bip": "10.1.0.1/24"}, {"live-restore": False},
-                                         {"log-driver": "journald", "data-root": "/d"},
-                                         {"log-opts": {"max-size": "1m"}}])
-    def test_existing_values_win_and_come_back(self, host: Host, present: dict[str, object],
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        "present",
+        [
+            {},
+            {"bip": "10.1.0.1/24"},
+            {"live-restore": False},
+            {"log-driver": "journald", "data-root": "/d"},
+            {"log-opts": {"max-size": "1m"}},
+        ],
+    )
+    def test_existing_values_win_and_come_back(
+        self, host: Host, present: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """SYS-8"""
         text = json.dumps(present) if present else ""
         if text:
@@ -289,14 +333,18 @@ class TestPackages:
 class TestSource:
     def test_socket_folders_at_boot_are_the_brokers(self) -> None:
         """One table in the broker, one file for systemd-tmpfiles: they must say the same."""
+
         def account(name: str, uid: int) -> Account:
             return Account(name, uid, uid, ())
 
         names = {0: "root", 11: "croft", 12: "workspace", 13: "croft-proxy", 14: "croft-web"}
         ids = Accounts(account("croft", 11), account("workspace", 12), account("croft-proxy", 13), 14, True)
         rows = layout.table(settings.parse({}, settings.Paths.system()), ids)
-        wanted = {(str(row.path), f"{row.mode:04o}", names[row.uid], names[row.gid]) for row in rows
-                  if row.path.is_relative_to("/run")}
+        wanted = {
+            (str(row.path), f"{row.mode:04o}", names[row.uid], names[row.gid])
+            for row in rows
+            if row.path.is_relative_to("/run")
+        }
         text = (ROOT / "systemd/tmpfiles.d/croft.conf").read_text()
         lines = [line.split() for line in text.splitlines() if line[:1] == "d"]
         assert {(path, mode, user, group) for _, path, mode, user, group in lines} == wanted
@@ -323,8 +371,9 @@ class TestSource:
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr("idna.py", "")
             archive.writestr("idna-3.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: idna\nVersion: 3.0\n")
-            archive.writestr("idna-3.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n"
-                             "Tag: py3-none-any\n")
+            archive.writestr(
+                "idna-3.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
             archive.writestr("idna-3.0.dist-info/RECORD", "")
         source = tmp_path / "source"
         (source / "wheels").mkdir(parents=True)
@@ -335,26 +384,51 @@ class TestSource:
             step.apply()
         assert not step.check()
 
-    @pytest.mark.parametrize(("unit", "drop_in", "threshold"), [
-        ("croft.service", "", 15), ("croft-broker.service", "", 48),
-        ("croft-broker.service", "croft-broker.docker.conf", 41)])
+    @pytest.mark.parametrize(
+        ("unit", "drop_in", "threshold"),
+        [
+            ("croft.service", "", 15),
+            ("croft-broker.service", "", 48),
+            ("croft-broker.service", "croft-broker.docker.conf", 41),
+        ],
+    )
     def test_exposure(self, unit: str, drop_in: str, threshold: int, tmp_path: Path) -> None:
         """SYS-1; docs/decisions/0005 says why the broker's figures are what they are."""
         text = (ROOT / "systemd" / unit).read_text().replace("[Install]", "", 1)
         extra = (ROOT / "systemd" / drop_in).read_text() if drop_in else ""
         (tmp_path / unit).write_text(text.replace("WantedBy=multi-user.target", "") + extra)
-        done = subprocess.run(("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}",
-                               "--no-pager", str(tmp_path / unit)), check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            (
+                "systemd-analyze",
+                "security",
+                "--offline=true",
+                f"--threshold={threshold}",
+                "--no-pager",
+                str(tmp_path / unit),
+            ),
+            check=False,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stdout[-200:]
 
     def test_every_step_is_in_the_manual(self) -> None:
         text = (ROOT / "docs/changes-to-your-machine.md").read_text()
-        for path in (*docker_paths(), config.FILE, config.POLICY, python_env.VENVS, python_env.COMMAND, "croft-web",
-                     "swapfile", "/etc/fstab", "ufw", "/etc/tmpfiles.d/croft.conf", "/var/lib/croft-install"):
+        for path in (
+            *docker_paths(),
+            config.FILE,
+            config.POLICY,
+            python_env.VENVS,
+            python_env.COMMAND,
+            "croft-web",
+            "swapfile",
+            "/etc/fstab",
+            "ufw",
+            "/etc/tmpfiles.d/croft.conf",
+            "/var/lib/croft-install",
+        ):
             assert path in text, path
 
 
 def docker_paths() -> tuple[str, ...]:
     return docker.DAEMON_JSON, docker.COMPOSE
-
-

@@ -31,12 +31,20 @@ ROOT = Path(__file__).parents[2]
 AXE_VERSION = "4.14.1"
 NOW = float(int(time.time()))
 HOST = "croft.localhost"
-CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync"]
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 # Chromium says this of every such frame; ours is of another origin, so it cannot reach its own element.
-SANDBOX_NOTE = ("An iframe which has both allow-scripts and allow-same-origin for its sandbox attribute can escape its "
-                "sandboxing.")
+SANDBOX_NOTE = (
+    "An iframe which has both allow-scripts and allow-same-origin for its sandbox attribute can escape its sandboxing."
+)
 
 # Text that would run, break out of its element, or reorder its line, wherever a page forgot to treat it as text.
 EVIL = """<img src=x onerror=window.pwned=1>"'></script><script>window.pwned=1</script>{{7*7}}\u202egnp.exe\u2066"""
@@ -46,10 +54,30 @@ EVIL_LINE = f"\x1b]8;;javascript:alert(1)\x07click\x1b]8;;\x07 {EVIL} \u0007\u20
 def sample_services() -> list[ServiceView]:
     """The usual morning: a proxy that runs, an IDE that works hard, no AI engine yet."""
     return [
-        ServiceView("ide", State.RUNNING, NOW - 5400, Health.HEALTHY, Want.ON_DEMAND, None, 812 << 20, 1024 << 20, 23.4,
-                    actions=("stop", "restart")),
-        ServiceView("proxy", State.RUNNING, NOW - 3 * 86400, Health.HEALTHY, Want.RUN, None, 38 << 20, 128 << 20, 0.4,
-                    actions=("stop", "restart")),
+        ServiceView(
+            "ide",
+            State.RUNNING,
+            NOW - 5400,
+            Health.HEALTHY,
+            Want.ON_DEMAND,
+            None,
+            812 << 20,
+            1024 << 20,
+            23.4,
+            actions=("stop", "restart"),
+        ),
+        ServiceView(
+            "proxy",
+            State.RUNNING,
+            NOW - 3 * 86400,
+            Health.HEALTHY,
+            Want.RUN,
+            None,
+            38 << 20,
+            128 << 20,
+            0.4,
+            actions=("stop", "restart"),
+        ),
         ServiceView("ai", State.ABSENT, 0.0, Health.UNKNOWN, Want.ON_DEMAND),
     ]
 
@@ -57,26 +85,62 @@ def sample_services() -> list[ServiceView]:
 def sample_trouble() -> list[ServiceView]:
     """A bad day: given up, not answering, downloading; with hostile words in every text."""
     return [
-        ServiceView("ide", State.FAILED, NOW - 90, Health.UNHEALTHY, Want.RUN,
-                    Message("problem.port_taken_by.why", {"port": 443, "owner": EVIL}), parked="crash_loop",
-                    log_tail=("starting", EVIL_LINE, EVIL), actions=("start",)),
-        ServiceView("proxy", State.RUNNING, NOW - 40, Health.UNHEALTHY, Want.RUN, None, 125 << 20, 128 << 20, 99.0,
-                    actions=("stop", "restart")),
-        ServiceView("ai", State.STARTING, NOW - 20, Health.UNKNOWN, Want.ON_DEMAND, None,
-                    progress=Progress("pulling", 412 << 20, 1900 << 20), actions=("stop",)),
+        ServiceView(
+            "ide",
+            State.FAILED,
+            NOW - 90,
+            Health.UNHEALTHY,
+            Want.RUN,
+            Message("problem.port_taken_by.why", {"port": 443, "owner": EVIL}),
+            parked="crash_loop",
+            log_tail=("starting", EVIL_LINE, EVIL),
+            actions=("start",),
+        ),
+        ServiceView(
+            "proxy",
+            State.RUNNING,
+            NOW - 40,
+            Health.UNHEALTHY,
+            Want.RUN,
+            None,
+            125 << 20,
+            128 << 20,
+            99.0,
+            actions=("stop", "restart"),
+        ),
+        ServiceView(
+            "ai",
+            State.STARTING,
+            NOW - 20,
+            Health.UNKNOWN,
+            Want.ON_DEMAND,
+            None,
+            progress=Progress("pulling", 412 << 20, 1900 << 20),
+            actions=("stop",),
+        ),
     ]
 
 
 def sample_problems() -> list[Problem]:
-    return [Problem("port_taken_by", "error", "proxy", {"port": 443, "owner": EVIL}),
-            Problem("crash_loop", "error", "ide", {"failures": 5}),
-            Problem("disk_nearly_full", "warning", None, {"free_mb": 2150})]
+    return [
+        Problem("port_taken_by", "error", "proxy", {"port": 443, "owner": EVIL}),
+        Problem("crash_loop", "error", "ide", {"failures": 5}),
+        Problem("disk_nearly_full", "warning", None, {"free_mb": 2150}),
+    ]
 
 
 def sample_machine() -> dict[str, Any]:
-    return {"cpu_percent": 23.7, "load": (0.42, 0.38, 0.31), "memory_used": 1288 << 20, "memory_total": 1998 << 20,
-            "swap_used": 96 << 20, "swap_total": 2048 << 20, "disk_used": 18.4 * (1 << 30),
-            "disk_total": 19.6 * (1 << 30), "uptime": 1_054_320.0}
+    return {
+        "cpu_percent": 23.7,
+        "load": (0.42, 0.38, 0.31),
+        "memory_used": 1288 << 20,
+        "memory_total": 1998 << 20,
+        "swap_used": 96 << 20,
+        "swap_total": 2048 << 20,
+        "disk_used": 18.4 * (1 << 30),
+        "disk_total": 19.6 * (1 << 30),
+        "uptime": 1_054_320.0,
+    }
 
 
 AGENTS = {
@@ -87,18 +151,33 @@ AGENTS = {
 
 
 def sample_session(number: int, agent: str, user: str = "salma@example.org", **changes: Any) -> dict[str, Any]:
-    return {"id": f"s{number}", "user": user, "role": "admin", "agent": agent, "address": f"203.0.113.{number}",
-            "created_at": NOW - 7200 * number, "seen_at": NOW - 400 * number, "expires_in": 3600 * number,
-            "remember": False, "current": False, "ide_sockets": 0} | changes
+    return {
+        "id": f"s{number}",
+        "user": user,
+        "role": "admin",
+        "agent": agent,
+        "address": f"203.0.113.{number}",
+        "created_at": NOW - 7200 * number,
+        "seen_at": NOW - 400 * number,
+        "expires_in": 3600 * number,
+        "remember": False,
+        "current": False,
+        "ide_sockets": 0,
+    } | changes
 
 
 def sample_lines(count: int = 60) -> list[dict[str, Any]]:
-    words = ["[info] Session server listening on /run/croft/ide/ide.sock", "debug: extension host agent started",
-             "[warn] file watcher: polling, inotify limit is low",
-             "error: cannot open settings.json: permission denied", "حُفظ الملف notes.md في مساحة العمل",
-             "[info] " + "a-very-long-word-" * 16]
-    lines = [{"at": NOW - count + n, "level": filters.log_level(words[n % 6]), "text": words[n % 6]}
-             for n in range(count)]
+    words = [
+        "[info] Session server listening on /run/croft/ide/ide.sock",
+        "debug: extension host agent started",
+        "[warn] file watcher: polling, inotify limit is low",
+        "error: cannot open settings.json: permission denied",
+        "حُفظ الملف notes.md في مساحة العمل",
+        "[info] " + "a-very-long-word-" * 16,
+    ]
+    lines = [
+        {"at": NOW - count + n, "level": filters.log_level(words[n % 6]), "text": words[n % 6]} for n in range(count)
+    ]
     return [*lines, {"at": None, "level": "info", "text": EVIL}, {"at": NOW, "level": "error", "text": EVIL_LINE}]
 
 
@@ -145,8 +224,9 @@ class Preview:
     def __init__(self, stage: Stage, settings: Settings, catalogue: Catalogue) -> None:
         self.stage, self.settings, self.catalogue = stage, settings, catalogue
         self.assets = Assets(ROOT / "webui/static")
-        self.jinja = jinja2.Environment(loader=jinja2.FileSystemLoader(ROOT / "webui/templates"), autoescape=True,
-                                        undefined=jinja2.StrictUndefined)
+        self.jinja = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(ROOT / "webui/templates"), autoescape=True, undefined=jinja2.StrictUndefined
+        )
         filters.register(self.jinja, self.assets)
 
     def app(self) -> web.Application:
@@ -212,9 +292,16 @@ class Preview:
         t = Translator(self.catalogue, request.query.get("lang") or request.cookies.get("lang", "en"))
         user = {"name": self.stage.name, "email": "salma@example.org", "role": self.stage.role}
         common = {
-            "t": t, "user": user, "page": "", "host": HOST, "origin_ide": self.settings.ide_origin, "now": NOW,
-            "theme": request.query.get("theme") or request.cookies.get("theme", "auto"), "path": request.path,
-            "notice": None, "state": filters.summary(self.stage.services, self.stage.problems),
+            "t": t,
+            "user": user,
+            "page": "",
+            "host": HOST,
+            "origin_ide": self.settings.ide_origin,
+            "now": NOW,
+            "theme": request.query.get("theme") or request.cookies.get("theme", "auto"),
+            "path": request.path,
+            "notice": None,
+            "state": filters.summary(self.stage.services, self.stage.problems),
         }
         text = self.jinja.get_template(name).render(**{**common, **variables})
         return web.Response(text=text, content_type="text/html")
@@ -223,10 +310,15 @@ class Preview:
         stage, path = self.stage, request.path
         log = {"page": "machine", "service": stage.services[0], "lines": stage.lines}
         shown = {"services": stage.services, "problems": stage.problems, "machine": sample_machine()}
-        mine = [sample_session(1, AGENTS["firefox"], current=True, ide_sockets=2),
-                sample_session(2, AGENTS["safari"], remember=True), sample_session(3, AGENTS["edge"])]
-        others = [sample_session(4, EVIL, user=f"{EVIL}@example.org"),
-                  sample_session(5, AGENTS["edge"], user="زياد@example.org")]
+        mine = [
+            sample_session(1, AGENTS["firefox"], current=True, ide_sockets=2),
+            sample_session(2, AGENTS["safari"], remember=True),
+            sample_session(3, AGENTS["edge"]),
+        ]
+        others = [
+            sample_session(4, EVIL, user=f"{EVIL}@example.org"),
+            sample_session(5, AGENTS["edge"], user="زياد@example.org"),
+        ]
         gone = {"token": "", "email": "", "name": ""}
         known: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
             "/": lambda: ("home.html", shown | {"page": "home"}),
@@ -234,14 +326,30 @@ class Preview:
             "/machine/logs/ide": lambda: ("logs.html", log),
             "/sessions": lambda: ("sessions.html", {"page": "sessions", "mine": mine, "others": others}),
             "/sessions-alone": lambda: ("sessions.html", {"page": "sessions", "mine": mine[:1], "others": []}),
-            "/workspace": lambda: ("workspace.html", {
-                "page": "workspace", "service": stage.services[0], "handoff_code": "code-1", "next": "/?folder=/w",
-                "enter_url": f"{self.settings.ide_origin}/__croft/enter"}),
+            "/workspace": lambda: (
+                "workspace.html",
+                {
+                    "page": "workspace",
+                    "service": stage.services[0],
+                    "handoff_code": "code-1",
+                    "next": "/?folder=/w",
+                    "enter_url": f"{self.settings.ide_origin}/__croft/enter",
+                },
+            ),
             "/sign-in": lambda: ("sign_in.html", {"user": None, "claimed": True, "next": ""}),
             "/sign-in/first": lambda: ("sign_in.html", {"user": None, "claimed": False, "next": ""}),
             "/sign-in/link": lambda: ("link.html", gone | {"user": None, "kind": "login", "token": "lnk_1"}),
-            "/sign-in/setup": lambda: ("link.html", {"user": None, "kind": "setup", "token": "lnk_2", "email": EVIL,
-                                                     "name": EVIL, "notice": Message("fault.invalid")}),
+            "/sign-in/setup": lambda: (
+                "link.html",
+                {
+                    "user": None,
+                    "kind": "setup",
+                    "token": "lnk_2",
+                    "email": EVIL,
+                    "name": EVIL,
+                    "notice": Message("fault.invalid"),
+                },
+            ),
             "/sign-in/gone": lambda: ("link.html", gone | {"user": None, "kind": None}),
             "/editor": lambda: ("ide_refused.html", self._ide() | {"name": "signed-out"}),
             "/wake": lambda: ("wake.html", self._ide() | {"target": "/editor?folder=/w", "service": stage.services[2]}),
@@ -305,9 +413,16 @@ class Watch:
         context = await browser.new_context(**options)
         self.allowed = (base, ide)
         await context.add_init_script(
-            "addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective, e.sample))")
-        context.on("console", lambda message: message.type in ("error", "warning") and message.text != SANDBOX_NOTE
-                   and self.faults.append(message.text))
+            "addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective, e.sample))"
+        )
+        context.on(
+            "console",
+            lambda message: (
+                message.type in ("error", "warning")
+                and message.text != SANDBOX_NOTE
+                and self.faults.append(message.text)
+            ),
+        )
         context.on("weberror", lambda error: self.faults.append(str(error.error)))
         context.on("request", lambda request: request.url.startswith(self.allowed) or self.faults.append(request.url))
         return context
@@ -338,17 +453,22 @@ def axe() -> str:
     script = folder / "node_modules/axe-core/axe.min.js"
     if not script.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "install", "--no-save", "--silent", "--prefix", str(folder), f"axe-core@{AXE_VERSION}"],
-                       check=True, timeout=100)
+        subprocess.run(
+            ["npm", "install", "--no-save", "--silent", "--prefix", str(folder), f"axe-core@{AXE_VERSION}"],
+            check=True,
+            timeout=100,
+        )
     return script.read_text("utf-8")
 
 
 def as_event(stage: Stage, catalogue: Catalogue, lang: str = "en") -> dict[str, Any]:
     """The ``services`` event for what is on the stage, made by the same functions as the real one."""
     t = Translator(catalogue, lang)
-    return {"services": [views.service_json(view, t) for view in stage.services],
-            "problems": [views.problem_json(problem, t) for problem in stage.problems],
-            "summary": t.message(filters.summary(stage.services, stage.problems))}
+    return {
+        "services": [views.service_json(view, t) for view in stage.services],
+        "problems": [views.problem_json(problem, t) for problem in stage.problems],
+        "summary": t.message(filters.summary(stage.services, stage.problems)),
+    }
 
 
 @pytest.fixture

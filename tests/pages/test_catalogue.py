@@ -17,9 +17,20 @@ WEBUI = Path(__file__).parents[2] / "webui"
 CATALOGUE = Catalogue.load(WEBUI / "locale", strict=True)
 # Keys made from a value: every value must have its text.
 FAMILIES = {
-    "service.": [f"{name}.{part}" for name in SERVICES for part in
-                 ("name", "about", "logs", "effect", "ask_stop", "ask_restart", *get_args(Action),
-                  *(f"done_{action}" for action in get_args(Action)))],
+    "service.": [
+        f"{name}.{part}"
+        for name in SERVICES
+        for part in (
+            "name",
+            "about",
+            "logs",
+            "effect",
+            "ask_stop",
+            "ask_restart",
+            *get_args(Action),
+            *(f"done_{action}" for action in get_args(Action)),
+        )
+    ],
     "state.": [*map(str, State), "parked", "unwell", "sleeping"],
     "phase.": ["pulling", "extracting", "creating", "starting", "loading", "ready"],
     "action.": list(get_args(Action)),
@@ -29,12 +40,15 @@ FAMILIES = {
     "language.": ["en", "ar"],
     "level.": ["debug", "info", "warning", "error"],
     "log.": ["from_debug", "from_info", "from_warning", "from_error", "live", "lost"],
-    "link.": [*(f"{kind}.{part}" for kind in ("login", "setup") for part in ("title", "about", "go", "note")),
-              "gone.title", "gone.about"],
+    "link.": [
+        *(f"{kind}.{part}" for kind in ("login", "setup") for part in ("title", "about", "go", "note")),
+        "gone.title",
+        "gone.about",
+    ],
     "error.": ["other.title", "other.why", "other.next"],
     "fault.": ["error", "invalid"],
     "time.": [f"{kind}.{unit}" for kind in ("ago", "until", "duration") for unit in ("minutes", "hours", "days")]
-             + ["duration.seconds"],
+    + ["duration.seconds"],
     "console.": ["link", "person", "doctor"],
     "machine.": ["memory", "swap", "disk"],
 }
@@ -58,8 +72,11 @@ def test_every_text_of_the_pages_is_used(tmp_path: Path) -> None:
     asked = set(re.findall(r"""["'`]([a-z_]+\.[a-z_.]+)["'`]""", "".join(path.read_text("utf-8") for path in sources)))
     asked |= {family + key for family, keys in FAMILIES.items() for key in keys}
     (tmp_path / "en.toml").write_text((WEBUI / "locale/en.toml").read_text("utf-8"), "utf-8")
-    unused = [key for key in Catalogue.load(tmp_path).texts["en"] if key not in asked
-              and not key.startswith(("error.", "fault.", "time.month.", "ide_signed_out."))]
+    unused = [
+        key
+        for key in Catalogue.load(tmp_path).texts["en"]
+        if key not in asked and not key.startswith(("error.", "fault.", "time.month.", "ide_signed_out."))
+    ]
     assert unused == []
 
 
@@ -71,8 +88,12 @@ def test_families_are_whole(family: str) -> None:
 def test_scripts_get_the_strings_they_ask_for() -> None:
     """A key that a script uses lies under a prefix that its page sends along."""
     everywhere = {"js", "time", "service", "fault"}
-    sent = {"services.js": {"state", "phase", "machine"}, "logs.js": {"level", "log"}, "workspace.js": {"state"},
-            "wake.js": {"machine", "phase"}}
+    sent = {
+        "services.js": {"state", "phase", "machine"},
+        "logs.js": {"level", "log"},
+        "workspace.js": {"state"},
+        "wake.js": {"machine", "phase"},
+    }
     for path in WEBUI.glob("static/js/*.js"):
         for prefix in re.findall(r"""\bt\(\s*["'`]([a-z_]+)\.""", path.read_text("utf-8")):
             assert prefix in everywhere | sent.get(path.name, set()), f"{path.name}: {prefix}"

@@ -13,10 +13,20 @@ from playwright.async_api import Browser, Page
 
 SCREENS = Path(__file__).parents[1] / ".artifacts" / "screens"
 WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-UI_PAGES = {"home": "/", "machine": "/machine", "logs": "/machine/logs/ide", "sessions": "/sessions",
-            "sessions-alone": "/sessions-alone", "workspace": "/workspace", "sign-in": "/sign-in",
-            "sign-in-first": "/sign-in/first", "link": "/sign-in/link", "setup": "/sign-in/setup",
-            "gone": "/sign-in/gone", "error": "/nowhere"}
+UI_PAGES = {
+    "home": "/",
+    "machine": "/machine",
+    "logs": "/machine/logs/ide",
+    "sessions": "/sessions",
+    "sessions-alone": "/sessions-alone",
+    "workspace": "/workspace",
+    "sign-in": "/sign-in",
+    "sign-in-first": "/sign-in/first",
+    "link": "/sign-in/link",
+    "setup": "/sign-in/setup",
+    "gone": "/sign-in/gone",
+    "error": "/nowhere",
+}
 IDE_PAGES = {"wake": "/wake", "broken": "/broken", "refused": "/editor"}
 TROUBLED = {"home-trouble": "/", "machine-trouble": "/machine"}
 
@@ -26,14 +36,23 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module"), pyt
 @pytest.mark.parametrize("lang", ["en", "ar"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["wide", "phone"])
-async def test_every_page_holds_up(browser: Browser, stage: Any, watch: Any, axe: str, lang: str, theme: str,
-                                   size: str) -> None:
+async def test_every_page_holds_up(
+    browser: Browser, stage: Any, watch: Any, axe: str, lang: str, theme: str, size: str
+) -> None:
     """WEB-3, WEB-4: no violation, no script from data, nothing from outside; axe finds nothing; no page is too wide."""
     phone = size == "phone"
     # axe takes most of the time: half of the combinations hold every theme, language and size at least once.
     axe = axe if (theme == "dark") == (lang == "ar") else ""
-    context = await watch.context(browser, stage.base, stage.ide, viewport=PHONE if phone else WIDE, has_touch=phone,
-                                  is_mobile=phone, locale=lang, reduced_motion="reduce")
+    context = await watch.context(
+        browser,
+        stage.base,
+        stage.ide,
+        viewport=PHONE if phone else WIDE,
+        has_touch=phone,
+        is_mobile=phone,
+        locale=lang,
+        reduced_motion="reduce",
+    )
     page = await context.new_page()
     try:
         tour = [(name, stage.base + path) for name, path in UI_PAGES.items()]

@@ -122,9 +122,7 @@ class Stack:
         if self.tls:
             root = self.storage / "pki/authorities/local/root.crt"
             leaves = [self.storage / f"certificates/local/{name}/{name}.crt" for name in (HOST, IDE)]
-            poll(
-                lambda: root.exists() and all(leaf.exists() for leaf in leaves), "certificates of the own authority"
-            )
+            poll(lambda: root.exists() and all(leaf.exists() for leaf in leaves), "certificates of the own authority")
 
     def start_role(self, role: str) -> None:
         place = {"daemon": "web", "editor": "ide"}[role]

@@ -176,10 +176,23 @@ class World:
 
     async def up(self) -> None:
         """Start a daemon's worth of Services (again)."""
-        around = Surroundings(state=self.folder, idle_minutes={"ide": 30}, terminals=self._terminals,
-                              active_runs=lambda: self.runs, port_owner=lambda port: self.port_owner)
-        self.services = Services(self.runtime, self.probes, lambda name: Limits(512, 1.0), self.clock, self.bus,
-                                 self.store, around, jitter=lambda: 0.0)
+        around = Surroundings(
+            state=self.folder,
+            idle_minutes={"ide": 30},
+            terminals=self._terminals,
+            active_runs=lambda: self.runs,
+            port_owner=lambda port: self.port_owner,
+        )
+        self.services = Services(
+            self.runtime,
+            self.probes,
+            lambda name: Limits(512, 1.0),
+            self.clock,
+            self.bus,
+            self.store,
+            around,
+            jitter=lambda: 0.0,
+        )
         self.task = asyncio.create_task(self.services.run())
 
     async def down(self) -> float:

@@ -97,13 +97,16 @@ def test_not_installed_is_said_calmly() -> None:
     assert TABLE["not_installed"] == "info"
 
 
-@pytest.mark.parametrize(("line", "owner", "code"), [
-    ("listening on :443: listen tcp :443: bind: address already in use", "", "port_taken"),
-    ("listen tcp4 127.0.0.1:80: bind: address already in use", "nginx", "port_taken_by"),
-    ("listen udp :443: bind: address already in use", "", "port_taken"),
-    ("listen tcp :80: bind: permission denied", "", "port_denied"),
-    ("address already in use, said nobody", "", "exited"),
-])
+@pytest.mark.parametrize(
+    ("line", "owner", "code"),
+    [
+        ("listening on :443: listen tcp :443: bind: address already in use", "", "port_taken"),
+        ("listen tcp4 127.0.0.1:80: bind: address already in use", "nginx", "port_taken_by"),
+        ("listen udp :443: bind: address already in use", "", "port_taken"),
+        ("listen tcp :80: bind: permission denied", "", "port_denied"),
+        ("address already in use, said nobody", "", "exited"),
+    ],
+)
 def test_causes_are_recognised_from_the_last_words(line, owner, code) -> None:
     facts = Facts(port_owners={80: owner, 443: owner})
     proxy = replace(FAILED, service="proxy")
@@ -130,10 +133,18 @@ def test_the_machine() -> None:
     assert of_machine(disk_free_mb=50_000) == []
 
 
-@pytest.mark.parametrize(("version", "codes"), [
-    ("v2.11.4 h1:abc=", []), ("2.12.0", []), ("2.6.2", ["old_proxy"]), ("v2.11.3", ["old_proxy"]),
-    ("2.5.1", ["too_old_proxy"]), ("", []), ("devel", []),
-])
+@pytest.mark.parametrize(
+    ("version", "codes"),
+    [
+        ("v2.11.4 h1:abc=", []),
+        ("2.12.0", []),
+        ("2.6.2", ["old_proxy"]),
+        ("v2.11.3", ["old_proxy"]),
+        ("2.5.1", ["too_old_proxy"]),
+        ("", []),
+        ("devel", []),
+    ],
+)
 def test_the_proxy_s_version(version, codes) -> None:
     """FWD-12, with Debian's 2.6.2 accepted and said."""
     assert of_machine(proxy_version=version) == codes
@@ -143,8 +154,11 @@ def test_the_reason_of_a_failing_certificate_is_the_latest_and_harmless() -> Non
     lines = [
         '{"level":"error","msg":"could not get certificate from issuer","error":"old"}',
         '{"level":"error","msg":"could not get certificate from issuer","error":"403:<script>x</script>\\u001b[31m"}',
-        "not json: will retry", '["will retry"]', '{"msg":"will retry","error":7}',
-        '{"level":"info","msg":"served"}']
+        "not json: will retry",
+        '["will retry"]',
+        '{"msg":"will retry","error":7}',
+        '{"level":"info","msg":"served"}',
+    ]
     assert problems.acme_cause(lines) == "403: script x /script [31m"
     assert problems.acme_cause([]) == ""
     assert len(problems.acme_cause(['{"msg":"will retry","error":"' + "x" * 10_000 + '"}'])) == 300

@@ -32,25 +32,52 @@ NOW = 10_000.0
 run_ids = st.one_of(st.none(), st.sampled_from(["a", "b"]))
 times = st.one_of(st.none(), st.floats(0, NOW))
 observations = st.builds(
-    Observed, service=st.sampled_from(SERVICES), state=st.sampled_from(State), run_id=run_ids,
-    exit_code=st.one_of(st.none(), st.integers(-1, 255)), signal=st.sampled_from([0, 9, 15]),
-    oom_killed=st.booleans(), missing=st.sampled_from(Missing))
-wishes = st.builds(Desired, service=st.sampled_from(SERVICES), want=st.sampled_from(Want), awake=st.booleans(),
-                   generation=st.integers(0, 2), replaced_run=run_ids)
+    Observed,
+    service=st.sampled_from(SERVICES),
+    state=st.sampled_from(State),
+    run_id=run_ids,
+    exit_code=st.one_of(st.none(), st.integers(-1, 255)),
+    signal=st.sampled_from([0, 9, 15]),
+    oom_killed=st.booleans(),
+    missing=st.sampled_from(Missing),
+)
+wishes = st.builds(
+    Desired,
+    service=st.sampled_from(SERVICES),
+    want=st.sampled_from(Want),
+    awake=st.booleans(),
+    generation=st.integers(0, 2),
+    replaced_run=run_ids,
+)
 histories = st.builds(
-    History, generation=st.integers(0, 2), run_id=run_ids, seen_at=st.floats(0, NOW), begun=st.booleans(),
-    over=st.booleans(), told_to_stop=st.booleans(), rested=st.booleans(), healthy_since=times, probed_at=times,
-    missed=st.integers(0, 5), failures=st.integers(0, 40),
+    History,
+    generation=st.integers(0, 2),
+    run_id=run_ids,
+    seen_at=st.floats(0, NOW),
+    begun=st.booleans(),
+    over=st.booleans(),
+    told_to_stop=st.booleans(),
+    rested=st.booleans(),
+    healthy_since=times,
+    probed_at=times,
+    missed=st.integers(0, 5),
+    failures=st.integers(0, 40),
     cause=st.sampled_from(["", "exited", "out_of_memory", "unhealthy"]),
-    retry_at=st.floats(0, NOW * 2), parked=st.sampled_from(["", "crash_loop"]), safe=st.booleans())
+    retry_at=st.floats(0, NOW * 2),
+    parked=st.sampled_from(["", "crash_loop"]),
+    safe=st.booleans(),
+)
 
 
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[list[Observed], dict, dict]:
     names = draw(st.permutations(SERVICES))
     seen = [replace(draw(observations), service=name) for name in names]
-    return (seen, {name: replace(draw(wishes), service=name) for name in names},
-            {name: draw(histories) for name in names})
+    return (
+        seen,
+        {name: replace(draw(wishes), service=name) for name in names},
+        {name: draw(histories) for name in names},
+    )
 
 
 def next_step(seen: Observed, wish: Desired, history: History, now: float = NOW) -> Step | None:
@@ -125,7 +152,21 @@ def test_backoff_never_shrinks_and_is_capped(failures, jitter, worked) -> None:
 def test_backoff_figures() -> None:
     """R3: 10 s, five tries, then doubling up to 30 minutes."""
     assert [TUNING.delay(n, 0, worked=False) for n in range(1, 15)] == [
-        10, 10, 10, 10, 10, 20, 40, 80, 160, 320, 640, 1280, 1800, 1800]
+        10,
+        10,
+        10,
+        10,
+        10,
+        20,
+        40,
+        80,
+        160,
+        320,
+        640,
+        1280,
+        1800,
+        1800,
+    ]
 
 
 def fail_until_given_up(service: str) -> list[Step | None]:

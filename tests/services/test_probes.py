@@ -27,6 +27,7 @@ def says(answer: bytes) -> Handler:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
         await writer.drain()
+
     return handle
 
 
@@ -71,16 +72,19 @@ async def serving(handler: Handler, path: Path | None = None) -> AsyncIterator[i
     await asyncio.sleep(0)  # transports close in the loop's next turn
 
 
-@pytest.mark.parametrize(("answer", "healthy", "why"), [
-    (b"HTTP/1.1 200 OK\r\n\r\n", True, ""),
-    (b"HTTP/1.0 200 OK\r\n\r\n{}", True, ""),
-    (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", False, "status 503"),
-    (b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", False, "status 302"),
-    (b"", False, "closed without an answer"),
-    (b"SSH-2.0-OpenSSH\r\n", False, "the answer is not HTTP"),
-    (b"HTTP/1.1 2000 OK\r\n\r\n", False, "the answer is not HTTP"),
-    (b"x" * 100_000, False, "Separator is not found, and chunk exceed the limit"),
-])
+@pytest.mark.parametrize(
+    ("answer", "healthy", "why"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", True, ""),
+        (b"HTTP/1.0 200 OK\r\n\r\n{}", True, ""),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", False, "status 503"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", False, "status 302"),
+        (b"", False, "closed without an answer"),
+        (b"SSH-2.0-OpenSSH\r\n", False, "the answer is not HTTP"),
+        (b"HTTP/1.1 2000 OK\r\n\r\n", False, "the answer is not HTTP"),
+        (b"x" * 100_000, False, "Separator is not found, and chunk exceed the limit"),
+    ],
+)
 async def test_what_counts_as_healthy(tmp_path, answer, healthy, why) -> None:
     async with serving(says(answer), tmp_path / "s"):
         got = await UnixProbe(tmp_path / "s")()
@@ -138,11 +142,20 @@ async def caddy(tmp_path: Path) -> AsyncIterator[tuple[int, Path]]:
         port = free.getsockname()[1]
     (tmp_path / "Caddyfile").write_text(
         "{\nadmin off\nlocal_certs\nskip_install_trust\nauto_https disable_redirects\n}\n"
-        f"https://{HOST}:{port} {{\nbind 127.0.0.1\nrespond /healthz 200\nrespond 404\n}}\n")
+        f"https://{HOST}:{port} {{\nbind 127.0.0.1\nrespond /healthz 200\nrespond 404\n}}\n"
+    )
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
     process = await asyncio.create_subprocess_exec(
-        program, "run", "--config", str(tmp_path / "Caddyfile"), "--adapter", "caddyfile", env=env,
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL)
+        program,
+        "run",
+        "--config",
+        str(tmp_path / "Caddyfile"),
+        "--adapter",
+        "caddyfile",
+        env=env,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
     root = tmp_path / "caddy/pki/authorities/local/root.crt"
     deadline = time.monotonic() + 20
     while not (await TlsProbe("127.0.0.1", port, HOST, own_root=root, public_roots=False)()).healthy:
@@ -198,12 +211,15 @@ def test_a_certificate_that_is_none_is_a_value_error() -> None:
         certificate.read(b"not a certificate", "")
 
 
-@pytest.mark.parametrize(("settings", "kind", "where"), [
-    ({}, TlsProbe, ("127.0.0.1", 443)),
-    ({"proxy": {"tls": "off", "http_port": 8080}}, TcpProbe, ("127.0.0.1", 8080)),
-    ({"proxy": {"bind": "192.0.2.7, 2001:db8::7"}}, TlsProbe, ("192.0.2.7", 443)),
-    ({"proxy": {"bind": "0.0.0.0", "https_port": 8443}}, TlsProbe, ("127.0.0.1", 8443)),
-])
+@pytest.mark.parametrize(
+    ("settings", "kind", "where"),
+    [
+        ({}, TlsProbe, ("127.0.0.1", 443)),
+        ({"proxy": {"tls": "off", "http_port": 8080}}, TcpProbe, ("127.0.0.1", 8080)),
+        ({"proxy": {"bind": "192.0.2.7, 2001:db8::7"}}, TlsProbe, ("192.0.2.7", 443)),
+        ({"proxy": {"bind": "0.0.0.0", "https_port": 8443}}, TlsProbe, ("127.0.0.1", 8443)),
+    ],
+)
 def test_where_the_proxy_is_asked(tmp_path, settings, kind, where) -> None:
     probe = health.probes(parse(settings, Paths.under(tmp_path)), ide_uid=None)["proxy"]
     assert isinstance(probe, kind)
@@ -220,8 +236,15 @@ def make_root(path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Somebody else")])
     now = datetime.now(UTC)
-    made = (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-            .serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(key, hashes.SHA256()))
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
     path.write_bytes(made.public_bytes(serialization.Encoding.PEM))

@@ -47,8 +47,9 @@ def accounts() -> Iterator[dict[str, str]]:
     subprocess.run(["groupadd", "--system", web], check=True, capture_output=True)
     for role, name in made.items():
         groups = ["--groups", web] if role != "workspace" else []
-        subprocess.run(["useradd", "--system", "--user-group", "--no-create-home", *groups, name],
-                       check=True, capture_output=True)
+        subprocess.run(
+            ["useradd", "--system", "--user-group", "--no-create-home", *groups, name], check=True, capture_output=True
+        )
     yield made
     for name in made.values():
         subprocess.run(["userdel", name], check=True, capture_output=True)
@@ -64,12 +65,15 @@ class Home:
         self.process: asyncio.subprocess.Process | None = None
         users = "".join(f'users.{role} = "{name}"\n' for role, name in accounts.items()) if os.geteuid() == 0 else ""
         self.paths.config.parent.mkdir(parents=True)
-        self.paths.config.write_text(f'{users}runtime = "process"\nproxy.http_port = {free_port()}\n'
-                                     f'proxy.https_port = {self.port}\nproxy.bind = "127.0.0.1"\n')
+        self.paths.config.write_text(
+            f'{users}runtime = "process"\nproxy.http_port = {free_port()}\n'
+            f'proxy.https_port = {self.port}\nproxy.bind = "127.0.0.1"\n'
+        )
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-m", "appliance.broker", "--home", str(self.folder), cwd=CHECKOUT)
+            sys.executable, "-I", "-m", "appliance.broker", "--home", str(self.folder), cwd=CHECKOUT
+        )
         await until(lambda: asyncio.to_thread(self._answers))
 
     async def end(self, how: signal.Signals) -> None:

@@ -29,17 +29,20 @@ async def tail(path: Path, lines: int) -> list[str]:
         return [line.text for line in await logs.tail(fd, lines)]
 
 
-@pytest.mark.parametrize(("content", "lines", "expected"), [
-    (b"", 5, []),
-    (b"\n", 5, [""]),
-    (b"one", 5, ["one"]),
-    (b"one\ntwo\n", 5, ["one", "two"]),
-    (b"one\ntwo\n", 1, ["two"]),
-    (b"one\ntwo\nthr", 2, ["two", "thr"]),
-    (b"one\r\n", 1, ["one"]),
-    (b"\xff\xfe ok\n", 1, ["�� ok"]),
-    (b"one\n", 0, []),
-])
+@pytest.mark.parametrize(
+    ("content", "lines", "expected"),
+    [
+        (b"", 5, []),
+        (b"\n", 5, [""]),
+        (b"one", 5, ["one"]),
+        (b"one\ntwo\n", 5, ["one", "two"]),
+        (b"one\ntwo\n", 1, ["two"]),
+        (b"one\ntwo\nthr", 2, ["two", "thr"]),
+        (b"one\r\n", 1, ["one"]),
+        (b"\xff\xfe ok\n", 1, ["�� ok"]),
+        (b"one\n", 0, []),
+    ],
+)
 async def test_tail(tmp_path, content, lines, expected) -> None:
     (tmp_path / "log").write_bytes(content)
     assert await tail(tmp_path / "log", lines) == expected

@@ -23,10 +23,16 @@ def test_the_limits_together_leave_room_for_the_daemon_and_sshd(memory, cpus, do
     assert all(0 < limit.cpus <= cpus * 0.9 + 0.01 for limit in running)
 
 
-@pytest.mark.parametrize(("memory", "docker", "ai", "ide"), [
-    (1000, False, False, 616), (1990, False, False, 1606), (1990, True, True, 494), (3950, True, True, 1180),
-    (7900, True, False, 7087),
-])
+@pytest.mark.parametrize(
+    ("memory", "docker", "ai", "ide"),
+    [
+        (1000, False, False, 616),
+        (1990, False, False, 1606),
+        (1990, True, True, 494),
+        (3950, True, True, 1180),
+        (7900, True, False, 7087),
+    ],
+)
 def test_the_ide_s_share(memory, docker, ai, ide) -> None:
     assert shares(Machine(memory, 2), docker=docker, ai=ai)["ide"].memory_mb == ide
 
@@ -43,14 +49,23 @@ def machine_files(folder: Path, cgroup: str, **limits: str) -> tuple[Path, Path]
     return proc, cgroups
 
 
-@pytest.mark.parametrize(("cgroup", "limits", "memory"), [
-    ("0::/\n", {}, 8192),
-    ("0::/\n", {"memory_dot_max": "2147483648"}, 2048),
-    ("0::/cage/inner\n", {"cage__memory_dot_max": "1073741824", "cage__inner__memory_dot_max": "max"}, 1024),
-    ("0::/system.slice/croft.service\n", {"system.slice__croft.service__memory_dot_max": "268435456"}, 8192),
-    ("7:cpu:/x\n4:memory:/cage\n", {"memory__cage__memory_dot_limit_in_bytes": "2147483648",
-                                    "memory__memory_dot_limit_in_bytes": "9223372036854771712"}, 2048),
-])
+@pytest.mark.parametrize(
+    ("cgroup", "limits", "memory"),
+    [
+        ("0::/\n", {}, 8192),
+        ("0::/\n", {"memory_dot_max": "2147483648"}, 2048),
+        ("0::/cage/inner\n", {"cage__memory_dot_max": "1073741824", "cage__inner__memory_dot_max": "max"}, 1024),
+        ("0::/system.slice/croft.service\n", {"system.slice__croft.service__memory_dot_max": "268435456"}, 8192),
+        (
+            "7:cpu:/x\n4:memory:/cage\n",
+            {
+                "memory__cage__memory_dot_limit_in_bytes": "2147483648",
+                "memory__memory_dot_limit_in_bytes": "9223372036854771712",
+            },
+            2048,
+        ),
+    ],
+)
 def test_the_machine_is_what_its_cage_leaves_of_it(tmp_path, cgroup, limits, memory) -> None:
     proc, cgroups = machine_files(tmp_path, cgroup, **limits)
     assert measure(proc, cgroups).memory_mb == memory
@@ -62,15 +77,18 @@ def test_this_machine_can_be_measured() -> None:
     assert found.cpus >= 1
 
 
-@pytest.mark.parametrize(("use", "minutes", "idle", "because"), [
-    (Use(0, 0.0), 30, True, None),
-    (Use(0, 0.0), 0, False, "ide.awake.always"),
-    (Use(1, 0.0), 30, False, "ide.awake.window"),
-    (Use(0, 9_000.0), 30, False, "ide.awake.recent"),
-    (Use(0, 0.0, active_runs=1), 30, False, "ide.awake.run"),
-    (Use(0, 0.0, terminals=1), 30, False, "ide.awake.terminal"),
-    (Use(0, 0.0, terminals=None), 30, False, "ide.awake.unknown"),
-])
+@pytest.mark.parametrize(
+    ("use", "minutes", "idle", "because"),
+    [
+        (Use(0, 0.0), 30, True, None),
+        (Use(0, 0.0), 0, False, "ide.awake.always"),
+        (Use(1, 0.0), 30, False, "ide.awake.window"),
+        (Use(0, 9_000.0), 30, False, "ide.awake.recent"),
+        (Use(0, 0.0, active_runs=1), 30, False, "ide.awake.run"),
+        (Use(0, 0.0, terminals=1), 30, False, "ide.awake.terminal"),
+        (Use(0, 0.0, terminals=None), 30, False, "ide.awake.unknown"),
+    ],
+)
 def test_idle(use, minutes, idle, because) -> None:
     verdict = judge(use, 10_000.0, minutes)
     assert verdict.idle is idle

@@ -257,7 +257,8 @@ async def test_a_taken_port_is_recognised_from_the_proxy_s_own_words(world) -> N
     world.runtime.behaviour["proxy"] = "dies"
     world.runtime.words["proxy"] = [
         "Error: loading initial config: loading new config: http app module: start: listening on :443: "
-        "listen tcp :443: bind: address already in use"]
+        "listen tcp :443: bind: address already in use"
+    ]
     await world.down()
     world.runtime.rows["proxy"] = Observed("proxy", State.STOPPED)
     await world.up()

@@ -14,10 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from support.waiting import poll
-
 from appliance.control import Control, NotRunning
 from appliance.settings import Paths, Settings, load
+from support.waiting import poll
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -31,9 +30,10 @@ def free_port() -> int:
 
 def ide_tree() -> Path:
     """Where the tests' code-server lies. Fails saying what is missing."""
-    found = os.environ.get("CROFT_TEST_IDE", "")
-    assert found and Path(found, "code/node_modules/code-server").is_dir(), (
-        "CROFT_TEST_IDE must name a folder with node/ and code/; ./tests/run makes one")
+    found = os.environ.get("CROFT_TEST_IDE", "/nonexistent")
+    assert Path(found, "code/node_modules/code-server").is_dir(), (
+        "CROFT_TEST_IDE must name a folder with node/ and code/; ./tests/run makes one"
+    )
     return Path(found)
 
 
@@ -41,8 +41,14 @@ class Appliance:
     """Start with :meth:`start`, end with :meth:`close`. ``settings`` is TOML added to croft.toml;
     ``inside`` is called in the child before it starts."""
 
-    def __init__(self, accounts: dict[str, str], settings: str = "", *, runtime: str = "process",
-                 inside: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        accounts: dict[str, str],
+        settings: str = "",
+        *,
+        runtime: str = "process",
+        inside: Callable[[], None] | None = None,
+    ) -> None:
         self._inside = inside
         self.folder = Path(tempfile.mkdtemp(prefix="croft-", dir="/tmp"))
         self.folder.chmod(0o755)
@@ -50,9 +56,11 @@ class Appliance:
         self.https_port, self.http_port = free_port(), free_port()
         self.paths.config.parent.mkdir(parents=True)
         self.paths.config.write_text(
-            f'runtime = "{runtime}"\n[users]\n' + "".join(f'{role} = "{name}"\n' for role, name in accounts.items())
+            f'runtime = "{runtime}"\n[users]\n'
+            + "".join(f'{role} = "{name}"\n' for role, name in accounts.items())
             + f'[paths]\nide = "{ide_tree() if runtime == "process" else ""}"\n'
-            f'[proxy]\nbind = "127.0.0.1"\nhttps_port = {self.https_port}\nhttp_port = {self.http_port}\n{settings}')
+            f'[proxy]\nbind = "127.0.0.1"\nhttps_port = {self.https_port}\nhttp_port = {self.http_port}\n{settings}'
+        )
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,8 +79,13 @@ class Appliance:
         """Start and wait until the front door answers."""
         with (self.folder / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "appliance", "serve", "--home", str(self.folder)], stdout=log, stderr=log,
-                cwd=CHECKOUT, start_new_session=True, preexec_fn=self._inside)  # noqa: PLW1509 - enters a cgroup
+                [sys.executable, "-m", "appliance", "serve", "--home", str(self.folder)],
+                stdout=log,
+                stderr=log,
+                cwd=CHECKOUT,
+                start_new_session=True,
+                preexec_fn=self._inside,
+            )
         poll(self.is_up, f"the appliance in {self.folder} answers\n{self.said()}", 60)
         return self
 
@@ -95,8 +108,14 @@ class Appliance:
 
     def croft(self, *words: str) -> Any:
         """Run the command line with --json and return its answer."""
-        done = subprocess.run([sys.executable, "-m", "appliance", *words, "--home", str(self.folder), "--json"],
-                              capture_output=True, text=True, timeout=90, cwd=CHECKOUT, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance", *words, "--home", str(self.folder), "--json"],
+            capture_output=True,
+            text=True,
+            timeout=90,
+            cwd=CHECKOUT,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout) if done.stdout.strip() else None
 
@@ -140,4 +159,3 @@ class Appliance:
         finally:
             if os.environ.get("CROFT_TEST_KEEP") != "1":
                 shutil.rmtree(self.folder, ignore_errors=True)
-

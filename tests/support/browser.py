@@ -12,8 +12,15 @@ from pathlib import Path
 from playwright.sync_api import Browser, BrowserContext, Frame, Page, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @contextmanager
@@ -23,11 +30,15 @@ def chromium(root_certificate: Path) -> Iterator[Browser]:
         store = Path(home, ".pki/nssdb")
         store.mkdir(parents=True)
         subprocess.run(["certutil", "-d", f"sql:{store}", "-N", "--empty-password"], check=True, capture_output=True)
-        subprocess.run(["certutil", "-d", f"sql:{store}", "-A", "-t", "C,,", "-n", "croft", "-i", str(root_certificate)],
-                       check=True, capture_output=True)
+        subprocess.run(
+            ["certutil", "-d", f"sql:{store}", "-A", "-t", "C,,", "-n", "croft", "-i", str(root_certificate)],
+            check=True,
+            capture_output=True,
+        )
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS,
-                                                 env={**os.environ, "HOME": home})
+            browser = playwright.chromium.launch(
+                executable_path="/usr/bin/chromium", args=FLAGS, env={**os.environ, "HOME": home}
+            )
             try:
                 yield browser
             finally:

@@ -90,12 +90,23 @@ class Front:
         self.links = Links(store.database, self.users, store.audit, clock, store.boot_id)
         self.throttle = Throttle(store.database, clock)
         self.sign_in = SignIn(store.database, self.links, self.sessions, self.throttle, store.audit, clock)
-        self.tokens = WorkspaceTokens(key_files.ed25519(self.settings.paths.keys / "tokens.key"), store.instance, clock, store.database)
+        self.tokens = WorkspaceTokens(
+            key_files.ed25519(self.settings.paths.keys / "tokens.key"), store.instance, clock, store.database
+        )
         self.bus = EventBus(clock)
         self.services = Services(
-            QuietRuntime(), {"proxy": healthy, "ide": healthy}, lambda name: ServiceLimits(512, 1.0), clock, self.bus,
-            Wishes(store.database, clock), Surroundings(state=folder), jitter=lambda: 0.0)
-        self.relay = Relay(self.settings.paths.socket("ide"), os.getuid(), self.services.socket_opened, self.services.socket_closed)
+            QuietRuntime(),
+            {"proxy": healthy, "ide": healthy},
+            lambda name: ServiceLimits(512, 1.0),
+            clock,
+            self.bus,
+            Wishes(store.database, clock),
+            Surroundings(state=folder),
+            jitter=lambda: 0.0,
+        )
+        self.relay = Relay(
+            self.settings.paths.socket("ide"), os.getuid(), self.services.socket_opened, self.services.socket_closed
+        )
         self.streams = Streams()
         self.web: aiohttp.ClientSession
         self.control: aiohttp.ClientSession
@@ -108,13 +119,35 @@ class Front:
 
         self.sessions.on_end(let_go)
         assets, catalogue = Assets(ROOM / "static"), Catalogue.load(ROOM / "locale")
-        machine: dict[str, Any] = {"cpu_percent": 1.0, "load": (0.1, 0.1, 0.1), "memory_used": 1, "memory_total": 2, "swap_used": 0,
-                                   "swap_total": 0, "disk_used": 1, "disk_total": 2, "uptime": 5.0}
+        machine: dict[str, Any] = {
+            "cpu_percent": 1.0,
+            "load": (0.1, 0.1, 0.1),
+            "memory_used": 1,
+            "memory_total": 2,
+            "swap_used": 0,
+            "swap_total": 0,
+            "disk_used": 1,
+            "disk_total": 2,
+            "uptime": 5.0,
+        }
         parts: dict[web.AppKey[Any], Any] = {
-            keys.SETTINGS: self.settings, keys.CLOCK: self.clock, keys.USERS: self.users, keys.SESSIONS: self.sessions,
-            keys.SIGN_IN: self.sign_in, keys.LINKS: self.links, keys.TOKENS: self.tokens, keys.AUDIT: self.audit, keys.EVENTS: self.bus,
-            keys.SERVICES: self.services, keys.CATALOGUE: catalogue, keys.ASSETS: assets, keys.RELAY: self.relay,
-            keys.STREAMS: self.streams, keys.MACHINE: lambda: machine, keys.ANCHOR: lambda: read_anchor(self.settings)}
+            keys.SETTINGS: self.settings,
+            keys.CLOCK: self.clock,
+            keys.USERS: self.users,
+            keys.SESSIONS: self.sessions,
+            keys.SIGN_IN: self.sign_in,
+            keys.LINKS: self.links,
+            keys.TOKENS: self.tokens,
+            keys.AUDIT: self.audit,
+            keys.EVENTS: self.bus,
+            keys.SERVICES: self.services,
+            keys.CATALOGUE: catalogue,
+            keys.ASSETS: assets,
+            keys.RELAY: self.relay,
+            keys.STREAMS: self.streams,
+            keys.MACHINE: lambda: machine,
+            keys.ANCHOR: lambda: read_anchor(self.settings),
+        }
         app = web_app.build(parts, console_uids)
         app[keys.IDE_PAGES] = IdePages(aiohttp_jinja2.get_env(app), catalogue, assets, self.settings, self.services)
         return app
@@ -139,16 +172,34 @@ class Front:
         assert found is not None
         return found[1]
 
-    def ask(self, method: str, path: str, cookie: str = "", *, host: str = "croft.localhost", headers: Mapping[str, str | None] | None = None,
-            **how: Any) -> Any:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        cookie: str = "",
+        *,
+        host: str = "croft.localhost",
+        headers: Mapping[str, str | None] | None = None,
+        **how: Any,
+    ) -> Any:
         """A request on web.sock as Caddy passes it on; a header that is None is left out."""
         name = COOKIE if host == "croft.localhost" else IDE_COOKIE
         sent: dict[str, str | None] = {
-            "Host": host, "Origin": UI if method != "GET" else None, "Sec-Fetch-Site": "same-origin",
-            "X-Forwarded-For": "192.0.2.9", "Cookie": f"{name}={cookie}" if cookie else None, "Accept": "application/json"}
+            "Host": host,
+            "Origin": UI if method != "GET" else None,
+            "Sec-Fetch-Site": "same-origin",
+            "X-Forwarded-For": "192.0.2.9",
+            "Cookie": f"{name}={cookie}" if cookie else None,
+            "Accept": "application/json",
+        }
         sent |= headers or {}
-        return self.web.request(method, f"http://x{path}", allow_redirects=False,
-                                headers={key: value for key, value in sent.items() if value is not None}, **how)
+        return self.web.request(
+            method,
+            f"http://x{path}",
+            allow_redirects=False,
+            headers={key: value for key, value in sent.items() if value is not None},
+            **how,
+        )
 
     def console(self, method: str, path: str, **how: Any) -> Any:
         return self.control.request(method, f"http://localhost{path}", allow_redirects=False, **how)
@@ -174,8 +225,11 @@ async def front(folder: Path, clock: Any = None, *, console_uids: frozenset[int]
             made.settings.paths.socket(name).parent.mkdir(parents=True, exist_ok=True)
         for name in ("web", "control"):
             await web.SockSite(runner, listen(made.settings.paths.socket(name), 0o660)).start()
-            client = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(made.settings.paths.socket(name))), auto_decompress=False,
-                                           cookie_jar=aiohttp.DummyCookieJar())
+            client = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(str(made.settings.paths.socket(name))),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
             setattr(made, name, await stack.enter_async_context(client))
         task = asyncio.create_task(made.services.run())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from playwright.sync_api import Frame, Page
+
 from support.waiting import poll
 
 

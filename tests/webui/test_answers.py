@@ -21,26 +21,59 @@ from appliance.settings import Paths, parse
 from webui import guard, headers, routes, views
 from webui.assets import FOREVER
 
-PAGES = ["/", "/workspace", "/machine", "/machine/logs/ide", "/sessions", "/sign-in", "/sign-in/link?t=x", "/nothing", "/api/nothing",
-         "/api/status", "/healthz", "/favicon.ico", "/static/x/nothing.js", "/machine/logs/ide.txt", "/api/services/ide/logs?lines=x"]
+PAGES = [
+    "/",
+    "/workspace",
+    "/machine",
+    "/machine/logs/ide",
+    "/sessions",
+    "/sign-in",
+    "/sign-in/link?t=x",
+    "/nothing",
+    "/api/nothing",
+    "/api/status",
+    "/healthz",
+    "/favicon.ico",
+    "/static/x/nothing.js",
+    "/machine/logs/ide.txt",
+    "/api/services/ide/logs?lines=x",
+]
 
 
 def lint(headers_of: Any, *, ide: bool = False) -> list[str]:
     """What is wrong with an answer's headers (WEB-3, WEB-12, WEB-18)."""
     policy = dict(part.strip().partition(" ")[::2] for part in headers_of.get("Content-Security-Policy", "").split(";"))
     wanted = {
-        "default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "img-src": "'self'", "connect-src": "'self'",
-        "base-uri": "'none'", "frame-src": IDE, "form-action": f"'self' {IDE}", "require-trusted-types-for": "'script'",
-        "frame-ancestors": UI if ide else "'none'"}
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "img-src": "'self'",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "frame-src": IDE,
+        "form-action": f"'self' {IDE}",
+        "require-trusted-types-for": "'script'",
+        "frame-ancestors": UI if ide else "'none'",
+    }
     wrong = [name for name, value in wanted.items() if policy.get(name) != value]
-    exact = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Opener-Policy": "same-origin", "Server": "croft",
-             "Cross-Origin-Resource-Policy": "same-site" if ide else "same-origin"}
+    exact = {
+        "X-Content-Type-Options": "nosniff",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Server": "croft",
+        "Cross-Origin-Resource-Policy": "same-site" if ide else "same-origin",
+    }
     wrong += [name for name, value in exact.items() if headers_of.getall(name, []) != [value]]
     age = re.fullmatch(r"max-age=(\d+)", headers_of.get("Strict-Transport-Security", ""))
     wrong += [] if age and int(age[1]) >= 31536000 else ["Strict-Transport-Security"]
-    wrong += [] if headers_of.get("Referrer-Policy") in ("same-origin", "no-referrer", "strict-origin") else ["Referrer-Policy"]
+    wrong += (
+        []
+        if headers_of.get("Referrer-Policy") in ("same-origin", "no-referrer", "strict-origin")
+        else ["Referrer-Policy"]
+    )
     wrong += [] if "camera=()" in headers_of.get("Permissions-Policy", "") else ["Permissions-Policy"]
-    return wrong + [name for name in headers_of if name.lower().startswith("access-control-") or name == "Service-Worker-Allowed"]
+    return wrong + [
+        name for name in headers_of if name.lower().startswith("access-control-") or name == "Service-Worker-Allowed"
+    ]
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
@@ -52,7 +85,9 @@ async def test_every_answer_carries_the_headers(door: Front, accept: str) -> Non
                 assert lint(answer.headers) == [], path
                 if not path.startswith("/static/") and "favicon" not in path:
                     assert answer.headers["Cache-Control"] == "no-store", path
-        async with door.ask("POST", "/sign-out", headers={"Origin": "https://evil.example", "Sec-Fetch-Site": None, "Accept": accept}) as answer:
+        async with door.ask(
+            "POST", "/sign-out", headers={"Origin": "https://evil.example", "Sec-Fetch-Site": None, "Accept": accept}
+        ) as answer:
             assert lint(answer.headers) == []
     for path in ("/__croft/state", "/__croft/wake", "/x", "/__croft/static/x/y"):
         async with door.ask("GET", path, host="ide.croft.localhost", headers={"Accept": accept}) as answer:
@@ -60,7 +95,10 @@ async def test_every_answer_carries_the_headers(door: Front, accept: str) -> Non
             assert lint(answer.headers, ide=True) == [], path
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", IDE, UI, "https://croft.localhost.evil.example", "http://croft.localhost"])
+@pytest.mark.parametrize(
+    "origin",
+    ["https://evil.example", "null", IDE, UI, "https://croft.localhost.evil.example", "http://croft.localhost"],
+)
 async def test_no_other_origin_may_read(door: Front, origin: str) -> None:
     """WEB-8."""
     for method in ("GET", "OPTIONS"):
@@ -69,8 +107,22 @@ async def test_no_other_origin_may_read(door: Front, origin: str) -> None:
             assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "[::1]", "localhost", "croft.localhost.", "croft.localhost.evil.example", "",
-                                  "evil.croft.localhost", "ide.ide.croft.localhost", "croft.localhost@evil.example", "10.0.0.1:443"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1",
+        "[::1]",
+        "localhost",
+        "croft.localhost.",
+        "croft.localhost.evil.example",
+        "",
+        "evil.croft.localhost",
+        "ide.ide.croft.localhost",
+        "croft.localhost@evil.example",
+        "10.0.0.1:443",
+    ],
+)
 async def test_other_names_are_not_served(door: Front, host: str) -> None:
     """WEB-9."""
     _, cookie = await door.sign_in_as("admin")
@@ -144,10 +196,18 @@ async def test_the_one_error_shape(door: Front) -> None:
             assert (await error_of(answer))["code"] == code, (method, path)
 
 
-@pytest.mark.parametrize(("kind", "data"), [
-    ("application/json", b"{"), ("application/json", b"\xff"), ("application/json", b"[" * 100_000), ("application/json", b'{"a":' * 50_000),
-    ("application/json", b'{"email": "\\ud800"}'), ("application/json", b'{"email": 1e999}'), ("application/json; charset=bogus", b"{}"),
-])
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("application/json", b"{"),
+        ("application/json", b"\xff"),
+        ("application/json", b"[" * 100_000),
+        ("application/json", b'{"a":' * 50_000),
+        ("application/json", b'{"email": "\\ud800"}'),
+        ("application/json", b'{"email": 1e999}'),
+        ("application/json; charset=bogus", b"{}"),
+    ],
+)
 async def test_unreadable_json_is_the_callers_fault(door: Front, kind: str, data: bytes) -> None:
     _, cookie = await door.sign_in_as("admin")
     async with door.ask("POST", "/api/users", cookie, data=data, headers={"Content-Type": kind}) as answer:
@@ -155,20 +215,36 @@ async def test_unreadable_json_is_the_callers_fault(door: Front, kind: str, data
         await error_of(answer)
 
 
-@pytest.mark.parametrize(("kind", "data"), [
-    ("application/x-www-form-urlencoded; charset=bogus", b"t=x"), ("application/x-www-form-urlencoded", b"t=\xff"),
-    ("application/x-www-form-urlencoded", b"t=%ff"), ("application/x-www-form-urlencoded", b"&".join([b"a=b"] * 500)),
-    ("multipart/form-data", b"x"), ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data; name=t\r\n\r\nx\r\n--x--"),
-])
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("application/x-www-form-urlencoded; charset=bogus", b"t=x"),
+        ("application/x-www-form-urlencoded", b"t=\xff"),
+        ("application/x-www-form-urlencoded", b"t=%ff"),
+        ("application/x-www-form-urlencoded", b"&".join([b"a=b"] * 500)),
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data; name=t\r\n\r\nx\r\n--x--"),
+    ],
+)
 async def test_unreadable_forms_are_the_callers_fault(door: Front, kind: str, data: bytes) -> None:
     """Nobody signed in: the first thing a scanner tries must not be an error of ours."""
-    async with door.ask("POST", "/sign-in/link", data=data, headers={"Content-Type": kind, "Accept": "application/json"}) as answer:
+    async with door.ask(
+        "POST", "/sign-in/link", data=data, headers={"Content-Type": kind, "Accept": "application/json"}
+    ) as answer:
         assert answer.status == 400
 
 
 async def test_odd_queries_are_not_faults_of_ours(door: Front) -> None:
     _, cookie = await door.sign_in_as("admin")
-    for query in ("before=" + "9" * 30, "before=-1", "before=%ff", "event=%ff%00", "actor=%ed%a0%80", "before=1&before=2", "before=²"):
+    for query in (
+        "before=" + "9" * 30,
+        "before=-1",
+        "before=%ff",
+        "event=%ff%00",
+        "actor=%ed%a0%80",
+        "before=1&before=2",
+        "before=²",
+    ):
         async with door.ask("GET", f"/api/audit?{query}", cookie) as answer:
             assert answer.status == 200, query
     for path in ("/api/users/%ed%a0%80", "/api/users/%00", "/api/sessions/%ff", "/api/users/" + "x" * 3000):
@@ -181,7 +257,9 @@ async def test_bodies_have_a_limit_packed_ones_too(door: Front) -> None:
     _, cookie = await door.sign_in_as("admin")
     bomb = gzip.compress(b" " * 50_000_000)
     for data, extra in ((b" " * 1_100_000, {}), (bomb, {"Content-Encoding": "gzip"})):
-        async with door.ask("POST", "/api/users", cookie, data=BytesIO(data), headers={"Content-Type": "application/json", **extra}) as answer:
+        async with door.ask(
+            "POST", "/api/users", cookie, data=BytesIO(data), headers={"Content-Type": "application/json", **extra}
+        ) as answer:
             assert answer.status == 413
             assert (await error_of(answer))["code"] == "too_large"
 
@@ -203,9 +281,18 @@ async def test_a_fault_of_ours_says_nothing_of_its_cause(door: Front, monkeypatc
             assert answer.status == status
 
 
-@pytest.mark.parametrize(("error", "status"), [
-    (OSError(28, "No space"), 503), (OSError(30, "read-only"), 503), (TimeoutError(), 500), (BrokenPipeError(32, "x"), 500),
-    (sqlite3.IntegrityError("x"), 500), (sqlite3.DatabaseError("malformed"), 503), (web.HTTPTooManyRequests(), 429)])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OSError(28, "No space"), 503),
+        (OSError(30, "read-only"), 503),
+        (TimeoutError(), 500),
+        (BrokenPipeError(32, "x"), 500),
+        (sqlite3.IntegrityError("x"), 500),
+        (sqlite3.DatabaseError("malformed"), 503),
+        (web.HTTPTooManyRequests(), 429),
+    ],
+)
 def test_only_the_disk_is_called_the_disk(error: Exception, status: int) -> None:
     assert guard.as_error(error)[0] == status
 
@@ -228,8 +315,13 @@ async def test_every_cookie_is_kept_to_itself(door: Front) -> None:
         found += cookies_of(answer)
     session = door.sessions.check(cookie)
     assert session is not None
-    async with door.ask("POST", "/__croft/enter", host="ide.croft.localhost", headers={"Origin": UI, "Sec-Fetch-Site": "same-site"},
-                        data={"code": door.sessions.hand_off(session)}) as answer:
+    async with door.ask(
+        "POST",
+        "/__croft/enter",
+        host="ide.croft.localhost",
+        headers={"Origin": UI, "Sec-Fetch-Site": "same-site"},
+        data={"code": door.sessions.hand_off(session)},
+    ) as answer:
         assert answer.status == 303
         found += cookies_of(answer)
     async with door.ask("POST", "/sign-out", cookie, data={}) as answer:
@@ -243,10 +335,51 @@ async def test_every_cookie_is_kept_to_itself(door: Front) -> None:
         assert not any(part.startswith("domain") for part in parts), line
 
 
-EVIL = ["//evil", "///evil", "/\\evil", "\\\\evil", "https:evil", "https://evil", "http:/evil", "javascript:alert(1)", "data:text/html,x", "evil",
-        "", " /", "/ x", "/\t/evil", "/\n/evil", "/%09/evil", "/%0a/evil", "/%0d%0aSet-Cookie:x", "/%2f/evil", "/%2fevil", "/%5cevil",
-        "/%255cevil", "/%252fevil", "/a//evil", "/..//evil", "/../x", "/a/%2e%2e/x", "/a/%252e%252e/x", "/\u202eevil", "/é", "/%e2%80%ae",
-        "/x" * 1100, "/\0", "/%00", "/{x}", "/%7bx%7d", "/a/..;/x\\", "/<script>", '/"x', "/@evil\\", "/x#//evil\\", "/[x]", "/|"]
+EVIL = [
+    "//evil",
+    "///evil",
+    "/\\evil",
+    "\\\\evil",
+    "https:evil",
+    "https://evil",
+    "http:/evil",
+    "javascript:alert(1)",
+    "data:text/html,x",
+    "evil",
+    "",
+    " /",
+    "/ x",
+    "/\t/evil",
+    "/\n/evil",
+    "/%09/evil",
+    "/%0a/evil",
+    "/%0d%0aSet-Cookie:x",
+    "/%2f/evil",
+    "/%2fevil",
+    "/%5cevil",
+    "/%255cevil",
+    "/%252fevil",
+    "/a//evil",
+    "/..//evil",
+    "/../x",
+    "/a/%2e%2e/x",
+    "/a/%252e%252e/x",
+    "/\u202eevil",
+    "/é",
+    "/%e2%80%ae",
+    "/x" * 1100,
+    "/\0",
+    "/%00",
+    "/{x}",
+    "/%7bx%7d",
+    "/a/..;/x\\",
+    "/<script>",
+    '/"x',
+    "/@evil\\",
+    "/x#//evil\\",
+    "/[x]",
+    "/|",
+]
 
 
 @pytest.mark.parametrize("target", EVIL)
@@ -254,8 +387,12 @@ async def test_nobody_is_sent_elsewhere(door: Front, target: str) -> None:
     """FWD-9: at every place where a request says what comes next."""
     assert relative_path(target) == ""
     _, cookie = await door.sign_in_as("operator")
-    async with door.web.get("http://x/sign-in", params={"next": target}, headers={"Host": "croft.localhost", "Cookie": f"__Host-croft={cookie}"},
-                            allow_redirects=False) as answer:
+    async with door.web.get(
+        "http://x/sign-in",
+        params={"next": target},
+        headers={"Host": "croft.localhost", "Cookie": f"__Host-croft={cookie}"},
+        allow_redirects=False,
+    ) as answer:
         assert answer.headers["Location"] == "/"
     async with door.ask("POST", "/preferences", cookie, data={"lang": "en", "next": target}) as answer:
         assert answer.headers["Location"] == "/"
@@ -269,7 +406,10 @@ async def test_the_way_back_after_signing_in_is_whole(door: Front) -> None:
     assert parse_qs(location.partition("?")[2]) == {"next": ["/workspace?next=/a%26b&c=d"]}
 
 
-@pytest.mark.parametrize("name", ["../routes.py", "..%2froutes.py", "%2e%2e/routes.py", "/etc/passwd", "js/../../app.py", "js\\..\\app.py", "", "."])
+@pytest.mark.parametrize(
+    "name",
+    ["../routes.py", "..%2froutes.py", "%2e%2e/routes.py", "/etc/passwd", "js/../../app.py", "js\\..\\app.py", "", "."],
+)
 async def test_no_path_leads_out_of_the_static_files(door: Front, name: str) -> None:
     for host, prefix in (("croft.localhost", "/static/x/"), ("ide.croft.localhost", "/__croft/static/x/")):
         reader, writer = await door.raw()
@@ -284,7 +424,11 @@ async def test_static_files_are_kept_for_good_under_their_version(door: Front) -
     assert found
     async with door.ask("GET", found[1], headers={"Accept-Encoding": "gzip"}) as answer:
         packed = await answer.read()
-        assert (answer.headers["Cache-Control"], answer.headers["Content-Encoding"], answer.headers["Vary"]) == (FOREVER, "gzip", "Accept-Encoding")
+        assert (answer.headers["Cache-Control"], answer.headers["Content-Encoding"], answer.headers["Vary"]) == (
+            FOREVER,
+            "gzip",
+            "Accept-Encoding",
+        )
     async with door.ask("GET", found[1], headers={"Accept-Encoding": "identity"}) as answer:
         assert "Content-Encoding" not in answer.headers
         assert gzip.decompress(packed) == await answer.read()
@@ -292,9 +436,23 @@ async def test_static_files_are_kept_for_good_under_their_version(door: Front) -
         assert answer.headers["Cache-Control"] == "no-cache"
 
 
-@pytest.mark.parametrize(("accepted", "language"), [
-    ("", "en"), ("ar", "ar"), ("ar-EG,en;q=0.5", "ar"), ("en;q=0.4, ar;q=0.9", "ar"), ("de, fr;q=0.9", "en"), ("ar;q=0", "en"),
-    ("AR", "ar"), ("ar;q=x", "en"), ("*", "en"), ("," * 5000 + "ar", "en"), ("ar;level=1", "en"), ("en;q=0.5,ar;q=0.5", "en")])
+@pytest.mark.parametrize(
+    ("accepted", "language"),
+    [
+        ("", "en"),
+        ("ar", "ar"),
+        ("ar-EG,en;q=0.5", "ar"),
+        ("en;q=0.4, ar;q=0.9", "ar"),
+        ("de, fr;q=0.9", "en"),
+        ("ar;q=0", "en"),
+        ("AR", "ar"),
+        ("ar;q=x", "en"),
+        ("*", "en"),
+        ("," * 5000 + "ar", "en"),
+        ("ar;level=1", "en"),
+        ("en;q=0.5,ar;q=0.5", "en"),
+    ],
+)
 def test_the_language_people_asked_for(accepted: str, language: str) -> None:
     assert views.preferred(accepted, "en") == language
 
@@ -307,7 +465,9 @@ async def test_a_page_speaks_the_readers_language(door: Front) -> None:
 def test_the_openapi_document_is_the_route_table() -> None:
     document = routes.openapi()
     listed = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    assert listed == {(route.method, route.path) for route in routes.UI if route.path.startswith(("/api/", "/healthz", "/readyz"))}
+    assert listed == {
+        (route.method, route.path) for route in routes.UI if route.path.startswith(("/api/", "/healthz", "/readyz"))
+    }
 
 
 def test_the_policy_has_no_hole() -> None:

@@ -22,7 +22,9 @@ async def small() -> AsyncIterator[Front]:
     """A front whose state lies on a file system of 2 MiB. Needs root."""
     assert os.geteuid() == 0, "mounting a small disk needs root; ./tests/run runs as root"
     folder = Path(tempfile.mkdtemp(prefix="croft-"))
-    await asyncio.to_thread(subprocess.run, ["mount", "-t", "tmpfs", "-o", "size=2m", "croft-test", str(folder)], check=True)
+    await asyncio.to_thread(
+        subprocess.run, ["mount", "-t", "tmpfs", "-o", "size=2m", "croft-test", str(folder)], check=True
+    )
     try:
         async with front(folder) as opened:
             yield opened
@@ -49,7 +51,9 @@ async def test_a_full_disk(small: Front) -> None:
     with suppress(CroftError):
         for _ in range(3000):  # the log file has room until it has to grow
             await small.audit.note("export", "test", what="x" * 2000)
-    async with small.ask("POST", "/api/services/ide/stop", cookie, headers={"Content-Type": "application/json"}) as answer:
+    async with small.ask(
+        "POST", "/api/services/ide/stop", cookie, headers={"Content-Type": "application/json"}
+    ) as answer:
         assert (answer.status, (await answer.json())["error"]["code"]) == (503, "audit_unavailable")
     assert str(small.services.view("ide").want) != "stop", "what could not be recorded did not happen"
     for path in ("/", "/machine", "/sessions", "/api/status", "/api/users", "/api/audit", "/healthz"):
@@ -60,7 +64,9 @@ async def test_a_full_disk(small: Front) -> None:
     assert leaving.ended
     filler.unlink()
     await small.sessions.save()
-    async with small.ask("POST", "/api/services/ide/stop", cookie, headers={"Content-Type": "application/json"}) as answer:
+    async with small.ask(
+        "POST", "/api/services/ide/stop", cookie, headers={"Content-Type": "application/json"}
+    ) as answer:
         assert answer.status == 200
     assert await small.store.database.row("SELECT 1 FROM sessions WHERE id = ?", (leaving.id,)) is None
     assert await small.audit.verify() is None

@@ -59,7 +59,9 @@ async def test_a_returning_reader_is_told_what_it_missed(door: Front) -> None:
     seen = door.bus.publish("services", {})
     missed = door.bus.publish("services", {})
     for how in ({"headers": {"Last-Event-ID": str(seen.id)}}, {"query": f"?after={seen.id}"}):
-        async with door.ask("GET", "/api/events" + str(how.get("query", "")), cookie, headers=how.get("headers", {})) as answer:
+        async with door.ask(
+            "GET", "/api/events" + str(how.get("query", "")), cookie, headers=how.get("headers", {})
+        ) as answer:
             await event(answer)
             await event(answer)
             assert (await event(answer))["id"] == str(missed.id)
@@ -68,7 +70,9 @@ async def test_a_returning_reader_is_told_what_it_missed(door: Front) -> None:
 @pytest.mark.parametrize("given", ["x", "-1", "1e9", "²", "9" * 40, "1, 2"])
 async def test_an_odd_place_to_resume_from_is_no_error(door: Front, given: str) -> None:
     _, cookie = await door.sign_in_as("viewer")
-    async with door.ask("GET", "/api/events", cookie, headers={"Last-Event-ID": given.encode().decode("latin-1")}) as answer:
+    async with door.ask(
+        "GET", "/api/events", cookie, headers={"Last-Event-ID": given.encode().decode("latin-1")}
+    ) as answer:
         assert answer.status == 200
 
 
@@ -77,6 +81,7 @@ async def test_streams_end_with_their_session(door: Front) -> None:
     session, cookie = await door.sign_in_as("operator")
     _, other = await door.sign_in_as("admin")
     async with AsyncExitStack() as stack:
+
         async def opened(path: str, whose: str) -> aiohttp.ClientResponse:
             answer: aiohttp.ClientResponse = await stack.enter_async_context(door.ask("GET", path, whose))
             await event(answer)
@@ -117,9 +122,11 @@ async def test_one_session_holds_so_many_streams_and_no_more(door: Front) -> Non
             assert int(refused.headers["Retry-After"]) >= 1
         async with door.ask("GET", "/api/events", other) as fine:
             assert fine.status == 200
+
     async def free() -> bool:
         async with door.ask("GET", "/api/events", cookie) as again:
             return bool(again.status == 200)
+
     await until(lambda: not door.streams._open, "the streams are gone")
     assert await free()
 
@@ -135,7 +142,9 @@ async def test_asking_for_the_head_alone_holds_nothing_open(door: Front) -> None
 async def test_a_silent_stream_beats(door: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     real = streams.pump
 
-    async def quick(request: Any, items: AsyncGenerator[tuple[str, Mapping[str, Any], int | None], None], heartbeat: float = 0.05) -> Any:
+    async def quick(
+        request: Any, items: AsyncGenerator[tuple[str, Mapping[str, Any], int | None], None], heartbeat: float = 0.05
+    ) -> Any:
         return await real(request, items, 0.05)
 
     monkeypatch.setattr(streams, "pump", quick)

@@ -76,9 +76,18 @@ async def ticket(door: Front, role: str = "operator") -> tuple[Any, str]:
 
 
 def connect(door: Front, cookie: str, path: str = "/", **headers: str | None) -> Any:
-    sent = {"Host": "ide.croft.localhost", "Origin": IDE, "Cookie": f"__Host-croft-ide={cookie}" if cookie else None, **headers}
-    return door.web.ws_connect(f"http://x{path}", max_msg_size=0, compress=0,
-                               headers={key.replace("_", "-"): value for key, value in sent.items() if value is not None})
+    sent = {
+        "Host": "ide.croft.localhost",
+        "Origin": IDE,
+        "Cookie": f"__Host-croft-ide={cookie}" if cookie else None,
+        **headers,
+    }
+    return door.web.ws_connect(
+        f"http://x{path}",
+        max_msg_size=0,
+        compress=0,
+        headers={key.replace("_", "-"): value for key, value in sent.items() if value is not None},
+    )
 
 
 async def refused(door: Front, cookie: str, path: str = "/", **headers: str | None) -> int:
@@ -98,8 +107,21 @@ async def test_bytes_pass_both_ways(door: Front, upstream: Upstream) -> None:
     await until(lambda: upstream.open == 0, "so does the other end")
 
 
-@pytest.mark.parametrize("origin", [None, "null", "https://evil.example", UI, IDE + ":8443", IDE.replace("https", "http"), IDE + ".evil.example",
-                                    "https://p8080-x.croft.localhost", "", IDE.upper()])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        None,
+        "null",
+        "https://evil.example",
+        UI,
+        IDE + ":8443",
+        IDE.replace("https", "http"),
+        IDE + ".evil.example",
+        "https://p8080-x.croft.localhost",
+        "",
+        IDE.upper(),
+    ],
+)
 async def test_only_the_editors_own_page_may_connect(door: Front, upstream: Upstream, origin: str | None) -> None:
     """WEB-7, FWD-6."""
     _, cookie = await ticket(door)
@@ -124,11 +146,22 @@ async def test_who_may_connect(door: Front, upstream: Upstream) -> None:
 async def test_nothing_of_ours_travels_on_or_back(door: Front, upstream: Upstream) -> None:
     """FWD-8."""
     _, cookie = await ticket(door)
-    async with connect(door, cookie, Authorization="Bearer x", X_Forwarded_For="1.2.3.4", X_Auth_User="root", Referer=UI) as socket:
+    async with connect(
+        door, cookie, Authorization="Bearer x", X_Forwarded_For="1.2.3.4", X_Auth_User="root", Referer=UI
+    ) as socket:
         assert "Set-Cookie" not in socket._response.headers
     names = {name.lower() for name in upstream.seen[0]}
-    assert names <= {"host", "origin", "connection", "upgrade", "sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol",
-                     "sec-websocket-extensions", "user-agent"}
+    assert names <= {
+        "host",
+        "origin",
+        "connection",
+        "upgrade",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "sec-websocket-protocol",
+        "sec-websocket-extensions",
+        "user-agent",
+    }
 
 
 async def test_sockets_end_with_their_session(door: Front, upstream: Upstream) -> None:
@@ -139,7 +172,11 @@ async def test_sockets_end_with_their_session(door: Front, upstream: Upstream) -
         began = time.monotonic()
         await door.sessions.end([session], "revoked", "test")
         for socket in (first, second):
-            assert (await socket.receive(timeout=5)).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR, aiohttp.WSMsgType.CLOSE)
+            assert (await socket.receive(timeout=5)).type in (
+                aiohttp.WSMsgType.CLOSED,
+                aiohttp.WSMsgType.ERROR,
+                aiohttp.WSMsgType.CLOSE,
+            )
         assert time.monotonic() - began < 5
         await until(lambda: upstream.open == 1, "code-server lost them too", 5)
         await theirs.send_str("still here")
@@ -169,8 +206,12 @@ async def test_a_role_lost_while_connecting(door: Front) -> None:
 
     server = await asyncio.start_unix_server(slow, str(door.settings.paths.socket("ide")))
     reader, writer = await door.raw()
-    writer.write((f"GET / HTTP/1.1\r\nHost: ide.croft.localhost\r\nOrigin: {IDE}\r\nCookie: __Host-croft-ide={cookie}\r\nConnection: Upgrade\r\n"
-                  "Upgrade: websocket\r\nSec-WebSocket-Key: eA==\r\nSec-WebSocket-Version: 13\r\n\r\n").encode())
+    writer.write(
+        (
+            f"GET / HTTP/1.1\r\nHost: ide.croft.localhost\r\nOrigin: {IDE}\r\nCookie: __Host-croft-ide={cookie}\r\nConnection: Upgrade\r\n"
+            "Upgrade: websocket\r\nSec-WebSocket-Key: eA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        ).encode()
+    )
     await knocked.wait()
     await door.sessions.changed(await door.users.change(session.user, "test", role=Role.viewer), "test")
     answer.set()
@@ -184,10 +225,20 @@ async def test_a_role_lost_while_connecting(door: Front) -> None:
     server.close()
 
 
-@pytest.mark.parametrize("head", [
-    b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 1010 x\r\n\r\n", b"HTTP/1.0 101 x\r\n\r\n", b"junk\r\n\r\n", b"x" * 100_000, b"",
-    b"HTTP/1.1 101 x\r\nUpgrade: websocket\nSet-Cookie: __Host-croft-ide=evil\r\n\r\n",
-    b"HTTP/1.1 101 x\r\n" + b"a: b\r\n" * 4000 + b"\r\n"], ids=lambda head: repr(head[:30]))
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 1010 x\r\n\r\n",
+        b"HTTP/1.0 101 x\r\n\r\n",
+        b"junk\r\n\r\n",
+        b"x" * 100_000,
+        b"",
+        b"HTTP/1.1 101 x\r\nUpgrade: websocket\nSet-Cookie: __Host-croft-ide=evil\r\n\r\n",
+        b"HTTP/1.1 101 x\r\n" + b"a: b\r\n" * 4000 + b"\r\n",
+    ],
+    ids=lambda head: repr(head[:30]),
+)
 async def test_whatever_code_server_says_instead(door: Front, head: bytes) -> None:
     async def says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -230,9 +281,13 @@ async def test_a_socket_served_by_somebody_else_gets_no_byte(door: Front) -> Non
     path.parent.chmod(0o777)
     door.folder.chmod(0o755)
     (door.folder / "run").chmod(0o755)
-    script = ("import os, socket, sys\nos.setgid(65534); os.setuid(65534)\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\n"
-              "os.chmod(sys.argv[1], 0o777)\ns.listen()\nprint('up', flush=True)\nc = s.accept()[0]\nprint(len(c.recv(100)), flush=True)\n")
-    server = await asyncio.to_thread(subprocess.Popen, [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
+    script = (
+        "import os, socket, sys\nos.setgid(65534); os.setuid(65534)\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\n"
+        "os.chmod(sys.argv[1], 0o777)\ns.listen()\nprint('up', flush=True)\nc = s.accept()[0]\nprint(len(c.recv(100)), flush=True)\n"
+    )
+    server = await asyncio.to_thread(
+        subprocess.Popen, [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
+    )
     assert server.stdout is not None
     try:
         assert server.stdout.readline() == "up\n"
@@ -245,7 +300,9 @@ async def test_a_socket_served_by_somebody_else_gets_no_byte(door: Front) -> Non
         server.stdout.close()
 
 
-async def test_one_session_holds_so_many_sockets_and_no_more(door: Front, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_session_holds_so_many_sockets_and_no_more(
+    door: Front, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """WEB-16; also when they all knock at once."""
     monkeypatch.setattr(ide, "SOCKETS_MAX", 5)
     _, cookie = await ticket(door)
@@ -266,7 +323,9 @@ async def test_only_upgrades_without_a_body(door: Front, upstream: Upstream) -> 
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Origin": IDE}
     async with door.ask("POST", "/", cookie, host="ide.croft.localhost", headers=upgrade) as answer:
         assert answer.status == 405
-    async with door.ask("GET", "/", cookie, host="ide.croft.localhost", headers=upgrade, data=b"GET /x HTTP/1.1\r\n\r\n") as answer:
+    async with door.ask(
+        "GET", "/", cookie, host="ide.croft.localhost", headers=upgrade, data=b"GET /x HTTP/1.1\r\n\r\n"
+    ) as answer:
         assert answer.status == 400
     assert not upstream.seen
 
@@ -275,6 +334,7 @@ async def test_fifty_megabytes_arrive_as_they_left(door: Front, upstream: Upstre
     _, cookie = await ticket(door)
     sent, came = hashlib.sha256(), hashlib.sha256()
     async with connect(door, cookie) as socket:
+
         async def read() -> None:
             for _ in range(50):
                 came.update((await socket.receive(timeout=30)).data)
@@ -300,7 +360,9 @@ async def test_a_browser_that_does_not_read_costs_bounded_memory(door: Front, up
     assert len(splices) == 4
 
     def kept() -> list[int]:
-        return [splice._request.transport.get_write_buffer_size() + len(splice._up_reader._buffer) for splice in splices]
+        return [
+            splice._request.transport.get_write_buffer_size() + len(splice._up_reader._buffer) for splice in splices
+        ]
 
     await until(lambda: min(kept()) > relay.BUFFER, "the buffers are full", 10)
     for _ in range(20):
@@ -320,7 +382,9 @@ async def test_a_hand_off_code_works_once(door: Front) -> None:
 
     async def enter(code: str, **headers: str | None) -> int:
         sent = {"Origin": UI, "Sec-Fetch-Site": "same-site", "Accept": "application/json", **headers}
-        async with door.ask("POST", "/__croft/enter", host="ide.croft.localhost", headers=sent, data={"code": code, "next": "//evil"}) as answer:
+        async with door.ask(
+            "POST", "/__croft/enter", host="ide.croft.localhost", headers=sent, data={"code": code, "next": "//evil"}
+        ) as answer:
             assert answer.headers.get("Location", "/") == "/"
             return int(answer.status)
 

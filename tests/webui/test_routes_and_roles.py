@@ -86,13 +86,25 @@ async def test_the_golden_table_holds(door: Front) -> None:
     assert wrong == {}
 
 
-@pytest.mark.parametrize("headers", [
-    {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": ""},
-    {"Sec-Fetch-Site": "same-origin, cross-site"}, {"Sec-Fetch-Site": None, "Origin": None}, {"Sec-Fetch-Site": None, "Origin": "null"},
-    {"Sec-Fetch-Site": None, "Origin": "https://evil.example"}, {"Sec-Fetch-Site": None, "Origin": IDE},
-    {"Sec-Fetch-Site": None, "Origin": UI + ":8443"}, {"Sec-Fetch-Site": None, "Origin": UI.replace("https", "http")},
-    {"Sec-Fetch-Site": None, "Origin": UI + ".evil.example"}, {"Sec-Fetch-Site": None, "Origin": UI.upper()},
-], ids=str)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": ""},
+        {"Sec-Fetch-Site": "same-origin, cross-site"},
+        {"Sec-Fetch-Site": None, "Origin": None},
+        {"Sec-Fetch-Site": None, "Origin": "null"},
+        {"Sec-Fetch-Site": None, "Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": None, "Origin": IDE},
+        {"Sec-Fetch-Site": None, "Origin": UI + ":8443"},
+        {"Sec-Fetch-Site": None, "Origin": UI.replace("https", "http")},
+        {"Sec-Fetch-Site": None, "Origin": UI + ".evil.example"},
+        {"Sec-Fetch-Site": None, "Origin": UI.upper()},
+    ],
+    ids=str,
+)
 async def test_unsafe_routes_refuse_what_other_pages_send(door: Front, headers: dict[str, str | None]) -> None:
     """WEB-5: refused before anything is looked at, signed in or not."""
     _, cookie = await door.sign_in_as("admin")
@@ -105,19 +117,32 @@ async def test_unsafe_routes_refuse_what_other_pages_send(door: Front, headers: 
 
 async def test_an_older_browser_is_known_by_its_origin(door: Front) -> None:
     _, cookie = await door.sign_in_as("viewer")
-    async with door.ask("POST", "/preferences", cookie, headers={"Sec-Fetch-Site": None}, data={"lang": "ar"}) as answer:
+    async with door.ask(
+        "POST", "/preferences", cookie, headers={"Sec-Fetch-Site": None}, data={"lang": "ar"}
+    ) as answer:
         assert answer.status == 303
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "text/plain; x=application/json", "multipart/form-data; boundary=x", "application/xml", "",
-                                  "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "text/plain",
+        "text/plain; x=application/json",
+        "multipart/form-data; boundary=x",
+        "application/xml",
+        "",
+        "application/x-www-form-urlencoded",
+    ],
+)
 async def test_json_routes_take_json_only(door: Front, kind: str) -> None:
     """WEB-6: no type that a foreign page's form could send."""
     _, cookie = await door.sign_in_as("admin")
     for route in UNSAFE:
         if route.form and kind == "application/x-www-form-urlencoded":
             continue
-        async with door.ask(route.method, address(route), cookie, data=b'{"email": "a@b.c"}', headers={"Content-Type": kind}) as answer:
+        async with door.ask(
+            route.method, address(route), cookie, data=b'{"email": "a@b.c"}', headers={"Content-Type": kind}
+        ) as answer:
             assert answer.status == 400, name_of(route)
             assert (await answer.json())["error"]["code"] == "content_type"
     assert [user.email for user in await door.users.all()] == ["admin@example.org"]
@@ -129,8 +154,10 @@ async def test_reading_changes_nothing(door: Front) -> None:
     tables = ("users", "sessions", "links", "devices", "bans", "used_tokens", "service_wishes")
 
     async def content() -> list[list[tuple[Any, ...]]]:
-        return [[tuple(row) for row in await door.store.database.rows(f"SELECT * FROM {table}")]  # noqa: S608 - named above
-                for table in tables]
+        return [
+            [tuple(row) for row in await door.store.database.rows(f"SELECT * FROM {table}")]  # noqa: S608 - named above
+            for table in tables
+        ]
 
     before = await content()
     for route in routes.UI:
@@ -139,7 +166,12 @@ async def test_reading_changes_nothing(door: Front) -> None:
                 async with door.ask(method, address(route).replace("nothing", "ide"), cookie) as answer:
                     assert answer.status < 500, name_of(route)
     assert await content() == before
-    assert {record.event for record in await door.audit.records()} <= {"user.create", "link.create", "sign-in", "export"}
+    assert {record.event for record in await door.audit.records()} <= {
+        "user.create",
+        "link.create",
+        "sign-in",
+        "export",
+    }
 
 
 async def test_one_cannot_see_or_end_the_sessions_of_others(door: Front) -> None:
@@ -162,7 +194,11 @@ async def test_user_administration_needs_a_fresh_proof(door: Front) -> None:
     """AUTH-10."""
     _, cookie = await door.sign_in_as("admin")
     door.clock.advance(301)
-    for method, path, json in (("POST", "/api/users", {"email": "n@example.org"}), ("PATCH", "/api/users/x", {}), ("DELETE", "/api/users/x", None)):
+    for method, path, json in (
+        ("POST", "/api/users", {"email": "n@example.org"}),
+        ("PATCH", "/api/users/x", {}),
+        ("DELETE", "/api/users/x", None),
+    ):
         async with door.ask(method, path, cookie, json=json) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (403, "step_up")
 
@@ -202,8 +238,13 @@ async def test_a_change_is_finished_though_the_client_hangs_up(door: Front) -> N
         role = "viewer" if number % 2 == 0 else "operator"
         _, writer = await door.raw()
         payload = f'{{"role": "{role}"}}'.encode()
-        writer.write((f"PATCH /api/users/operator@example.org HTTP/1.1\r\nHost: croft.localhost\r\nCookie: __Host-croft={cookie}\r\n"
-                      f"Origin: {UI}\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n").encode() + payload)
+        writer.write(
+            (
+                f"PATCH /api/users/operator@example.org HTTP/1.1\r\nHost: croft.localhost\r\nCookie: __Host-croft={cookie}\r\n"
+                f"Origin: {UI}\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+            ).encode()
+            + payload
+        )
         await writer.drain()
         await asyncio.sleep(number * 0.0007)
         writer.transport.abort()

@@ -43,12 +43,17 @@ class EnsureAccounts:
 
     def check(self) -> bool:
         members = self._groups().get(WEB, (0, frozenset[str]()))[1]
-        return self.journal.get(self.id, "complete", False) and set(self._users()) >= {user.name for user in USERS} \
+        return (
+            self.journal.get(self.id, "complete", False)
+            and set(self._users()) >= {user.name for user in USERS}
             and set(MEMBERS) <= members
+        )
 
     def plan(self) -> list[str]:
-        return [*(f"create the system user {user.name}" for user in USERS if user.name not in self._users()),
-                f"create the group {WEB} with {' and '.join(MEMBERS)}"]
+        return [
+            *(f"create the system user {user.name}" for user in USERS if user.name not in self._users()),
+            f"create the group {WEB} with {' and '.join(MEMBERS)}",
+        ]
 
     def apply(self) -> None:
         self.refuse_strangers()
@@ -71,11 +76,15 @@ class EnsureAccounts:
         """Raises InstallError when a name is taken by an account that was not made here."""
         if self.journal.touched(self.id):
             return
-        taken = sorted(({user.name for user in USERS} & set(self._users()))
-                       | ({WEB, *(user.name for user in USERS)} & set(self._groups())))
+        taken = sorted(
+            ({user.name for user in USERS} & set(self._users()))
+            | ({WEB, *(user.name for user in USERS)} & set(self._groups()))
+        )
         if taken:
-            raise InstallError(f"cannot create the account {taken[0]}: it exists and is not Croft's",
-                               hint=f"Rename or remove it (`getent passwd {taken[0]}`), then run this again.")
+            raise InstallError(
+                f"cannot create the account {taken[0]}: it exists and is not Croft's",
+                hint=f"Rename or remove it (`getent passwd {taken[0]}`), then run this again.",
+            )
 
     def undo(self) -> None:
         for user in USERS:
@@ -88,16 +97,32 @@ class EnsureAccounts:
     def ids(self) -> dict[str, int]:
         """The uid of each user and the gid of each group that exist, as NAME:uid and NAME:gid."""
         users = {f"{user.name}:uid": self._users()[user.name] for user in USERS if user.name in self._users()}
-        groups = {f"{name}:gid": gid for name, (gid, _) in self._groups().items()
-                  if name in {WEB, *(user.name for user in USERS)}}
+        groups = {
+            f"{name}:gid": gid
+            for name, (gid, _) in self._groups().items()
+            if name in {WEB, *(user.name for user in USERS)}
+        }
         return {**users, **groups}
 
     def _create(self, user: User) -> None:
         if user.name not in self._groups():
             self.host.run("groupadd", *self._prefix, "--system", *self._old("--gid", f"{user.name}:gid"), user.name)
-        self.host.run("useradd", *self._prefix, "--system", *self._old("--uid", f"{user.name}:uid"), "--gid", user.name,
-                      "--no-create-home", "--home-dir", user.home, "--shell", user.shell, "--comment", user.comment,
-                      user.name)
+        self.host.run(
+            "useradd",
+            *self._prefix,
+            "--system",
+            *self._old("--uid", f"{user.name}:uid"),
+            "--gid",
+            user.name,
+            "--no-create-home",
+            "--home-dir",
+            user.home,
+            "--shell",
+            user.shell,
+            "--comment",
+            user.comment,
+            user.name,
+        )
 
     def _old(self, option: str, key: str) -> tuple[str, ...]:
         """The id that kept data still carries, while nobody else has it."""

@@ -42,8 +42,11 @@ class EnsureConfig:
 
     def check(self) -> bool:
         # Kept from an earlier installation, it is taken over (and can be taken back) by applying.
-        return self.journal.touched(self.id) and self._text() == self.host.read(FILE) != "" \
+        return (
+            self.journal.touched(self.id)
+            and self._text() == self.host.read(FILE) != ""
             and self.host.path(POLICY).is_dir()
+        )
 
     def plan(self) -> list[str]:
         return [f"write {FILE} with {', '.join(f'{name} = {value}' for name, value in self.values.items())}"]
@@ -144,7 +147,7 @@ def with_value(text: str, name: str, value: Value) -> str:
         if inside and (section or not bare.startswith("[")):
             last = number + 1 if bare else last
             if bare.partition("=")[0].strip() == key:
-                changed = [*lines[:number], f"{key} = {shown}", *lines[number + 1:]]
+                changed = [*lines[:number], f"{key} = {shown}", *lines[number + 1 :]]
                 return text if _same(bare, shown) else "\n".join(changed) + "\n"
     if last is None:
         return "\n".join([*lines, "", f"[{section}]", f"{key} = {shown}"]) + "\n"

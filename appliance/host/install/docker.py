@@ -17,8 +17,11 @@ from appliance.host.install.journal import Journal
 
 COMPOSE = "/opt/croft/compose"
 DAEMON_JSON = "/etc/docker/daemon.json"
-WANTED: dict[str, Any] = {"live-restore": True, "log-driver": "json-file",
-                          "log-opts": {"max-size": "10m", "max-file": "3"}}
+WANTED: dict[str, Any] = {
+    "live-restore": True,
+    "log-driver": "json-file",
+    "log-opts": {"max-size": "10m", "max-file": "3"},
+}
 
 
 @dataclass
@@ -138,8 +141,11 @@ class EnsureProject:
 
     def undo(self) -> None:
         label = "label=com.docker.compose.project=croft"
-        for kind, words in (("container", ("ls", "--all", "--quiet")), ("network", ("ls", "--quiet")),
-                            *((("volume", ("ls", "--quiet")),) if self.purge else ())):
+        for kind, words in (
+            ("container", ("ls", "--all", "--quiet")),
+            ("network", ("ls", "--quiet")),
+            *((("volume", ("ls", "--quiet")),) if self.purge else ()),
+        ):
             listed = self.host.run("docker", kind, *words, "--filter", label, check=False)
             for name in listed.stdout.split():
                 self.host.run("docker", kind, "rm", *(("--force",) if kind == "container" else ()), name, check=False)

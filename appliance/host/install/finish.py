@@ -85,8 +85,8 @@ def _show_front(console: Console, options: Options, target: Target) -> None:
         console.say(f"Put this into your {front}, then reload it:\n")
         console.say(behind.snippet(front, target.host, target.http_port) + "\n")
         why = behind.answers(target.host)
-        console.say(f"Not through your {front} yet: {why}" if why
-                    else f"It works through your {front}.")
+        console.say(f"Not through your {front} yet: {why}" if why else f"It works through your {front}.")
     elif target.settings["proxy.tls"] == "internal":
-        console.say("Its certificate comes from its own authority: your browser asks once. "
-                    "For a public one pass --domain.")
+        console.say(
+            "Its certificate comes from its own authority: your browser asks once. For a public one pass --domain."
+        )

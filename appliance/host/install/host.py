@@ -59,29 +59,55 @@ class Host:
         """Where ``absolute`` lies under this machine's root."""
         return self.root / str(absolute).lstrip("/")
 
-    def run(self, *argv: str, env: Mapping[str, str] | None = None, check: bool = True,
-            stdin: str = "", timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def run(
+        self,
+        *argv: str,
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+        stdin: str = "",
+        timeout: float = 600,
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program to its end. Raises InstallError when it is missing, fails or takes more than ``timeout`` s."""
         try:
-            done = subprocess.run(argv, input=stdin, capture_output=True, text=True, errors="replace", check=False,
-                                  timeout=timeout, env=_environment(env))
+            done = subprocess.run(
+                argv,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                timeout=timeout,
+                env=_environment(env),
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise InstallError(f"cannot run {argv[0]}: {error}") from error
         if check and done.returncode != 0:
             raise _failed(argv, done.returncode, (done.stdout + done.stderr).splitlines())
         return done
 
-    def stream(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None,
-               describe: Callable[[str], str | None] = lambda line: line,
-               measure: Callable[[], str] | None = None) -> None:
+    def stream(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        describe: Callable[[str], str | None] = lambda line: line,
+        measure: Callable[[], str] | None = None,
+    ) -> None:
         """Run a long program, showing what it does every few seconds.
 
         ``describe`` turns a line of output into progress or nothing; ``measure`` is asked when the program is silent.
         Raises InstallError when it fails.
         """
         try:
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=cwd,
-                                       stderr=subprocess.STDOUT, env=_environment(env))
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                cwd=cwd,
+                stderr=subprocess.STDOUT,
+                env=_environment(env),
+            )
         except OSError as error:
             raise InstallError(f"cannot run {argv[0]}: {error}") from error
         last: list[str] = []

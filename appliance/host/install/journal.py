@@ -28,8 +28,9 @@ class Journal:
         except json.JSONDecodeError as error:
             raise InstallError("cannot read the installer's journal: it is damaged", hint=f"Restore {FILE}.") from error
         if self._data.get("version") != _VERSION:
-            raise InstallError("cannot read the installer's journal: a newer installer wrote it",
-                               hint="Use the newest install.sh.")
+            raise InstallError(
+                "cannot read the installer's journal: a newer installer wrote it", hint="Use the newest install.sh."
+            )
 
     @property
     def empty(self) -> bool:
@@ -85,8 +86,7 @@ def lock(host: Host) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
-        raise InstallError("another installation is running",
-                           hint="Follow it with: tail -f /var/log/croft/install.log") from error
+        raise InstallError(
+            "another installation is running", hint="Follow it with: tail -f /var/log/croft/install.log"
+        ) from error
     return handle
-
-

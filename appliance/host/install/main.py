@@ -67,12 +67,16 @@ def apply(host: Host, asked: options.Options, source: Path) -> int:
         if asked.uninstall:
             return _uninstall(place, asked)
         target = _target(place, asked)
-        place.journal.set_options({**options.recorded(asked, target, place.journal.options()),
-                                   "engine_here": engine_was_here(place)})
+        place.journal.set_options(
+            {**options.recorded(asked, target, place.journal.options()), "engine_here": engine_was_here(place)}
+        )
         planned = steps(place, asked, target)
         changed = apply_all(planned, host.console)
-        host.console.say(f"\n{changed} of {len(planned)} steps changed something." if changed
-                         else f"\nNothing to do: all {len(planned)} steps were already so; nothing was changed.")
+        host.console.say(
+            f"\n{changed} of {len(planned)} steps changed something."
+            if changed
+            else f"\nNothing to do: all {len(planned)} steps were already so; nothing was changed."
+        )
         return 0
     finally:
         os.close(held)
@@ -117,8 +121,16 @@ def _preflight(place: Place, asked: options.Options, target: options.Target) -> 
     if target.runtime == "docker" and not place.journal.empty:
         own |= {0}  # Docker holds published ports as root
     fronted = target.settings["proxy.tls"] == "off"
-    subject = Subject(place.machine, target.runtime, target.http_port, target.https_port, fronted,
-                      not place.journal.empty, bool(asked.images or asked.ide_bundle), own)
+    subject = Subject(
+        place.machine,
+        target.runtime,
+        target.http_port,
+        target.https_port,
+        fronted,
+        not place.journal.empty,
+        bool(asked.images or asked.ide_bundle),
+        own,
+    )
     results = preflight.run(subject)
     for row, finding in results:
         place.host.console.say(f"  {finding.level.value:4}  {row.title}: {finding.detail}")
@@ -142,8 +154,10 @@ def _uninstall(place: Place, asked: options.Options) -> int:
     undo_all(steps(place, asked, _target(place, asked)), place.journal, place.host.console)
     if place.journal.touched("kept"):
         place.journal.set_options({})
-        place.host.console.say("\nCroft is gone. Your data stays in /var/lib/croft, your settings in /etc/croft; "
-                               "`--uninstall --purge` removes them.")
+        place.host.console.say(
+            "\nCroft is gone. Your data stays in /var/lib/croft, your settings in /etc/croft; "
+            "`--uninstall --purge` removes them."
+        )
     else:
         place.journal.erase()
         place.host.console.say("\nCroft and its data are gone.")

@@ -17,8 +17,10 @@ from typing import Any
 from appliance.host.install.host import InstallError
 from appliance.host.machine import Machine
 
-_ABOUT = ("Installs Croft on this machine. Run it again to repair or upgrade; every change is listed in "
-          "docs/changes-to-your-machine.md.")
+_ABOUT = (
+    "Installs Croft on this machine. Run it again to repair or upgrade; every change is listed in "
+    "docs/changes-to-your-machine.md."
+)
 FRONTS = ("nginx", "apache", "caddy")
 
 
@@ -68,12 +70,22 @@ def parse(argv: Sequence[str]) -> Options:
         path = getattr(args, name)
         if path is not None and not path.is_file():
             parser.error(f"there is no file {path}")
-    return Options(domain=args.domain.lower().rstrip("."), email=args.email, runtime=args.runtime,
-                   images=_whole(args.images), ide_bundle=_whole(args.ide_bundle),
-                   unattended=args.unattended, dry_run=args.dry_run,
-                   start=not args.no_start, behind_proxy=args.behind_proxy, http_port=args.http_port,
-                   https_port=args.https_port, uninstall=args.uninstall, purge=args.purge,
-                   bootstrap=tuple(args.bootstrap.split()))
+    return Options(
+        domain=args.domain.lower().rstrip("."),
+        email=args.email,
+        runtime=args.runtime,
+        images=_whole(args.images),
+        ide_bundle=_whole(args.ide_bundle),
+        unattended=args.unattended,
+        dry_run=args.dry_run,
+        start=not args.no_start,
+        behind_proxy=args.behind_proxy,
+        http_port=args.http_port,
+        https_port=args.https_port,
+        uninstall=args.uninstall,
+        purge=args.purge,
+        bootstrap=tuple(args.bootstrap.split()),
+    )
 
 
 @dataclass(frozen=True)
@@ -96,8 +108,14 @@ def target(options: Options, machine: Machine, recorded: dict[str, Any], *, comp
     http = options.http_port or int(recorded.get("http_port", 8088 if front else 80))
     https = options.https_port or int(recorded.get("https_port", 443))
     tls = "off" if front else "acme" if _is_public(host) else "internal"
-    settings: dict[str, str | int] = {"host": host, "runtime": runtime, "proxy.http_port": http,
-                                      "proxy.https_port": https, "proxy.tls": tls, "users.proxy": "croft-proxy"}
+    settings: dict[str, str | int] = {
+        "host": host,
+        "runtime": runtime,
+        "proxy.http_port": http,
+        "proxy.https_port": https,
+        "proxy.tls": tls,
+        "users.proxy": "croft-proxy",
+    }
     if options.email:
         settings["proxy.email"] = options.email
     if front:
@@ -148,12 +166,19 @@ def _port(text: str) -> int:
 
 def recorded(options: Options, chosen: Target, known: dict[str, Any]) -> dict[str, Any]:
     """What the journal remembers for the next run and for the way back."""
-    return {"runtime": chosen.runtime, "host": chosen.host, "http_port": chosen.http_port,
-            "https_port": chosen.https_port, "behind_proxy": options.behind_proxy or str(known.get("behind_proxy", ""))}
+    return {
+        "runtime": chosen.runtime,
+        "host": chosen.host,
+        "http_port": chosen.http_port,
+        "https_port": chosen.https_port,
+        "behind_proxy": options.behind_proxy or str(known.get("behind_proxy", "")),
+    }
 
 
 def refuse_mixed(options: Options, known: dict[str, Any]) -> None:
     """Raises InstallError when another runtime is asked for than the one that stands."""
     if known.get("runtime") and options.runtime not in ("auto", known["runtime"]):
-        raise InstallError(f"cannot change the runtime of an installation from {known['runtime']} to {options.runtime}",
-                           hint="Uninstall first (your data stays), then install with the other runtime.")
+        raise InstallError(
+            f"cannot change the runtime of an installation from {known['runtime']} to {options.runtime}",
+            hint="Uninstall first (your data stays), then install with the other runtime.",
+        )

@@ -14,8 +14,18 @@ from dataclasses import dataclass
 from appliance.host.install.host import Host, InstallError
 from appliance.host.install.journal import Journal
 
-_APT = ("apt-get", "-y", "-q", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold",
-        "-o", "DPkg::Lock::Timeout=300", "-o", "APT::Get::Upgrade=false")
+_APT = (
+    "apt-get",
+    "-y",
+    "-q",
+    "--no-install-recommends",
+    "-o",
+    "Dpkg::Options::=--force-confold",
+    "-o",
+    "DPkg::Lock::Timeout=300",
+    "-o",
+    "APT::Get::Upgrade=false",
+)
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1", "APT_LISTCHANGES_FRONTEND": "none"}
 _GOING = re.compile(r"^(?:Remv|Purg) (\S+)", re.MULTILINE)
 _COMING = re.compile(r"^Inst (\S+) (?!\[)", re.MULTILINE)  # a version in brackets there would mean an upgrade
@@ -114,8 +124,10 @@ class EnsurePackages:
         with services_held_back(self.packages.host, self.names):
             self.packages.install_recorded(self.journal, self.id, self.names, self.before)
         known = self.journal.get(self.id, "accounts", {})
-        made = {file: sorted({*known.get(file, []), *(set(names) - set(accounts[file]))})
-                for file, names in self._accounts().items()}
+        made = {
+            file: sorted({*known.get(file, []), *(set(names) - set(accounts[file]))})
+            for file, names in self._accounts().items()
+        }
         self.journal.put(self.id, accounts=made)
 
     def undo(self) -> None:
@@ -133,8 +145,10 @@ class EnsurePackages:
                 self.packages.host.run(program, name, check=False)
 
     def _accounts(self) -> dict[str, list[str]]:
-        return {file: [line.split(":")[0] for line in self.packages.host.read(f"/etc/{file}").splitlines()]
-                for file in ("passwd", "group")}
+        return {
+            file: [line.split(":")[0] for line in self.packages.host.read(f"/etc/{file}").splitlines()]
+            for file in ("passwd", "group")
+        }
 
 
 class services_held_back:
@@ -183,5 +197,7 @@ def check_offered(packages: Packages, names: Iterable[str]) -> None:
     """Raises InstallError when the distribution lacks one of ``names``."""
     for name in packages.missing(names):
         if not packages.offered(name):
-            raise InstallError(f"cannot find the package {name} in this machine's package sources",
-                               hint="On Ubuntu, enable the universe component; then run this again.")
+            raise InstallError(
+                f"cannot find the package {name} in this machine's package sources",
+                hint="On Ubuntu, enable the universe component; then run this again.",
+            )

@@ -39,9 +39,11 @@ def steps(place: Place, options: Options, target: Target) -> Sequence[Step]:
     found: list[Step] = [packages.EnsurePackages(apt, journal, names, options.bootstrap)]
     if in_docker:
         found.append(docker.EnsureEngine(host, journal, engine_here))
-    found += [accounts,
-              python_env.EnsurePython(host, journal, place.source, place.python),
-              config.EnsureConfig(host, journal, accounts, target.settings, options.purge)]
+    found += [
+        accounts,
+        python_env.EnsurePython(host, journal, place.source, place.python),
+        config.EnsureConfig(host, journal, accounts, target.settings, options.purge),
+    ]
     if in_docker:
         found.append(docker.EnsureProject(host, journal, place.source, options.purge))
         if options.images:
@@ -50,10 +52,13 @@ def steps(place: Place, options: Options, target: Target) -> Sequence[Step]:
         found.append(ide.EnsureIde(host, journal, apt, place.source, "/opt/croft/venv/bin/python", options.ide_bundle))
     found += [config.EnsureFolders(host, journal, accounts, options.purge), python_env.EnsureCommand(host, journal)]
     if machine.systemd:
-        found += [system.EnsureSwap(host, journal, machine),
-                  system.EnsureFirewall(host, journal, (target.http_port, target.https_port)),
-                  system.EnsureUnits(host, journal, place.source, target.runtime, options.start,
-                                     (python_env.CURRENT, config.FILE))]
+        found += [
+            system.EnsureSwap(host, journal, machine),
+            system.EnsureFirewall(host, journal, (target.http_port, target.https_port)),
+            system.EnsureUnits(
+                host, journal, place.source, target.runtime, options.start, (python_env.CURRENT, config.FILE)
+            ),
+        ]
     return found
 
 

@@ -18,8 +18,18 @@ from appliance.host.install.journal import Journal
 
 OPT = "/opt/croft"
 VENVS, CURRENT, COMMAND = f"{OPT}/venvs", f"{OPT}/venv", "/usr/local/bin/croft"
-_PROJECT = ("appliance", "webui", "control_sync", "compose", "systemd", "pyproject.toml", "README.md",
-            "requirements.txt", "requirements-build.txt", "install.sh")
+_PROJECT = (
+    "appliance",
+    "webui",
+    "control_sync",
+    "compose",
+    "systemd",
+    "pyproject.toml",
+    "README.md",
+    "requirements.txt",
+    "requirements-build.txt",
+    "install.sh",
+)
 _PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--no-cache-dir")
 _LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps")
 
@@ -82,15 +92,32 @@ class EnsurePython:
         work.mkdir(mode=0o700)
         for name in _PROJECT:
             if (self.source / name).is_dir():
-                shutil.copytree(self.source / name, work / "source" / name,
-                                ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(
+                    self.source / name, work / "source" / name, ignore=shutil.ignore_patterns("__pycache__")
+                )
             elif (self.source / name).exists():
                 (work / "source").mkdir(exist_ok=True)
                 shutil.copy(self.source / name, work / "source" / name)
-        self._pip(interpreter, "install", *_LOCKED, "--target", str(work / "tools"), "-r",
-                  str(self.source / "requirements-build.txt"))
-        self._pip(interpreter, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(work),
-                  str(work / "source"), path=str(work / "tools"))
+        self._pip(
+            interpreter,
+            "install",
+            *_LOCKED,
+            "--target",
+            str(work / "tools"),
+            "-r",
+            str(self.source / "requirements-build.txt"),
+        )
+        self._pip(
+            interpreter,
+            "wheel",
+            "--no-deps",
+            "--no-index",
+            "--no-build-isolation",
+            "--wheel-dir",
+            str(work),
+            str(work / "source"),
+            path=str(work / "tools"),
+        )
         built = sorted(work.glob("croft-*.whl"))
         if not built:
             raise InstallError("cannot build the project: pip made no wheel")

@@ -72,8 +72,12 @@ class EnsureSwap:
 
     def _wanted(self) -> bool:
         machine = self.machine
-        return (machine.memory_mb < 3900 and machine.swap_mb < 512 and not machine.container
-                and machine.disk_free_mb - 2048 >= _KEEP_FREE_MB)
+        return (
+            machine.memory_mb < 3900
+            and machine.swap_mb < 512
+            and not machine.container
+            and machine.disk_free_mb - 2048 >= _KEEP_FREE_MB
+        )
 
 
 @dataclass
@@ -131,16 +135,22 @@ class EnsureUnits:
             files = self._files()
         except CroftError:  # no accounts or programs yet
             return False
-        return all(self.host.read(path) == text for path, text in files.items()) \
-            and all(self._is("is-enabled", unit) for unit in self._STARTED) \
-            and (not self.start or all(self._is("is-active", unit) for unit in self._STARTED)) \
+        return (
+            all(self.host.read(path) == text for path, text in files.items())
+            and all(self._is("is-enabled", unit) for unit in self._STARTED)
+            and (not self.start or all(self._is("is-active", unit) for unit in self._STARTED))
             and self.journal.get(self.id, "running") == self._running()
+        )
 
     def plan(self) -> list[str]:
-        names = "croft.service, croft-broker.service, croft.slice" \
-            + (", croft-ide.service, croft-proxy.service" if self.runtime == "process" else "")
-        return [f"write {names} to {UNITS}", f"write {TMPFILES}",
-                f"enable{' and start' if self.start else ''} {' '.join(self._STARTED)}"]
+        names = "croft.service, croft-broker.service, croft.slice" + (
+            ", croft-ide.service, croft-proxy.service" if self.runtime == "process" else ""
+        )
+        return [
+            f"write {names} to {UNITS}",
+            f"write {TMPFILES}",
+            f"enable{' and start' if self.start else ''} {' '.join(self._STARTED)}",
+        ]
 
     def apply(self) -> None:
         files = self._files()
@@ -155,8 +165,9 @@ class EnsureUnits:
         self.journal.put(self.id, running=self._running())
 
     def undo(self) -> None:
-        names = [Path(path).name for path in self.journal.get(self.id, "files", [])
-                 if path.endswith((".service", ".slice"))]
+        names = [
+            Path(path).name for path in self.journal.get(self.id, "files", []) if path.endswith((".service", ".slice"))
+        ]
         here = [name for name in names if self.host.path(f"{UNITS}/{name}").exists()]
         for name in sorted(here, key=lambda name: name not in self._STARTED):
             self.host.run("systemctl", "disable", "--quiet", "--now", name, check=False, timeout=180)
@@ -171,12 +182,17 @@ class EnsureUnits:
 
     def _files(self) -> dict[str, str]:
         folder = self.source / "systemd"
-        files = {f"{UNITS}/{path.name}": path.read_text("utf-8")
-                 for path in sorted(folder.glob("*.s*")) if path.suffix in (".service", ".slice")}
+        files = {
+            f"{UNITS}/{path.name}": path.read_text("utf-8")
+            for path in sorted(folder.glob("*.s*"))
+            if path.suffix in (".service", ".slice")
+        }
         if self.runtime == "process":
             settings = settings_module.load(Paths.system())
-            files |= {f"{UNITS}/{name}": text
-                      for name, text in unit_files.render(settings, accounts.resolve(settings)).items()}
+            files |= {
+                f"{UNITS}/{name}": text
+                for name, text in unit_files.render(settings, accounts.resolve(settings)).items()
+            }
         drop_in = folder / f"croft-broker.{self.runtime}.conf"
         if drop_in.exists():
             files[f"{UNITS}/croft-broker.service.d/runtime.conf"] = drop_in.read_text("utf-8")
@@ -185,8 +201,10 @@ class EnsureUnits:
 
     def _running(self) -> str:
         """What the running daemon was started from: a new version or new settings mean a restart."""
-        return " ".join(str(self.host.path(path).resolve() if Path(path).name == "venv" else self.host.read(path))
-                        for path in self.restart_for)
+        return " ".join(
+            str(self.host.path(path).resolve() if Path(path).name == "venv" else self.host.read(path))
+            for path in self.restart_for
+        )
 
     def _is(self, question: str, unit: str) -> bool:
         return self.host.run("systemctl", question, "--quiet", unit, check=False).returncode == 0

@@ -15,8 +15,10 @@ from appliance.broker.catalogue import Program
 from appliance.settings import Settings
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+\Z")
-_DEFAULTS = ("import os; from appliance.broker.ide_settings import write_defaults; "
-             "write_defaults(os.open('.', os.O_PATH | os.O_DIRECTORY))")
+_DEFAULTS = (
+    "import os; from appliance.broker.ide_settings import write_defaults; "
+    "write_defaults(os.open('.', os.O_PATH | os.O_DIRECTORY))"
+)
 _CAPABILITY_NAMES = {kernel.CAP_NET_BIND_SERVICE: "CAP_NET_BIND_SERVICE"}
 
 # What holds for every service; the IDE is somebody's shell, so it keeps what compilers, debuggers and Node need.
@@ -67,8 +69,10 @@ def render(settings: Settings, accounts: Accounts) -> dict[str, str]:
     ide = catalogue.program(settings, accounts, "ide")
     proxy = catalogue.program(settings, accounts, "proxy")
     prepare = f"ExecStartPre=/opt/croft/venv/bin/python -I -c {_quote(_DEFAULTS)}\n"
-    return {"croft-ide.service": _unit("Croft IDE", "ide", ide, prepare + _IDE, settings.paths.log),
-            "croft-proxy.service": _unit("Croft web proxy", "proxy", proxy, _PROXY, settings.paths.log)}
+    return {
+        "croft-ide.service": _unit("Croft IDE", "ide", ide, prepare + _IDE, settings.paths.log),
+        "croft-proxy.service": _unit("Croft web proxy", "proxy", proxy, _PROXY, settings.paths.log),
+    }
 
 
 def _unit(title: str, name: str, program: Program, body: str, logs: Path) -> str:

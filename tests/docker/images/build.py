@@ -27,8 +27,16 @@ HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("CROFT_TEST_CACHE", "/var/tmp/croft-tests"))
 LABEL = "croft.test.recipe"
 # What no test needs of code-server: maps, build leftovers, other platforms, the built-in AI.
-PRUNED_FOLDERS = ("/obj.target", "/.deps", "/copilot-sdk", "/copilot-sdk-linux-x64", "/mxc-sdk", "/extensions/copilot",
-                  "/extensions/mermaid-markdown-features", "/extensions/microsoft-authentication")
+PRUNED_FOLDERS = (
+    "/obj.target",
+    "/.deps",
+    "/copilot-sdk",
+    "/copilot-sdk-linux-x64",
+    "/mxc-sdk",
+    "/extensions/copilot",
+    "/extensions/mermaid-markdown-features",
+    "/extensions/microsoft-authentication",
+)
 
 
 def tag(name: str) -> str:
@@ -66,15 +74,18 @@ def _make_base(client: docker.DockerClient, recipe: str) -> None:
 def _ide_tree() -> Path:
     tree = Path(os.environ.get("CROFT_TEST_IDE") or "/nonexistent")
     if not (tree / "node/bin/node").is_file():
-        sys.exit("cannot build the IDE image: CROFT_TEST_IDE must name a folder with node/bin/node and "
-                 "code/node_modules/code-server")
+        sys.exit(
+            "cannot build the IDE image: CROFT_TEST_IDE must name a folder with node/bin/node and "
+            "code/node_modules/code-server"
+        )
     return tree
 
 
 def _ide_recipe(client: docker.DockerClient) -> str:
     package = _ide_tree() / "code/node_modules/code-server/package.json"
-    return _sum(_base_recipe(client).encode(), _file("ide.Dockerfile"), package.read_bytes(),
-                str(PRUNED_FOLDERS).encode())
+    return _sum(
+        _base_recipe(client).encode(), _file("ide.Dockerfile"), package.read_bytes(), str(PRUNED_FOLDERS).encode()
+    )
 
 
 def _make_ide(client: docker.DockerClient, recipe: str) -> None:
@@ -85,6 +96,7 @@ def _make_ide(client: docker.DockerClient, recipe: str) -> None:
         tar.add(tree / "node/bin/node", "node")
         tar.add(tree / "code/node_modules/code-server", "code-server", filter=_kept)
         tar.add(tree / "code/node_modules", "code-server/node_modules", filter=_kept_beside)
+
     _build(client, "ide", recipe, _file("ide.Dockerfile"), fill)
 
 
@@ -109,8 +121,9 @@ def _caddy() -> Path:
 
 def _proxy_recipe(client: docker.DockerClient) -> str:
     stat = _caddy().stat()
-    return _sum(_base_recipe(client).encode(), _file("proxy.Dockerfile"),
-                str((stat.st_size, stat.st_mtime_ns)).encode())
+    return _sum(
+        _base_recipe(client).encode(), _file("proxy.Dockerfile"), str((stat.st_size, stat.st_mtime_ns)).encode()
+    )
 
 
 def _make_proxy(client: docker.DockerClient, recipe: str) -> None:
@@ -125,19 +138,37 @@ def _ai_recipe(client: docker.DockerClient) -> str:
 def _make_ai(client: docker.DockerClient, recipe: str) -> None:
     build(client, "base")
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                        "--target", folder, "--python-version", "3.11", "--only-binary=:all:", "--no-compile",
-                        "xllamacpp", "gguf"], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--target",
+                folder,
+                "--python-version",
+                "3.11",
+                "--only-binary=:all:",
+                "--no-compile",
+                "xllamacpp",
+                "gguf",
+            ],
+            check=True,
+        )
 
         def fill(tar: tarfile.TarFile) -> None:
             tar.add(folder, "python")
             tar.add(HERE / "engine.py", "engine.py")
             tar.add(HERE / "model.py", "model.py")
+
         _build(client, "ai", recipe, _file("ai.Dockerfile"), fill)
 
 
-def _build(client: docker.DockerClient, name: str, recipe: str, text: bytes,
-           fill: Callable[[tarfile.TarFile], None]) -> None:
+def _build(
+    client: docker.DockerClient, name: str, recipe: str, text: bytes, fill: Callable[[tarfile.TarFile], None]
+) -> None:
     with tempfile.TemporaryFile(dir=CACHE) as context:
         with tarfile.open(fileobj=context, mode="w") as tar:
             fill(tar)
@@ -148,8 +179,9 @@ def _build(client: docker.DockerClient, name: str, recipe: str, text: bytes,
                 file.seek(0)
                 tar.addfile(entry, file)
         context.seek(0)
-        client.images.build(fileobj=context, custom_context=True, tag=tag(name), labels={LABEL: recipe}, rm=True,
-                            forcerm=True)
+        client.images.build(
+            fileobj=context, custom_context=True, tag=tag(name), labels={LABEL: recipe}, rm=True, forcerm=True
+        )
 
 
 RECIPES = {"base": _base_recipe, "ide": _ide_recipe, "proxy": _proxy_recipe, "ai": _ai_recipe}

@@ -37,6 +37,7 @@ def main(path: str) -> None:
     def tensor(name: str, *shape: int) -> None:
         values = random.standard_normal(shape).astype(numpy.float32) * 0.05
         writer.add_tensor(name, values if len(shape) > 1 else numpy.ones(shape, numpy.float32))
+
     tensor("token_embd.weight", len(tokens), WIDTH)
     tensor("output.weight", len(tokens), WIDTH)
     tensor("output_norm.weight", WIDTH)
