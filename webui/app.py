@@ -68,6 +68,9 @@ def refuse(request: web.Request, error: Exception) -> web.Response:
     status, words, extra = as_error(error)
     wants_page = "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
     if isinstance(error, Unauthenticated) and wants_page and request.method == "GET" and not on_ide_host(request):
+        if request.headers.get("Sec-Fetch-Site") == "cross-site":
+            # Strict cookies stay away when another site's page leads here; asked for from our own page, they come along.
+            return page(request, "bounce.html", target=relative_path(request.raw_path) or "/")
         return web.Response(status=302, headers={"Location": _sign_in_for(request), "Cache-Control": "no-store"})
     if wants_page and on_ide_host(request):
         name: PageName = "signed-out" if status == 401 else "forbidden" if status == 403 else "failed"

@@ -5,6 +5,8 @@ Rule: a handler gathers what a template shows and nothing more; words come from 
 
 from __future__ import annotations
 
+from urllib.parse import quote, unquote
+
 from aiohttp import web
 
 from appliance.errors import CroftError, Forbidden, Invalid
@@ -21,6 +23,8 @@ from webui.render import THEME_COOKIE, page
 from webui.views import LANGUAGE_COOKIE
 
 LOG_LINES = 300
+NEXT_COOKIE = "__Host-croft-next"
+NEXT_SECONDS = 1800
 
 
 def see(location: str) -> web.Response:
@@ -32,12 +36,12 @@ async def sign_in(request: web.Request) -> web.StreamResponse:
     """How to sign in."""
     if request.get(PRINCIPAL):
         return see(relative_path(request.query.get("next", "")) or "/")
-    return page(
-        request,
-        "sign_in.html",
-        claimed=not await request.app[keys.USERS].none_yet(),
-        next=relative_path(request.query.get("next", "")),
-    )
+    wanted = relative_path(request.query.get("next", ""))
+    response = page(request, "sign_in.html", claimed=not await request.app[keys.USERS].none_yet(), next=wanted)
+    if wanted:
+        # The link comes by another way (the console), so what was asked for waits in the browser.
+        cookies.put(response, NEXT_COOKIE, quote(wanted, safe=""), keep=True, seconds=NEXT_SECONDS)
+    return response
 
 
 async def link(request: web.Request) -> web.StreamResponse:
@@ -78,7 +82,9 @@ async def use_link(request: web.Request) -> web.StreamResponse:
         return _link_page(request, "", None, status=refusal.status)
     except Invalid as fault:
         return _link_page(request, secret, "setup", status=fault.status, fault=fault, email=email, name=name)
-    response = see(relative_path(form.get("next", "")) or "/")
+    response = see(relative_path(unquote(request.cookies.get(NEXT_COOKIE, ""))) or "/")
+    if NEXT_COOKIE in request.cookies:
+        cookies.drop(response, NEXT_COOKIE)
     cookies.put(response, COOKIE, signed_in.cookie, keep=signed_in.session.remember)
     cookies.put(response, DEVICE_COOKIE, signed_in.device, keep=True, seconds=cookies.DEVICE_SECONDS)
     return response
