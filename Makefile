@@ -3,7 +3,7 @@ CACHE ?= /var/tmp/croft-tests
 VENV  := $(CACHE)/venv
 PY    := $(VENV)/bin/python
 
-.PHONY: run test check bench audit release pins
+.PHONY: run test check bench audit lock release pins
 
 run: .venv/ready            ## start Croft from the checkout, in the foreground, without root
 	.venv/bin/croft serve --home .croft
@@ -15,20 +15,25 @@ check:                      ## lint, types, shell scripts, import directions
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	shellcheck install.sh tests/run .ci/run tests/docker/setup.sh
-	$(PY) -m pytest -q tests/foundation/test_imports.py
+	shellcheck install.sh tests/run .ci/run tests/docker/setup.sh tools/lock.sh
+	$(PY) -m pytest -q tests/foundation/test_import_direction.py
 
 bench:                      ## measure; a table, and JSON in bench/results/
-	$(PY) -m bench.run
+	CROFT_TEST_IDE=$${CROFT_TEST_IDE:-$(CACHE)/machine/opt/croft/ide} $(PY) bench/run.py
 
 audit:                      ## known vulnerabilities in the lock, where a source can be reached
-	$(PY) -m appliance.host.release audit
+	python3 -m venv .cache/audit
+	.cache/audit/bin/pip install --quiet pip-audit
+	.cache/audit/bin/python tools/audit.py
+
+lock:                       ## renew every lock
+	tools/lock.sh
 
 release:                    ## dist/croft-VERSION.tar.gz with checksums; two builds of one commit are equal
 	$(PY) -m appliance.host.release build
 
 pins:                       ## look up image digests where the image registries can be reached
-	$(PY) -m appliance.host.release pins
+	python3 tools/pins.py
 
 .venv/ready: requirements.txt requirements-build.txt
 	python3 -m venv .venv
