@@ -41,7 +41,7 @@ TABLE: Mapping[str, Severity] = {
     "port_denied": "error",
     "image_missing": "error",
     "pull_failed": "error",
-    "not_installed": "info",
+    "not_installed": "error",
     "ide_safe_mode": "warning",
     "old_proxy": "warning",
     "too_old_proxy": "error",
@@ -91,7 +91,8 @@ def of_service(
     if seen is None:
         return []
     if seen.missing is Missing.PROGRAM:
-        return [problem("not_installed", seen.service)]
+        # Nobody misses a model until one is set up; without the proxy or the IDE there is no appliance.
+        return [] if seen.service == "ai" else [problem("not_installed", seen.service)]
     found = []
     if desired.want is not Want.STOP:
         found += _failure(seen, history, tail, facts, tuning)

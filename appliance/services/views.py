@@ -62,6 +62,8 @@ def _reason(record: Record, state: State, problems: list[Problem], awake_because
         return problems[0].title
     if state in ENDED and record.desired.want is Want.STOP:
         return Message("service.reason.stopped")
+    if state is State.ABSENT and record.desired.service == "ai":
+        return Message("service.reason.not_set_up")
     if state in ENDED and record.desired.want is Want.ON_DEMAND:
         return Message("service.reason.asleep")
     return awake_because if state is State.RUNNING else None

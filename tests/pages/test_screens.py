@@ -11,6 +11,13 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page
 
+# Buttons that something else lies upon: a person would press the other thing.
+COVERED = """() => [...document.querySelectorAll('main button, main a.button')].filter((item) => {
+  const box = item.getBoundingClientRect(), x = box.left + box.width / 2, y = box.top + box.height / 2;
+  if (!box.width || x < 0 || y < 0 || x > innerWidth || y > innerHeight) return false;
+  const top = document.elementFromPoint(x, y);
+  return top && !item.contains(top) && !top.contains(item) && top.closest('main');
+}).map((item) => `covered: ${item.textContent.trim()}`)"""
 SCREENS = Path(__file__).parents[1] / ".artifacts" / "screens"
 WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 UI_PAGES = {
@@ -69,7 +76,7 @@ async def test_every_page_holds_up(
         await context.close()
 
 
-@pytest.mark.parametrize("width", [320, 560, 800, 1040])
+@pytest.mark.parametrize("width", [320, 560, 800, 1040, 1280])
 async def test_widths_between(page: Page, stage: Any, width: int) -> None:
     """Reflow down to 320 px (a 1280 px window at 400 %; WCAG 1.4.10) and at every step of the frame."""
     await page.set_viewport_size({"width": width, "height": 700})
@@ -91,6 +98,7 @@ async def look(page: Page, address: str, name: str, axe: str) -> list[str]:
     overflow = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     if overflow > 0:
         faults.append(f"{overflow} px too wide")
+    faults += await page.evaluate(COVERED)
     if "phone" in name:
         faults += await small_targets(page)
     if not axe:

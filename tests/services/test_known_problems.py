@@ -91,10 +91,10 @@ def test_a_stopped_service_has_no_problem() -> None:
     assert of_service(wish=replace(WISH, want=Want.STOP), failures=13, parked="crash_loop") == []
 
 
-def test_not_installed_is_said_calmly() -> None:
-    seen = Observed("ai", State.ABSENT, missing=Missing.PROGRAM)
-    assert of_service(seen=seen) == ["not_installed"]
-    assert TABLE["not_installed"] == "info"
+def test_what_an_appliance_cannot_do_without_is_missed() -> None:
+    for name in ("ide", "proxy"):
+        assert of_service(seen=Observed(name, State.ABSENT, missing=Missing.PROGRAM)) == ["not_installed"]
+    assert of_service(seen=Observed("ai", State.ABSENT, missing=Missing.PROGRAM)) == []
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ async def test_starting_it_by_hand_unparks_and_forgets(world) -> None:
     await world.until(lambda: world.services.view("ide").log_tail == ())
     assert world.services.view("ide").parked is None
     assert world.runtime.safe[-1] is False
-    assert codes(world) == ["not_installed"]
+    assert codes(world) == []
 
 
 async def test_a_hung_service_is_restarted_and_the_ide_ends_in_safe_mode(world) -> None:
@@ -294,7 +294,7 @@ async def test_what_is_not_installed_is_said_and_not_tried(world) -> None:
     view = world.services.view("ai")
     assert view.state is State.ABSENT
     assert view.actions == ()
-    assert view.reason.key == "problem.not_installed.title"
+    assert view.reason.key == "service.reason.not_set_up"
     with pytest.raises(Conflict):
         await world.services.start("ai", "owner")
     with pytest.raises(Conflict):
