@@ -6,6 +6,9 @@ written, services go on running.
 
 from __future__ import annotations
 
+from appliance import lean  # noqa: F401 - before anything that imports aiohttp: see there
+
+# isort: split
 import argparse
 import asyncio
 import gc
@@ -25,7 +28,6 @@ from aiohttp import web
 
 import webui
 from appliance import keys as key_files
-from appliance import lean  # noqa: F401 - first: see there
 from appliance import log as logs
 from appliance.assembly import ask_broker, build_services, caddy_version, ide_uid
 from appliance.audit import AuditUnavailable
