@@ -6,12 +6,11 @@ written, services go on running.
 
 from __future__ import annotations
 
-from appliance import lean  # noqa: F401 - before anything that imports aiohttp: see there
+from appliance import lean  # before anything that imports aiohttp: see there
 
 # isort: split
 import argparse
 import asyncio
-import gc
 import logging
 import os
 import random
@@ -77,9 +76,7 @@ async def run(settings: Settings) -> None:
         store = await stack.enter_async_context(open_store(settings))
         await _announce_start(store)
         tasks = await stack.enter_async_context(_serve(settings, store, broker, version))
-        # Imports leave garbage and a heap that will never be freed; freezing it keeps it out of every later collection.
-        gc.collect()
-        gc.freeze()
+        lean.settle()
         notifier.send("READY=1")
         log.info("croft is up", extra={"url": settings.ui_origin})
         tasks.append(asyncio.create_task(_heartbeat(notifier), name="heartbeat"))

@@ -11,7 +11,7 @@ import signal
 import time
 
 from appliance.broker.accounts import Account
-from appliance.broker.launch import Launch, launch
+from appliance.broker.launch import Launch, end, launch
 
 _MOST_OUTPUT = 65_536
 
@@ -45,6 +45,18 @@ def _collect(pid: int, read: int, deadline: float) -> tuple[int, str]:
         if not chunk:
             break
         said = (said + chunk)[-_MOST_OUTPUT:]
-    else:
-        os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.decode("utf-8", "replace")
+    return _status(pid, deadline), said.decode("utf-8", "replace")
+
+
+def _status(pid: int, deadline: float) -> int:
+    """How it ended. Closing its output is no end: who only does that is killed at the deadline too."""
+    wait = 0.001
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= deadline:
+            end(pid)
+            return -signal.SIGKILL
+        time.sleep(wait)
+        wait = min(0.05, wait * 2)

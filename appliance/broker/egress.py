@@ -12,10 +12,12 @@ transaction.
 from __future__ import annotations
 
 import ipaddress
+import os
 import subprocess
 from pathlib import Path
 from string import Template
 
+from appliance.broker import kernel
 from appliance.errors import SettingsError
 
 TABLE = "croft_containers"
@@ -88,9 +90,15 @@ def remove() -> None:
 def _nft(text: str) -> None:
     try:
         done = subprocess.run(
-            _NFT, input=text.encode("ascii"), capture_output=True, env={}, timeout=_SECONDS, check=False
+            _NFT,
+            input=text.encode("ascii"),
+            capture_output=True,
+            env={},
+            timeout=_SECONDS,
+            check=False,
+            preexec_fn=_join_the_machines_network,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, subprocess.SubprocessError) as error:
         raise SettingsError(
             f"cannot keep containers away from this machine: {error}", hint="Install the package nftables."
         ) from error
@@ -100,6 +108,16 @@ def _nft(text: str) -> None:
             f"cannot keep containers away from this machine: {said[0] if said else 'nft failed'}",
             hint="The kernel must support nf_tables.",
         )
+
+
+def _join_the_machines_network() -> None:
+    """In the child, before nft: as a unit the broker has a private network, and a table there would hold off nobody.
+
+    Raises OSError, which the parent sees as SubprocessError.
+    """
+    machine = os.open("/proc/1/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    if not os.path.samestat(os.fstat(machine), os.stat("/proc/self/ns/net")):  # noqa: PTH116
+        kernel.setns(machine, kernel.CLONE_NEWNET)
 
 
 def _is_address(text: str) -> bool:

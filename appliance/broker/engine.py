@@ -70,7 +70,10 @@ def request_bytes(method: str, path: str, body: Any = None, *, version: str = "1
 
 def connect(path: Path) -> socket.socket:
     """A non-blocking connection. Connecting to a unix socket is immediate. Raises EngineGone."""
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    except OSError as error:  # out of descriptors
+        raise EngineGone(f"the Docker engine cannot be asked: {error.strerror}") from error
     link.setblocking(False)
     try:
         link.connect(str(path))

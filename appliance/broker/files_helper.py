@@ -222,9 +222,11 @@ def _replace(folder: int, name: str, mode: str, permissions: int, fill: Callable
 def _fill(fd: int, data: str | None, fds: list[int]) -> None:
     if data is not None:
         try:
-            os.write(fd, base64.b64decode(data, validate=True))
+            rest = base64.b64decode(data, validate=True)
         except ValueError as error:
             raise Invalid("data is not base64") from error
+        while rest:  # a disk that is nearly full takes a part, and only then says so
+            rest = rest[os.write(fd, rest) :]
         return
     size = 0
     if not stat.S_ISREG(os.fstat(fds[0]).st_mode):

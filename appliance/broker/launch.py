@@ -14,6 +14,7 @@ import resource
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -26,6 +27,7 @@ from appliance.errors import Invalid, Unavailable
 SEARCH_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 # Longest wait for exec. A program or folder on a hung file system of the workspace must not hold the broker up.
 EXEC_SECONDS = 2.0
+_DEATH_SECONDS = 0.5
 _NO_CAPABILITIES: frozenset[int] = frozenset()
 
 
@@ -86,10 +88,33 @@ def launch(plan: Launch) -> int:
     finally:
         os.close(read)
     if problem:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        end(pid)
         raise Invalid(problem, code="cannot_run")
     return pid
+
+
+_UNCOLLECTED: set[int] = set()
+
+
+def end(pid: int) -> None:
+    """Kill a child and collect it, now or at a later call: one that hangs in a file system may take for ever to die."""
+    os.kill(pid, signal.SIGKILL)
+    _UNCOLLECTED.add(pid)
+    deadline = time.monotonic() + _DEATH_SECONDS
+    while not _collected(pid) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    for other in _UNCOLLECTED - {pid}:
+        _collected(other)
+
+
+def _collected(pid: int) -> bool:
+    try:
+        if os.waitpid(pid, os.WNOHANG)[0] == 0:
+            return False
+    except ChildProcessError:
+        pass  # whoever waits for every child has had it
+    _UNCOLLECTED.discard(pid)
+    return True
 
 
 @contextlib.contextmanager

@@ -41,7 +41,8 @@ def table(settings: Settings, accounts: Accounts) -> Iterator[Folder]:
     yield Folder(paths.workspace, workspace.uid, workspace.gid, 0o750)
     yield Folder(paths.ide_home, workspace.uid, workspace.gid, 0o750)
     yield Folder(paths.caddy_data, proxy.uid, proxy.gid, 0o700)
-    yield Folder(paths.state / "models", daemon.uid, daemon.gid, 0o700)
+    # Root's, though the daemon writes in it: its own folder it could replace by a link, which a container would mount.
+    yield Folder(paths.state / "models", own, daemon.gid, 0o2770)
 
 
 def ensure(settings: Settings, accounts: Accounts) -> None:

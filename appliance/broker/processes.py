@@ -49,6 +49,8 @@ class Process:
 
     def send(self, number: int) -> None:
         """Signal the first process alone; nothing happens when it has ended."""
+        if self.ended:
+            return
         try:
             signal.pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:
@@ -103,8 +105,7 @@ class Processes:
         process.kill_at = end if process.kill_at is None else min(end, process.kill_at)
         process.look_at = 0.0
         if grace > 0:
-            if process.group:
-                process.group.thaw()
+            _thaw(process)
             process.send(signal.SIGTERM)
         self._save()
 
@@ -122,7 +123,8 @@ class Processes:
 
     def _finish(self, process: Process) -> None:
         process.reason = process.reason or ("exit" if process.ended else "timeout")
-        if self._emptied(process) and process.ended and self._clear(process):
+        collected = process.ended and self._collected(process)
+        if self._emptied(process) and collected and self._clear(process):
             del self._live[process.id]
             os.close(process.pidfd)
             self._save()
@@ -153,13 +155,19 @@ class Processes:
         self._selector.register(process.pidfd, selectors.EVENT_READ, lambda mask: self._ended(process))
 
     def _ended(self, process: Process) -> None:
-        """The first process has exited: collect its status. The rest of its group goes in :meth:`pump`."""
+        """The first process has exited. Its status and the rest of its group are seen to in :meth:`pump`."""
         self._selector.unregister(process.pidfd)
         process.ended, process.look_at = True, 0.0
         process.outcome |= {"exit_code": None, "signal": None, "wall": now() - process.began_at}
+
+    def _collected(self, process: Process) -> bool:
+        """Collect its status. False while a tracer keeps it from us (ptrace(2)): whoever waited would wait for that."""
         if not process.child:
-            return  # adopted: its status went to another parent
-        _, status, usage = os.wait4(process.pid, 0)
+            return True  # adopted: its status went to another parent
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid == 0:
+            return False
+        process.child = False
         code = os.waitstatus_to_exitcode(status)
         process.outcome |= {
             "exit_code": code if code >= 0 else None,
@@ -168,6 +176,7 @@ class Processes:
             "system": usage.ru_stime,
             "maxrss_bytes": usage.ru_maxrss * 1024,
         }
+        return True
 
     def _adopt(self, row: dict[str, Any]) -> None:
         folders = {name: Path(path) for name, path in row.pop("folders").items()}
@@ -220,6 +229,15 @@ class Processes:
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             json.dump(document, file)
         fresh.replace(self._record)
+
+
+def _thaw(process: Process) -> None:
+    """So that it hears the signal. A kernel that refuses costs the grace, not the end."""
+    try:
+        if process.group:
+            process.group.thaw()
+    except OSError as error:
+        sys.stderr.write(f"croft broker: cannot thaw {process.id}: {error.strerror}\n")
 
 
 def _due(process: Process) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -50,10 +51,15 @@ class ProxyRoot:
             os.close(folder)
 
     def _publish(self, certificate: bytes) -> None:
+        """A full file system costs the copy, until the next look, and never the broker."""
         scratch = self._target.with_suffix(".new")
-        _write(scratch, certificate)
-        scratch.rename(self._target)
-        self._published = certificate
+        try:
+            _write(scratch, certificate)
+            scratch.rename(self._target)
+        except OSError as error:
+            sys.stderr.write(f"croft broker: cannot publish the proxy's root certificate: {error.strerror}\n")
+        else:
+            self._published = certificate
 
 
 def _certificate(folder: int, place: str) -> bytes:

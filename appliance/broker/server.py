@@ -144,7 +144,8 @@ class Server:
         if not client.send():
             self._drop(client)
             return
-        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.queue else 0)
+        # Who does not take its answers is not asked for more: they may hold descriptors of ours.
+        mask = selectors.EVENT_WRITE if client.queue else selectors.EVENT_READ
         key = self._selector.get_key(client.socket)
         if key.events != mask:
             self._selector.modify(client.socket, mask, key.data)

@@ -6,21 +6,29 @@ clears its environment is not found. Without root only processes of the broker's
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from appliance.broker import kernel
 
 MARK = "CROFT_RUN"  # set in the environment of everything the broker starts
+_AT_ONCE = 200
 
 
 def kill(name: str, pid: int, pidfd: int, ended: bool) -> bool:
     """Kill the run called ``name`` whose first process is or was ``pid``; True when nothing of it was found."""
-    found = set(_members(name, pid))
-    for one in found:
-        _kill(one)
+    found = _opened(_members(name, pid))
+    try:
+        # A second look: what is still a member is what its pidfd names, never a number that was used again.
+        for one in found.keys() & set(_members(name, pid)):
+            _kill(found[one])
+    finally:
+        for opened in found.values():
+            os.close(opened)
     if not ended:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     return not found and ended
@@ -56,8 +64,15 @@ def _environment(pid: int) -> list[bytes]:
         return []
 
 
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+def _opened(pids: Iterable[int]) -> dict[int, int]:
+    """A pidfd for each, at most as many as leave descriptors for everything else; the rest is found at the next look."""
+    found = {}
+    for pid in itertools.islice(pids, _AT_ONCE):
+        with contextlib.suppress(ProcessLookupError):
+            found[pid] = os.pidfd_open(pid)
+    return found
+
+
+def _kill(pidfd: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)

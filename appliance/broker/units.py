@@ -7,7 +7,9 @@ names.
 from __future__ import annotations
 
 import os
+import re
 import selectors
+import sys
 import time
 from collections.abc import Mapping
 
@@ -18,7 +20,7 @@ from appliance.broker.caddy_check import check
 from appliance.broker.command import run
 from appliance.broker.logs import Logs, rotate
 from appliance.broker.protocol import Verb
-from appliance.errors import NotFound, Unavailable
+from appliance.errors import CroftError, NotFound, Unavailable
 from appliance.settings import Settings
 
 SYSTEMCTL = "/usr/bin/systemctl"
@@ -26,6 +28,14 @@ _PROPERTIES = (
     "Id,LoadState,ActiveState,Result,MainPID,ExecMainStatus,ExecMainCode,InvocationID,MemoryCurrent,"
     "CPUUsageNSec,StateChangeTimestampMonotonic"
 )
+_ALWAYS_SHOWN = {
+    "LoadState",
+    "ActiveState",
+    "MainPID",
+    "ExecMainStatus",
+    "ExecMainCode",
+    "StateChangeTimestampMonotonic",
+}
 _STATES = {
     "active": "running",
     "reloading": "running",
@@ -67,7 +77,9 @@ class UnitsBackend:
     def services(self) -> list[Row]:
         """One `systemctl show` for all three (about 10 ms)."""
         text = self._systemctl("show", f"--property={_PROPERTIES}", *(unit(service) for service in SERVICES))
-        blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in text.strip().split("\n\n")]
+        blocks = [dict(re.findall(r"(?m)^(\w+)=(.*)$", block)) for block in text.strip().split("\n\n")]
+        if len(blocks) != len(SERVICES) or any(set(block) < _ALWAYS_SHOWN for block in blocks):
+            raise Unavailable(f"cannot show the services: systemctl said {text[:200]!r}")
         rows = [self._row(service, block) for service, block in zip(SERVICES, blocks, strict=True)]
         for row in rows:
             self._watch(row)
@@ -113,7 +125,7 @@ class UnitsBackend:
         for service in SERVICES:
             rotate(self._logs, service)
         if self._unseen:
-            self.services()
+            self._look()
         return _SOON_SECONDS if self._unseen else _WATCH_SECONDS if self._pidfds else None
 
     def shutdown(self) -> None:
@@ -173,7 +185,7 @@ class UnitsBackend:
         self._selector.unregister(pidfd)
         os.close(pidfd)
         self._ended_at[service] = time.time()
-        row = self._one(service)
+        row = next((row for row in self._look() if row["service"] == service), _UNKNOWN)
         reason = "stopped" if row["state"] in ("stopping", "stopped") else "exit"
         self._notify(
             {
@@ -186,6 +198,18 @@ class UnitsBackend:
                 "usage": {"cpu_usec": row["cpu_usec"]},
             }
         )
+
+
+    def _look(self) -> list[Row]:
+        """The rows; none while systemd does not answer (it is being updated, the machine is short of processes)."""
+        try:
+            return self.services()
+        except (CroftError, OSError) as error:
+            sys.stderr.write(f"croft broker: cannot look at the services: {error}\n")
+            return []
+
+
+_UNKNOWN: Row = {"state": "unknown", "exit_code": None, "signal": None, "cpu_usec": None}
 
 
 def unit(service: str) -> str:

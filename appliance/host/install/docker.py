@@ -1,32 +1,69 @@
 """The Docker engine: kept alive through its own restarts, fed from a bundle where one is given.
 
 Rule: an engine that was here before is used as it is; its daemon.json is merged only when the engine came with us,
-and every value that stood there stays.
+and every value that stood there stays. Of its containers, networks and images only Croft's are ever touched.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
+from appliance.broker import egress
+from appliance.broker.bundle import Engine
+from appliance.broker.containers import NAME, PROJECT_LABEL
+from appliance.broker.images import Ledger, local_tag
+from appliance.errors import CroftError, Unavailable
 from appliance.host.install.host import Host, InstallError
 from appliance.host.install.journal import Journal
+from appliance.host.machine import DOCKER_SOCKET, docker_answers
 
 COMPOSE = "/opt/croft/compose"
+RECORDS = "/opt/croft/docker"
 DAEMON_JSON = "/etc/docker/daemon.json"
 WANTED: dict[str, Any] = {
     "live-restore": True,
     "log-driver": "json-file",
     "log-opts": {"max-size": "10m", "max-file": "3"},
 }
+OLDEST_COMPOSE = (2, 26)
+_PLUGINS = ("/usr/libexec", "/usr/lib", "/usr/local/libexec", "/usr/local/lib")
+_PYTHON = "/opt/croft/venv/bin/python"
+
+
+def compose_plugin(host: Host) -> Path | None:
+    """Where Compose 2 is on this machine, if it is."""
+    found = (host.path(f"{folder}/docker/cli-plugins/docker-compose") for folder in _PLUGINS)
+    return next((path for path in found if path.exists()), None)
+
+
+def require_compose(host: Host, *, offered: bool) -> None:
+    """Raises InstallError when Compose 2 is neither here nor ``offered``, or the one that is here is too old."""
+    plugin = compose_plugin(host)
+    if plugin is None and not offered:
+        raise InstallError(
+            "cannot find Docker Compose 2, neither here nor in this machine's package sources",
+            hint="Install docker-compose-plugin from Docker's own packages, or use --runtime process.",
+        )
+    if plugin is not None:
+        version = host.run(str(plugin), "version", "--short").stdout.strip()
+        if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_COMPOSE:
+            raise InstallError(
+                f"cannot use Docker Compose {version}: 2.26 or later is needed",
+                hint=f"Upgrade the package that {plugin} belongs to, or use --runtime process.",
+            )
 
 
 @dataclass
 class EnsureEngine:
-    """daemon.json of an engine that this installer brought, and the engine running."""
+    """The engine running, with our daemon.json where this installer brought it."""
 
     host: Host
     journal: Journal
@@ -35,12 +72,17 @@ class EnsureEngine:
     title: str = "Docker engine"
 
     def check(self) -> bool:
-        return self.was_here or (self._merged() == self._present() and self._running())
+        return self._running() and (self.was_here or self._merged() == self._present())
 
     def plan(self) -> list[str]:
+        if self.was_here:
+            return ["start docker.service"]
         return [f"add to {DAEMON_JSON} where not set: {', '.join(WANTED)}", "start docker.service"]
 
     def apply(self) -> None:
+        if self.was_here:
+            self.host.run("systemctl", "start", "docker.service")
+            return
         if not self.journal.touched(self.id):
             self.journal.put(self.id, original=self.host.read(DAEMON_JSON))
         self.host.write(DAEMON_JSON, json.dumps(self._merged(), indent=2) + "\n")
@@ -77,7 +119,67 @@ class EnsureEngine:
         return {**wanted, **present}
 
     def _running(self) -> bool:
-        return self.host.run("systemctl", "is-active", "--quiet", "docker.service", check=False).returncode == 0
+        return docker_answers(self.host.root)
+
+
+@dataclass
+class EnsureProject:
+    """The Compose files and the broker's records, where only root can write.
+
+    On the way back everything that Croft made in the engine goes: containers, networks, images, the packet filter.
+    """
+
+    host: Host
+    journal: Journal
+    source: Path
+    id: str = "project"
+    title: str = "Compose project"
+
+    _NAMES = ("compose.yaml", "pins.toml")
+
+    def check(self) -> bool:
+        same = all(self.host.read(f"{COMPOSE}/{name}") == self._wanted(name) for name in self._NAMES)
+        return same and self.host.path(RECORDS).is_dir()
+
+    def plan(self) -> list[str]:
+        return [f"write {' and '.join(self._NAMES)} to {COMPOSE}", f"make {RECORDS} for the record of images"]
+
+    def apply(self) -> None:
+        if not self.journal.touched(self.id):
+            self.journal.put(self.id, images_here=self._images_here())
+        for name in self._NAMES:
+            self.host.write(f"{COMPOSE}/{name}", self._wanted(name))
+        self.host.path(RECORDS).mkdir(mode=0o755, exist_ok=True)
+
+    def undo(self) -> None:
+        if self.host.path(DOCKER_SOCKET).exists():
+            with contextlib.closing(Engine()) as engine:
+                for kind, path in (("containers", "/containers/json?all=1&"), ("networks", "/networks?")):
+                    for found in _ask(engine, "GET", path + _OURS):
+                        _ask(engine, "DELETE", f"/{kind}/{found['Id']}" + "?force=1" * (kind == "containers"))
+                self._remove_images(engine)
+        if self.host.path("/usr/sbin/nft").exists():
+            egress.remove()
+        for folder in (COMPOSE, RECORDS):
+            shutil.rmtree(self.host.path(folder), ignore_errors=True)
+
+    def _remove_images(self, engine: Engine) -> None:
+        """Our names of the images; and the images themselves unless they were here before or somebody else uses them."""
+        known = set(self.journal.get(self.id, "images_here", []))
+        for service, row in Ledger(self.host.path(RECORDS) / "images.json").held().items():
+            _delete_image(engine, local_tag(service))
+            for number in {row.id, row.previous} - known - {""}:
+                for name in (*_names_of(engine, number), number):
+                    _delete_image(engine, name)
+
+    def _images_here(self) -> list[str]:
+        if not docker_answers(self.host.root):
+            return []
+        with contextlib.closing(Engine()) as engine:
+            return sorted(str(image["Id"]) for image in _ask(engine, "GET", "/images/json"))
+
+    def _wanted(self, name: str) -> str:
+        return (self.source / "compose" / name).read_text("utf-8")
 
 
 @dataclass
@@ -86,67 +188,59 @@ class EnsureImages:
 
     host: Host
     journal: Journal
-    bundle: Path
+    bundle: Path | None
     id: str = "images"
     title: str = "Images from the bundle"
 
     def check(self) -> bool:
-        return bool(self.journal.get(self.id, "loaded") == self._mark())
+        if self.bundle is None:
+            return True
+        return bool(self.journal.get(self.id, "loaded") == _mark(self.bundle)) and self._held()
 
     def plan(self) -> list[str]:
-        return [f"load the images in {self.bundle} into Docker"]
+        return [f"check the images in {self.bundle} and load them into Docker"]
 
     def apply(self) -> None:
+        if self.bundle is None:
+            return
         self.journal.put(self.id, begun=True)
-        self.host.stream(("docker", "load", "--quiet", "--input", str(self.bundle)))
-        self.journal.put(self.id, loaded=self._mark())
+        # The broker's own program: it loads nothing but the ids that the bundle's manifest gives, and records them.
+        self.host.stream((_PYTHON, "-I", "-m", "appliance.broker.bundle", "load", str(self.bundle)))
+        self.journal.put(self.id, loaded=_mark(self.bundle))
 
     def undo(self) -> None:
-        listed = self.host.run("docker", "image", "ls", "--quiet", "--filter", "reference=croft/*", check=False)
-        images = sorted(set(listed.stdout.split()))
-        if images:
-            self.host.run("docker", "image", "rm", "--force", *images, check=False)
+        """Nothing: with the project its images went, too."""
 
-    def _mark(self) -> str:
-        seen = self.bundle.stat()
-        return f"{self.bundle.name} {seen.st_size} {seen.st_mtime_ns}"
+    def _held(self) -> bool:
+        """Whether the engine still has every image on record."""
+        try:
+            with contextlib.closing(Engine()) as engine:
+                rows = Ledger(self.host.path(RECORDS) / "images.json").held()
+                return bool(rows) and all(engine.image(local_tag(name))["Id"] == row.id for name, row in rows.items())
+        except CroftError:
+            return False
 
 
-@dataclass
-class EnsureProject:
-    """The Compose files, where only root can write; on the way back, the project's containers and networks go first."""
+_OURS = urlencode({"filters": json.dumps({"label": [f"{PROJECT_LABEL}={NAME}"]})})
 
-    host: Host
-    journal: Journal
-    source: Path
-    purge: bool = False
-    id: str = "project"
-    title: str = "Compose project"
 
-    _NAMES = ("compose.yaml", "pins.toml")
+def _mark(bundle: Path) -> str:
+    seen = bundle.stat()
+    return f"{bundle.name} {seen.st_size} {seen.st_mtime_ns}"
 
-    def check(self) -> bool:
-        return all(self.host.read(f"{COMPOSE}/{name}") == self._wanted(name) for name in self._NAMES)
 
-    def plan(self) -> list[str]:
-        return [f"write {' and '.join(self._NAMES)} to {COMPOSE}"]
+def _ask(engine: Engine, method: str, path: str) -> Any:
+    return json.loads(engine.ask(method, path).read() or b"null")
 
-    def apply(self) -> None:
-        self.journal.put(self.id, begun=True)
-        for name in self._NAMES:
-            self.host.write(f"{COMPOSE}/{name}", self._wanted(name))
 
-    def _wanted(self, name: str) -> str:
-        return (self.source / "compose" / name).read_text("utf-8")
+def _names_of(engine: Engine, number: str) -> Iterator[str]:
+    with contextlib.suppress(Unavailable):  # gone with its last name
+        image = engine.image(number)
+        yield from (image.get("RepoTags") or [])
+        yield from (image.get("RepoDigests") or [])
 
-    def undo(self) -> None:
-        label = "label=com.docker.compose.project=croft"
-        for kind, words in (
-            ("container", ("ls", "--all", "--quiet")),
-            ("network", ("ls", "--quiet")),
-            *((("volume", ("ls", "--quiet")),) if self.purge else ()),
-        ):
-            listed = self.host.run("docker", kind, *words, "--filter", label, check=False)
-            for name in listed.stdout.split():
-                self.host.run("docker", kind, "rm", *(("--force",) if kind == "container" else ()), name, check=False)
-        shutil.rmtree(self.host.path(COMPOSE), ignore_errors=True)
+
+def _delete_image(engine: Engine, name: str) -> None:
+    """Without force: the engine refuses while any container is made from it, and then it stays."""
+    with contextlib.suppress(Unavailable):
+        _ask(engine, "DELETE", f"/images/{quote(name, safe='/:@')}")

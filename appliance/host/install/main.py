@@ -15,7 +15,7 @@ from pathlib import Path
 from appliance.errors import CroftError
 from appliance.host import machine as machine_module
 from appliance.host import preflight
-from appliance.host.install import finish, options, packages
+from appliance.host.install import docker, finish, options, packages
 from appliance.host.install.accounts import EnsureAccounts
 from appliance.host.install.host import Console, Host, InstallError
 from appliance.host.install.journal import Journal, lock
@@ -49,6 +49,8 @@ def check(host: Host, asked: options.Options, source: Path) -> int:
     target = _target(place, asked)
     if not _preflight(place, asked, target):
         return REFUSED
+    if target.runtime == "docker":
+        docker.require_compose(host, offered=_compose_offered(place))
     host.console.say(f"\nRuntime: {target.runtime} ({target.why}). Address: https://{target.host}\n")
     described = steps(place, asked, target)
     if asked.dry_run:
@@ -106,8 +108,7 @@ def _target(place: Place, asked: options.Options) -> options.Target:
 
 def _compose_offered(place: Place) -> bool:
     """Compose 2 as a plugin that is here, or as a package (Debian 12's `docker-compose` is the old 1.x)."""
-    folders = ("/usr/libexec", "/usr/lib", "/usr/local/libexec", "/usr/local/lib")
-    if any(place.host.path(f"{folder}/docker/cli-plugins/docker-compose").exists() for folder in folders):
+    if docker.compose_plugin(place.host):
         return True
     if place.machine.os_id == "ubuntu":
         return packages.Packages(place.host).offered("docker-compose-v2")

@@ -182,15 +182,17 @@ def _short(line: str) -> str | None:
     return line[:100] if _SHOWN.match(line) else None
 
 
-def names_for(runtime: str, os_id: str, python: str, *, engine: bool) -> tuple[str, ...]:
-    """The packages of ``runtime``; ``python`` is the interpreter's package, ``engine``: Docker was here before."""
+def names_for(runtime: str, os_id: str, python: str, *, engine: bool, compose: bool) -> tuple[str, ...]:
+    """The packages of ``runtime``; ``python`` is the interpreter's package.
+
+    ``engine``: Docker was here before; ``compose``: so is Compose 2.
+    """
     common = ("ca-certificates", "git", "libstdc++6", f"{python}-venv")
     if runtime == "process":
         return (*common, "caddy")
-    if engine:
-        return common
-    compose = ("docker.io", "docker-compose-v2") if os_id == "ubuntu" else ("docker.io", "docker-cli", "docker-compose")
-    return (*common, *compose, "iptables")
+    engines = ("docker.io", "iptables") if os_id == "ubuntu" else ("docker.io", "docker-cli", "iptables")
+    plugin = "docker-compose-v2" if os_id == "ubuntu" else "docker-compose"
+    return (*common, "nftables", *(() if engine else engines), *(() if compose else (plugin,)))
 
 
 def check_offered(packages: Packages, names: Iterable[str]) -> None:

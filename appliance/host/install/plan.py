@@ -35,7 +35,13 @@ def steps(place: Place, options: Options, target: Target) -> Sequence[Step]:
     apt = packages.Packages(host)
     accounts = EnsureAccounts(host, journal)
     in_docker, engine_here = target.runtime == "docker", engine_was_here(place)
-    names = packages.names_for(target.runtime, machine.os_id, _package_of(place.python), engine=engine_here)
+    names = packages.names_for(
+        target.runtime,
+        machine.os_id,
+        _package_of(place.python),
+        engine=engine_here,
+        compose=docker.compose_plugin(host) is not None,
+    )
     found: list[Step] = [packages.EnsurePackages(apt, journal, names, options.bootstrap)]
     if in_docker:
         found.append(docker.EnsureEngine(host, journal, engine_here))
@@ -45,8 +51,8 @@ def steps(place: Place, options: Options, target: Target) -> Sequence[Step]:
         config.EnsureConfig(host, journal, accounts, target.settings, options.purge),
     ]
     if in_docker:
-        found.append(docker.EnsureProject(host, journal, place.source, options.purge))
-        if options.images:
+        found.append(docker.EnsureProject(host, journal, place.source))
+        if options.images or journal.touched("images"):
             found.append(docker.EnsureImages(host, journal, options.images))
     else:
         found.append(ide.EnsureIde(host, journal, apt, place.source, "/opt/croft/venv/bin/python", options.ide_bundle))
@@ -64,7 +70,8 @@ def steps(place: Place, options: Options, target: Target) -> Sequence[Step]:
 
 def engine_was_here(place: Place) -> bool:
     """Whether Docker was on the machine before the first run; asked once and remembered."""
-    return bool(place.journal.options().get("engine_here", place.machine.docker))
+    here = place.machine.docker or place.host.path("/usr/bin/dockerd").exists()
+    return bool(place.journal.options().get("engine_here", here))
 
 
 def _package_of(python: str) -> str:
