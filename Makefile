@@ -5,7 +5,8 @@ PY    := $(VENV)/bin/python
 
 .PHONY: run test check bench audit lock release pins
 
-run: .venv/ready            ## start Croft from the checkout, in the foreground, without root
+run: .venv/ready .croft/etc/croft.toml  ## start Croft from the checkout, in the foreground, without root
+	@echo "Croft will be at https://croft.localhost:8443; \`.venv/bin/croft login-link --home .croft\` prints a way in."
 	.venv/bin/croft serve --home .croft
 
 test:                       ## set up what the tests need and run them
@@ -34,6 +35,14 @@ release:                    ## dist/croft-VERSION.tar.gz with checksums; two bui
 
 pins:                       ## look up image digests where the image registries can be reached
 	python3 tools/pins.py
+
+# Ports that need no root. The IDE is the one the tests made (./tests/run), or the installed one.
+.croft/etc/croft.toml:
+	mkdir -p $(@D)
+	{ echo 'runtime = "process"'; \
+	  for ide in $(CACHE)/machine/opt/croft/ide /opt/croft/ide; do \
+	    if [ -d $$ide/code ]; then printf '[paths]\nide = "%s"\n' $$ide; break; fi; done; \
+	  printf '[proxy]\nbind = "127.0.0.1"\nhttp_port = 8080\nhttps_port = 8443\n'; } > $@
 
 .venv/ready: requirements.txt requirements-build.txt
 	python3 -m venv .venv
