@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from image_bundle import image_bundle
 from machine import CACHE, Booted, Machine, translated
 
 
@@ -32,7 +33,20 @@ def bookworm(machines: Path) -> Machine:
 def trixie(machines: Path) -> Iterator[Booted]:
     """Debian 13 booted with systemd, on a network of its own."""
     machine = Booted("trixie", machines / "trixie")
-    with translated():
+    with translated(machine.network):
+        try:
+            machine.boot()
+            yield machine
+        finally:
+            machine.stop()
+
+
+@pytest.fixture(scope="session")
+def harbour(machines: Path) -> Iterator[Booted]:
+    """Another one, for the docker runtime: with the test images at /images.tar."""
+    machine = Booted("trixie", machines / "harbour", "10.88.77")
+    shutil.copy(image_bundle(), machine.tree / "images.tar")
+    with translated(machine.network):
         try:
             machine.boot()
             yield machine

@@ -29,7 +29,6 @@ _PACKAGES = {
     "bookworm": "ca-certificates,iproute2,procps,curl",
     "trixie": "systemd,systemd-sysv,dbus,udev,ca-certificates,iproute2,procps,openssh-server,openssh-client",
 }
-_NETWORK = "10.88.25"
 
 
 def run(*argv: str, timeout: float = 900, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -87,10 +86,10 @@ def _pack(tree: Path, bundle: Path) -> None:
 
 
 class Machine:
-    """One disposable system in ``tree``. ``ports`` keep several machines on the host's network apart."""
+    """One disposable system in ``tree``, whose name tells several machines apart."""
 
     def __init__(self, suite: str, tree: Path) -> None:
-        self.tree, self.name = tree, f"croft{os.getpid() % 10000}"
+        self.tree, self.name = tree, f"{tree.name[:4]}{os.getpid() % 100000}"  # with ve- before it a link's name
         run("cp", "-a", "--reflink=auto", str(base(suite)), str(tree))
         (tree / "etc/resolv.conf").unlink(missing_ok=True)
         shutil.copy("/etc/resolv.conf", tree / "etc/resolv.conf")
@@ -136,14 +135,15 @@ class Machine:
 
 
 class Booted(Machine):
-    """The same with systemd as PID 1, a network of its own, and reboots."""
+    """The same with systemd as PID 1, a network of its own (``network`` are its first three numbers), and reboots."""
 
-    def __init__(self, suite: str, tree: Path) -> None:
+    def __init__(self, suite: str, tree: Path, network: str = "10.88.25") -> None:
         super().__init__(suite, tree)
-        network = tree / "etc/systemd/network/10-host.network"
-        network.parent.mkdir(parents=True, exist_ok=True)
-        network.write_text(
-            f"[Match]\nName=host0\n[Network]\nAddress={_NETWORK}.2/24\nGateway={_NETWORK}.1\nLinkLocalAddressing=no\n"
+        self.network = network
+        file = tree / "etc/systemd/network/10-host.network"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(
+            f"[Match]\nName=host0\n[Network]\nAddress={network}.2/24\nGateway={network}.1\nLinkLocalAddressing=no\n"
         )
         run("systemctl", f"--root={tree}", "enable", "systemd-networkd.service")
         self._process: subprocess.Popen[bytes] | None = None
@@ -174,7 +174,7 @@ class Booted(Machine):
             )
         link = f"ve-{self.name}"
         wait(lambda: Path(f"/sys/class/net/{link}").exists(), "the network link", 20)
-        run("ip", "addr", "replace", f"{_NETWORK}.1/24", "dev", link)
+        run("ip", "addr", "replace", f"{self.network}.1/24", "dev", link)
         run("ip", "link", "set", link, "up")
         wait(self._find_init, "the container's init", 20)
         wait(
@@ -229,12 +229,12 @@ class Booted(Machine):
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """The machines' network reaches the outside through this host, for as long as this lasts."""
+def translated(network: str) -> Iterator[None]:
+    """The machine's network reaches the outside through this host, for as long as this lasts."""
     rules = [
-        ("-t", "nat", "POSTROUTING", "-s", f"{_NETWORK}.0/24", "!", "-d", f"{_NETWORK}.0/24", "-j", "MASQUERADE"),
-        ("-t", "filter", "FORWARD", "-s", f"{_NETWORK}.0/24", "-j", "ACCEPT"),
-        ("-t", "filter", "FORWARD", "-d", f"{_NETWORK}.0/24", "-j", "ACCEPT"),
+        ("-t", "nat", "POSTROUTING", "-s", f"{network}.0/24", "!", "-d", f"{network}.0/24", "-j", "MASQUERADE"),
+        ("-t", "filter", "FORWARD", "-s", f"{network}.0/24", "-j", "ACCEPT"),
+        ("-t", "filter", "FORWARD", "-d", f"{network}.0/24", "-j", "ACCEPT"),
     ]
     forward = Path("/proc/sys/net/ipv4/ip_forward")
     before = forward.read_text()
