@@ -145,3 +145,25 @@ def test_the_end_of_a_unit_is_heard_at_once(backend, systemd):
     process.wait()
     (event,) = backend.events
     assert (event["event"], event["service"], event["signal"], event["reason"]) == ("exit", "proxy", 9, "exit")
+
+
+@pytest.mark.parametrize("said", ["", "Failed to get properties: Connection timed out\n"])
+def test_a_systemd_that_does_not_answer_does_not_end_the_broker(backend, systemd, capsys, said):
+    process = subprocess.Popen(["sleep", "60"])
+    systemd.answer(active="active", pid=process.pid)
+    assert row(backend, "proxy")["state"] == "running"
+    backend.start("proxy", None, None, "0")
+    (systemd.folder / "shown").write_text(said)
+    with pytest.raises(Unavailable, match="cannot show"):
+        backend.services()
+    backend._unseen.add("ide")
+    assert backend.pump() is not None
+    process.kill()
+    for key, mask in backend.selector.select(5):
+        key.data(mask)
+    process.wait()
+    (event,) = backend.events
+    assert (event["service"], event["reason"], event["exit_code"]) == ("proxy", "exit", None)
+    assert "cannot look at the services" in capsys.readouterr().err
+    systemd.answer(active="failed", result="signal", code=2, status=9)
+    assert row(backend, "proxy")["state"] == "failed"

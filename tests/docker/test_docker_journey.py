@@ -38,8 +38,7 @@ def appliance(engine: docker.DockerClient, images: dict[str, str], accounts: dic
 
 @pytest.fixture(scope="module")
 def browser(appliance: Appliance) -> Iterator[Browser]:
-    poll(appliance.paths.proxy_root.exists, "the proxy's root certificate is published", 30)
-    with chromium(appliance.paths.proxy_root) as running:
+    with chromium(appliance.root_certificate) as running:
         yield running
 
 

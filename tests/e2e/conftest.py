@@ -23,5 +23,5 @@ def appliance() -> Iterator[Appliance]:
 
 @pytest.fixture(scope="module")
 def browser(appliance: Appliance) -> Iterator[Browser]:
-    with chromium(appliance.paths.proxy_root) as running:
+    with chromium(appliance.root_certificate) as running:
         yield running

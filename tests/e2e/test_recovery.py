@@ -50,7 +50,7 @@ def wake_the_ide(appliance: Appliance) -> int:
 
 def front_door(appliance: Appliance) -> int:
     """Status of /healthz through Caddy, with the name as SNI (the C library need not know it); 0 without an answer."""
-    host, context = appliance.settings.host, ssl.create_default_context(cafile=str(appliance.paths.proxy_root))
+    host, context = appliance.settings.host, ssl.create_default_context(cafile=str(appliance.root_certificate))
     try:
         with (
             socket.create_connection(("127.0.0.1", appliance.https_port), 5) as raw,
@@ -80,7 +80,7 @@ def no_process_of(appliance: Appliance) -> bool:
 @pytest.mark.browser
 def test_the_daemon_is_killed_while_somebody_works(appliance: Appliance) -> None:
     """R1: back within ten seconds, services untouched, the person still signed in, the editor reconnects."""
-    with chromium(appliance.paths.proxy_root) as browser:
+    with chromium(appliance.root_certificate) as browser:
         page = person(browser).new_page()
         sign_in(page, appliance.croft("login-link")["url"])
         page.goto(f"{appliance.url}/workspace")

@@ -75,6 +75,12 @@ class Appliance:
     def url(self) -> str:
         return self.settings.ui_origin
 
+    @property
+    def root_certificate(self) -> Path:
+        """Caddy's own root, once the broker has published it (it looks every two seconds)."""
+        poll(self.paths.proxy_root.exists, "the proxy's root certificate is published", 30)
+        return self.paths.proxy_root
+
     def start(self) -> Appliance:
         """Start and wait until the front door answers."""
         with (self.folder / "serve.log").open("ab") as log:

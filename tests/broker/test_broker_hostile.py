@@ -1,0 +1,154 @@
+"""What a taken-over daemon or workspace may try to stop the broker: it answers on, and the machine keeps its services."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from appliance.broker import command, protocol, proxy_root
+from appliance.broker.cgroups import Hierarchy
+from appliance.broker.engine import EngineGone, connect
+from appliance.broker.processes import Process, Processes
+
+# PTRACE_SEIZE by a process that never waits: what it traces stays a zombie that its own parent cannot collect.
+HOLD = """\
+import ctypes, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long] * 4
+print(libc.ptrace(0x4206, int(sys.argv[1]), 0, 0), flush=True)
+time.sleep(60)
+"""
+ALLOW = "import ctypes, time; ctypes.CDLL(None).prctl(0x59616d61, ctypes.c_ulong(-1 & (2**64 - 1)), 0, 0, 0); print(1, flush=True); time.sleep(60)"
+
+
+def line_of(fd: int) -> bytes:
+    return os.read(fd, 100).strip()
+
+
+def test_a_tracer_that_keeps_a_zombie_does_not_hold_the_broker_up(broker, poll):
+    """EXEC-5: waiting for a traced run would stop every service's supervision until its tracer lets go."""
+    victim = broker.call("spawn", argv=["python3", "-c", ALLOW])
+    assert line_of(victim.fds[1]) == b"1"
+    tracer = broker.call("spawn", argv=["python3", "-c", HOLD, str(victim.data["pid"])])
+    assert line_of(tracer.fds[1]) == b"0", "this kernel let nobody trace"
+    broker.call("kill", run=victim.data["run"])
+    poll(lambda: Path(f"/proc/{victim.data['pid']}/stat").read_text().split()[2] == "Z")
+    for _ in range(5):
+        assert broker.call("hello").data["pid"] == broker.pid
+    broker.call("kill", run=tracer.data["run"])
+    poll(lambda: broker.call("runs").data["runs"] == [], what="both runs gone")
+    ends = {row["run"]: row["signal"] for row in broker.call("runs").data["ended"]}
+    assert ends == {victim.data["run"]: 9, tracer.data["run"]: 9}
+    for fd in (*victim.fds, *tracer.fds):
+        os.close(fd)
+
+
+def test_a_client_that_takes_no_answers_holds_few_descriptors_of_the_broker(broker, poll):
+    """SYS-5: sixteen clients that ask for descriptors and never read must not use all of the broker's up."""
+    (broker.paths.log / "ide.log").touch()
+    before = len(os.listdir(f"/proc/{broker.pid}/fd"))
+    packet = protocol.encode({"id": 1, "op": "logs", "service": "ide"})
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            client.settimeout(0.5)
+            client.connect(str(broker.socket))
+            with contextlib.suppress(TimeoutError):
+                for _ in range(2000):
+                    client.sendall(packet)
+        assert broker.call("hello").data["pid"] == broker.pid
+        assert len(os.listdir(f"/proc/{broker.pid}/fd")) - before < 8 * 5
+    poll(lambda: len(os.listdir(f"/proc/{broker.pid}/fd")) <= before, what="everything let go of")
+
+
+def test_the_daemon_cannot_put_another_folder_in_place_of_the_models(broker, names):
+    """SYS-2: what a container mounts, or the broker needs at its start, only root may rename."""
+    if os.geteuid() != 0:
+        return  # there is one account only, so there is nobody to keep out
+    folder = broker.paths.state / "models"
+    script = "import os, sys; open(sys.argv[1] + '/a', 'x'); os.rename(sys.argv[1], sys.argv[1] + '-gone')"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, str(folder)],
+        user=names["daemon"],
+        group=names["daemon"],
+        extra_groups=[],
+        capture_output=True,
+    )
+    assert b"PermissionError" in done.stderr
+    assert (folder / "a").exists()
+    assert not folder.is_symlink()
+
+
+def test_a_full_file_system_does_not_end_the_broker(monkeypatch, tmp_path, capsys):
+    """R16: the copy of a certificate for `curl` is tried again; services are not lost over it."""
+    settings = type("Some", (), {})()
+    settings.paths = type("Paths", (), {"caddy_data": tmp_path, "proxy_root": tmp_path / "missing" / "root.crt"})()
+    place = tmp_path / "caddy/pki/authorities/local"
+    place.mkdir(parents=True)
+    (place / "root.crt").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    publisher = proxy_root.ProxyRoot(settings)
+    assert 0 < publisher.pump() <= 2
+    assert "cannot publish" in capsys.readouterr().err
+    (tmp_path / "missing").mkdir()
+    monkeypatch.setattr(proxy_root.time, "monotonic", lambda: time.time() + 10)
+    publisher._next = 0.0
+    publisher.pump()
+    assert (tmp_path / "missing/root.crt").read_text().startswith("-----BEGIN")
+
+
+def test_a_program_that_only_closes_its_output_is_ended_in_time():
+    """EXEC-5: `systemctl` and `caddy validate` are waited for as long as was said, and no longer."""
+    began = time.monotonic()
+    words = ("/bin/sh", "-c", "exec >/dev/null 2>&1; sleep 30")
+    assert command.run(words, seconds=0.5) == (-signal.SIGKILL, "")
+    assert time.monotonic() - began < 5
+    assert command.run(("/bin/sh", "-c", "echo said; exit 3"), seconds=5) == (3, "said\n")
+
+
+def test_a_shortage_of_descriptors_is_told_as_the_engine_being_gone(tmp_path):
+    """An OSError from here would leave the broker's loop by a callback and end it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first_free = os.dup(0)
+    os.close(first_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, hard))
+    try:
+        with pytest.raises(EngineGone):
+            connect(tmp_path / "engine.sock")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_write_that_the_disk_takes_in_part_is_no_success(tmp_path):
+    """FILE-4: half a file under its own name would be a lost one."""
+    (tmp_path / "kept").write_text("old")
+    script = (
+        "import base64, os, resource, sys; from appliance.broker.files_helper import Helper;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10));"
+        "helper = Helper(os.open(sys.argv[1], os.O_PATH));"
+        "helper.write([], 'kept', data=base64.b64encode(b'x' * 100).decode(), mode='replace')"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", script, str(tmp_path)], capture_output=True)
+    assert b"OSError: [Errno 27]" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept").read_text() == "old"
+
+
+def test_signals_to_what_has_ended_go_nowhere(tmp_path):
+    """An adopted process that ended while no broker watched has no pidfd to signal."""
+    with selectors.DefaultSelector() as selector:
+        processes = Processes(tmp_path / "processes.json", Hierarchy({}), selector)
+        process = Process("run-1", "run", 1 << 22, 1, 0.0, None, child=False)
+        processes._adopt_remains(process)
+        processes.stop(process, 10, "stopped")
+        processes.pump()
+        assert not processes
