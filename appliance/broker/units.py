@@ -78,7 +78,7 @@ class UnitsBackend:
         """One `systemctl show` for all three (about 10 ms)."""
         text = self._systemctl("show", f"--property={_PROPERTIES}", *(unit(service) for service in SERVICES))
         blocks = [dict(re.findall(r"(?m)^(\w+)=(.*)$", block)) for block in text.strip().split("\n\n")]
-        if len(blocks) != len(SERVICES) or any(set(block) < _ALWAYS_SHOWN for block in blocks):
+        if len(blocks) != len(SERVICES) or not all(set(block) >= _ALWAYS_SHOWN for block in blocks):
             raise Unavailable(f"cannot show the services: systemctl said {text[:200]!r}")
         rows = [self._row(service, block) for service, block in zip(SERVICES, blocks, strict=True)]
         for row in rows:
@@ -198,7 +198,6 @@ class UnitsBackend:
                 "usage": {"cpu_usec": row["cpu_usec"]},
             }
         )
-
 
     def _look(self) -> list[Row]:
         """The rows; none while systemd does not answer (it is being updated, the machine is short of processes)."""
