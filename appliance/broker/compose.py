@@ -10,6 +10,7 @@ import os
 import selectors
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,7 @@ class ComposeBackend:
     def _creating(self, service: str, limits: Limits, safe: bool = False) -> Work:
         """Make the container unless the one there is what would be made; a service that runs is left alone."""
         image = yield from self._image(service)
+        limits = yield from self._holdable(limits)
         values = self._project.environment(service, limits, image, safe=safe)
         seen = self._seen.get(service)
         if seen and (seen.running or seen.labels.get(FINGERPRINT_LABEL) == values["CROFT_FINGERPRINT"]):
@@ -208,6 +210,14 @@ class ComposeBackend:
                 f"cannot create the {service} service: {words[-1] if words else f'status {code}'}"[:500],
                 code="create_failed",
             )
+
+    def _holdable(self, limits: Limits) -> Work:
+        """``limits`` without the share of cores on a machine that gives out none: the engine would refuse the container.
+
+        Memory it only warns about, and `croft doctor` says so.
+        """
+        info = (yield Call(self._engine, "GET", "/info")).json()
+        return limits if info.get("CpuCfsQuota", True) else replace(limits, cpus=0.0)
 
     def _image(self, service: str) -> Work:
         """The id of the image to run: the one on record, named again if somebody gave its name to another."""
