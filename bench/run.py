@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import commands  # noqa: E402
+import editor  # noqa: E402
 import footprint  # noqa: E402
 import forward_auth  # noqa: E402
 import relay  # noqa: E402
@@ -60,6 +61,16 @@ ITEMS = (
         (("F4", "whole appliance without a model, PSS / Open WebUI alone", 0.50, 0.45, True),),
     ),
     Item(commands.spawn, (("C4", "start of a command, p50: 400 MB daemon / small one", 1.2, 1.05, True),)),
+    Item(
+        editor.opening,
+        (
+            ("OPEN", "click to file tree, editor awake, seconds", 2.0, 1.5, True),
+            ("OPEN1", "the same / code-server behind a plain Caddy", 1.1, 1.0, True),
+            ("AGAIN", "unchanging files fetched again on a second visit", 0, 0, True),
+            ("SLEEP", "click to file tree, editor asleep, seconds", 6.0, 4.0, True),
+            ("SHOWN", "click to a progress page, editor asleep, seconds", 0.2, 0.1, True),
+        ),
+    ),
     Item(relay.echo, (("RELAY", "WebSocket echo through Caddy and relay, added ms, p50", 1.0, 0.5, True),)),
 )
 

@@ -29,6 +29,7 @@ from support.appliance import Appliance  # noqa: E402
 
 HOST = "croft.localhost"
 IDE = f"ide.{HOST}"
+BARE_HOST = "bare.localhost"
 
 
 class Visitor:
