@@ -27,6 +27,7 @@ DEFAULT_MB = {"ide": 1024, "proxy": 128, "ai": 2048}
 LEAST_MB = 64
 LEAST_CPUS = 0.05
 SECONDS = "120"  # longest Compose may take
+_KEY_DIGITS = 64
 
 # Where Debian, Docker's own packages and a hand-made install put it.
 _COMPOSE = tuple(
@@ -146,8 +147,8 @@ class Project:
 
     def _ai_key(self) -> str:
         path = self.state / "ai.key"
-        if not path.exists():
-            _keep(path, secrets.token_hex(32), 0o600)
+        if not path.exists() or path.stat().st_size != _KEY_DIGITS:  # a full disk leaves a part of one
+            _keep(path, secrets.token_hex(_KEY_DIGITS // 2), 0o600)
         return path.read_text("ascii")
 
 

@@ -209,6 +209,8 @@ def enter(pid: int, workspace: str, uid: int) -> Inside:
 @contextlib.contextmanager
 def fresh_group(processes: Processes, name: str, limits: Limits) -> Iterator[Group | None]:
     """A new group with its limits, removed again when nothing comes to run in it. Raises Unavailable if refused."""
+    if processes.get(name) is None:
+        processes.hierarchy.group(name).remove()  # what a start that failed half-way left behind
     group = processes.hierarchy.create(name)
     try:
         try:

@@ -123,7 +123,7 @@ class Sessions:
             random.token_hex(8),
             user,
             remember,
-            agent[:AGENT_MAX],
+            agent[:AGENT_MAX].encode("utf-8", "replace").decode(),  # a header may hold bytes that are no text
             address,
             now,
             born=uptime,

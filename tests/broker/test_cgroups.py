@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import selectors
 import signal
 import subprocess
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from appliance.broker import cgroups
 from appliance.broker.cgroups import Group, Hierarchy, Limits
+from appliance.broker.processes import Processes
+from appliance.broker.runs import fresh_group
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="writing cgroups needs root; the root pass of CI runs this")
 
@@ -128,6 +131,17 @@ def test_a_name_is_used_once(hierarchy):
     with pytest.raises(FileExistsError):
         hierarchy.create("same")
     assert list(hierarchy.leftovers()) == ["same"]
+    assert group.remove()
+
+
+@root_only
+def test_a_start_that_failed_half_way_does_not_block_the_next(hierarchy, tmp_path):
+    """R1: a kernel that made one folder of two must not make every later start of the service fail."""
+    next(iter(hierarchy.bases.values())).joinpath("service-ide").mkdir()
+    with selectors.DefaultSelector() as selector:
+        processes = Processes(tmp_path / "processes.json", hierarchy, selector)
+        with fresh_group(processes, "service-ide", Limits()) as group:
+            assert group is not None
     assert group.remove()
 
 

@@ -262,3 +262,12 @@ async def test_a_killed_daemon_forgets_nothing(tmp_path: Path) -> None:
             assert life.sessions.check(ended) is None
             assert await life.throttle.banned("203.0.113.5") > 0
             assert await life.audit.verify() is None
+
+
+async def test_a_browser_whose_name_is_no_text_can_sign_in(home: Front) -> None:
+    """A header may hold any byte; what is kept of it can be stored and shown."""
+    user = await home.member("viewer")
+    secret, _, _ = await home.links.create(user, "console")
+    agent = b"caf\xe9".decode("utf-8", "surrogateescape")  # as aiohttp reads it
+    found = await home.sign_in.by_link(secret, Caller("192.0.2.1", agent))
+    assert found.session.agent == "caf?"
