@@ -350,5 +350,6 @@ def _replace(path: Path, text: str, gid: int) -> None:
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
     with os.fdopen(fd, "w", encoding="utf-8") as file:
         os.fchown(fd, os.geteuid(), gid)
+        os.fchmod(fd, 0o640)  # whatever the umask: the proxy's group reads it
         file.write(text)
     fresh.replace(path)
