@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json and result is not None:
             print(json.dumps(result, ensure_ascii=False, indent=2))
         elif result is not None:
-            args.show(result)
+            args.show(_shown(result))
         return int(args.exit(result)) if hasattr(args, "exit") else 0
     except CroftError as error:
         _complain(args, error)
@@ -57,9 +57,9 @@ def _complain(args: argparse.Namespace, error: CroftError) -> None:
         words = {"code": error.code, "message": error.message, "hint": error.hint}
         print(json.dumps({"error": words}, ensure_ascii=False), file=sys.stderr)
         return
-    print(f"croft: {error.message}", file=sys.stderr)
+    print(f"croft: {_shown(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"       {error.hint}", file=sys.stderr)
+        print(f"       {_shown(error.hint)}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -220,6 +220,15 @@ def _print_line(line: dict[str, Any], as_json: bool) -> None:
 def visible(text: str) -> str:
     """``text`` with control characters shown, so that a log cannot drive the terminal (WEB-15)."""
     return "".join(char if char.isprintable() or char == "\t" else f"\\x{ord(char):02x}" for char in text)
+
+
+def _shown(value: Any) -> Any:
+    """``value`` with every text in it made :func:`visible`: a daemon that was taken over must not drive root's terminal."""
+    if isinstance(value, str):
+        return "\n".join(map(visible, value.split("\n")))
+    if isinstance(value, dict):
+        return {name: _shown(one) for name, one in value.items()}
+    return [_shown(one) for one in value] if isinstance(value, list) else value
 
 
 def audit_verify(args: argparse.Namespace, settings: Settings, control: Control) -> Any:

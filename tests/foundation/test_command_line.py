@@ -172,3 +172,21 @@ def test_systemd_is_told(home: Path, address: str) -> None:
 @pytest.mark.parametrize("usec", ["", "0", "x", "-5", "²"])
 def test_an_odd_watchdog_is_none(usec: str) -> None:
     assert Notifier({"WATCHDOG_USEC": usec}).interval is None
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"403 Forbidden"])
+def test_a_daemon_that_was_taken_over_cannot_drive_the_terminal(
+    home: Path, capsys: pytest.CaptureFixture[str], status: bytes
+) -> None:
+    """WEB-15: what it says is shown, control characters by their numbers."""
+    evil = "\x1b]52;c;ZXZpbA==\x07\x9b2J"
+    user = {"email": evil, "name": evil, "role": evil, "suspended": False}
+    body = json.dumps({"users": [user], "error": {"code": "x", "message": evil, "hint": evil}}).encode()
+    path = Paths.under(home).socket("control")
+    path.parent.mkdir(parents=True)
+    server = serve_once(path, b"HTTP/1.1 " + status + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    assert cli.main(["users", "list", "--home", str(home)]) == (0 if b"200" in status else 1)
+    server.join(10)
+    said = "".join(capsys.readouterr())
+    assert r"\x1b]52" in said
+    assert not {"\x1b", "\x07", "\x9b"} & set(said)
