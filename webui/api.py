@@ -15,7 +15,7 @@ from appliance.errors import Invalid, NotFound
 from appliance.identity.sessions import Session
 from appliance.identity.users import Role, User
 from appliance.services.model import SERVICES, LogLine, ServiceName
-from webui import keys, streams, views
+from webui import forms, keys, streams, views
 from webui.guard import principal_of
 
 LOG_LINES = 500
@@ -60,7 +60,7 @@ def answer(data: Any, status: int = 200) -> web.Response:
 async def read_body(request: web.Request, kind: type[Body]) -> Body:
     """The request's JSON body as ``kind``. Raises Invalid naming the field."""
     try:
-        return msgspec.json.decode(await request.read() or b"{}", type=kind)
+        return msgspec.json.decode(await forms.read_body(request) or b"{}", type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Invalid(f"cannot read the request: {error}", hint="The OpenAPI page names every field.") from error
 

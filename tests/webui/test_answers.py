@@ -18,7 +18,7 @@ from support.front import IDE, UI, Front
 
 from appliance.identity.verify import relative_path
 from appliance.settings import Paths, parse
-from webui import guard, headers, routes, views
+from webui import forms, guard, headers, routes, views
 from webui.assets import FOREVER
 
 PAGES = [
@@ -475,3 +475,27 @@ def test_the_policy_has_no_hole() -> None:
     assert "unsafe" not in policy
     assert "*" not in policy
     assert "data:" not in policy
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/sign-in/link", "application/x-www-form-urlencoded"), ("/api/users", "application/json")]
+)
+async def test_a_body_that_never_ends_is_let_go_of(
+    door: Front, monkeypatch: pytest.MonkeyPatch, path: str, kind: str
+) -> None:
+    """WEB-16, T1: anyone may begin a request; nobody may keep it under way for ever."""
+    monkeypatch.setattr(forms, "BODY_SECONDS", 0.1)
+    _, cookie = await door.sign_in_as("admin")
+    reader, writer = await door.raw()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: croft.localhost\r\nOrigin: {UI}\r\nSec-Fetch-Site: same-origin\r\n"
+        f"Cookie: __Host-croft={cookie}\r\nContent-Type: {kind}\r\nContent-Length: 100\r\n\r\nx"
+    )
+    writer.write(head.encode())
+    async with asyncio.timeout(10):
+        answer = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readexactly(int(re.search(rb"Content-Length: (\d+)", answer)[1]))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["error"]["code"] == "too_slow"
+    writer.close()
+    await writer.wait_closed()
