@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Frame, Page
 
 from support.waiting import poll
@@ -34,9 +35,20 @@ def edit_and_save(page: Page, frame: Frame, workspace: Path) -> None:
 
 
 def trust_the_folder(page: Page, frame: Frame) -> None:
-    """Workspace trust is on (DECIDED 28): say yes once, as a person does."""
-    run_command(page, frame, "Workspaces: Manage Workspace Trust")
-    frame.get_by_role("button", name="Trust", exact=True).first.click()
+    """Workspace trust is on (DECIDED 28): say yes once, as a person does; a command typed too early is typed again."""
+    button = frame.get_by_role("button", name="Trust", exact=True).first
+
+    def asked() -> bool:
+        run_command(page, frame, "Workspaces: Manage Workspace Trust")
+        try:
+            button.wait_for(timeout=8000)
+        except PlaywrightError:
+            page.keyboard.press("Escape")
+            return False
+        return True
+
+    poll(asked, "the editor asks whether to trust the folder", 60)
+    button.click()
     page.keyboard.press("Control+w")
 
 
