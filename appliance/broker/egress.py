@@ -113,8 +113,11 @@ def _nft(text: str) -> None:
 def _join_the_machines_network() -> None:
     """In the child, before nft: as a unit the broker has a private network, and a table there would hold off nobody.
 
-    Raises OSError, which the parent sees as SubprocessError.
+    Without systemd there is no such unit, and PID 1 may be somebody whom even this root may not look at. Raises
+    OSError, which the parent sees as SubprocessError.
     """
+    if not os.path.isdir("/run/systemd/system"):  # noqa: PTH112 - between fork and exec, the less the better
+        return
     machine = os.open("/proc/1/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     if not os.path.samestat(os.fstat(machine), os.stat("/proc/self/ns/net")):  # noqa: PTH116
         kernel.setns(machine, kernel.CLONE_NEWNET)
