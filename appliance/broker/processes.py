@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from appliance.broker import kernel, stragglers
+from appliance.broker import kernel, launch, stragglers
 from appliance.broker.cgroups import Group, Hierarchy
 
 _VERSION = 1
@@ -85,10 +85,17 @@ class Processes:
         self._gone[kind] = gone
 
     def add(self, process: Process) -> None:
-        """Watch a process that has just been started."""
+        """Watch a process that has just been started. Raises OSError; it is ended then, since nobody would do it later."""
         process.began_at = process.began_at or now()
-        process.pidfd = os.pidfd_open(process.pid)
-        process.start = process.start or kernel.start_time(process.pid)
+        try:
+            process.pidfd = os.pidfd_open(process.pid)
+            process.start = process.start or kernel.start_time(process.pid)
+        except OSError:
+            launch.end(process.pid)
+            if process.group:
+                process.group.kill()
+                process.group.remove()
+            raise
         self._watch(process)
         self._save()
 

@@ -100,11 +100,16 @@ class Runs:
         account = self._accounts.workspace
         variables = environment.build(env or {}, account, str(self._settings.paths.ide_home), name)
         most = Limits(bounds["memory_mb"], None, bounds["pids"], swap=False)
-        process, ends = self._launch(name, argv, cwd or ".", variables, most, stdin)
-        process.kill_at = process.began_at + bounds["seconds"]
-        process.started_by, process.note = str(peer.uid), {"argv0": argv[0][:256]}
-        self._processes.add(process)
-        return Reply({"run": name, "pid": process.pid}, [os.dup(process.pidfd), *ends])
+        with contextlib.ExitStack() as unsent:
+            process, ends = self._launch(name, argv, cwd or ".", variables, most, stdin)
+            for fd in ends:
+                held(unsent, fd)
+            process.kill_at = process.began_at + bounds["seconds"]
+            process.started_by, process.note = str(peer.uid), {"argv0": argv[0][:256]}
+            self._processes.add(process)
+            reply = Reply({"run": name, "pid": process.pid}, [os.dup(process.pidfd), *ends])
+            unsent.pop_all()
+        return reply
 
     def kill(self, peer: Peer, run: str, signal: int = 9) -> Reply:
         """Signal the run's first process; 9 kills everything the run started."""

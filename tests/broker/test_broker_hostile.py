@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import selectors
@@ -195,3 +196,20 @@ def test_a_child_that_cannot_die_yet_is_collected_later(poll):
     other = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
     launch.end(other)
     assert not launch._UNCOLLECTED & {pid, other}
+
+
+def test_what_cannot_be_watched_does_not_run_on(tmp_path, monkeypatch):
+    """EXEC-5: out of descriptors, a run that was just started would otherwise have no end."""
+    pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
+
+    def none_left(pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with selectors.DefaultSelector() as selector:
+        processes = Processes(tmp_path / "processes.json", Hierarchy({}), selector)
+        monkeypatch.setattr(os, "pidfd_open", none_left)
+        with pytest.raises(OSError, match="Too many"):
+            processes.add(Process("run-1", "run", pid, 0, 0.0, None))
+        assert not processes
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, 0)
