@@ -97,6 +97,6 @@ def caddy_version(settings: Settings) -> str:
         return ""
     try:
         done = subprocess.run([program, "version"], capture_output=True, timeout=10, check=False, text=True)
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):  # a machine that is still starting may be that slow
         return ""
     return done.stdout.strip()

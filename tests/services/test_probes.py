@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance import assembly
 from appliance.services import certificate, health
 from appliance.services.health import TcpProbe, TlsProbe, UnixProbe
 from appliance.settings import Paths, parse
@@ -248,3 +250,16 @@ def make_root(path: Path) -> None:
         .sign(key, hashes.SHA256())
     )
     path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+
+
+def test_a_caddy_that_is_slow_to_name_its_version_does_not_end_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R25: on a machine that is still starting, a program may take longer than anybody waits."""
+    slow = tmp_path / "caddy"
+    slow.write_text("#!/bin/sh\nexec sleep 30\n")
+    slow.chmod(0o755)
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *words, **how: run(*words, **{**how, "timeout": 0.2}))
+    settings = replace(parse({}, Paths.under(tmp_path)), paths_caddy=str(slow))
+    assert assembly.caddy_version(settings) == ""
