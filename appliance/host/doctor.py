@@ -5,6 +5,8 @@ Rule: it looks and never mends; each finding names the owner's next step. Works 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pwd
 import stat
@@ -21,6 +23,8 @@ from appliance.settings import Paths, Settings
 def examine(settings: Settings) -> dict[str, Any]:
     """Every check as ``{"checks": [{id, title, result, detail, suggestion}], "failed": number}``."""
     found = [(check.id, check.title, finding) for check, finding in preflight.run(_subject(settings))]
+    if settings.runtime == "docker":
+        found.append(("engine", "Docker engine", _engine()))
     found += [
         ("folders", "Folders", _folders(settings)),
         ("broker", "Broker", _answers(settings, "broker")),
@@ -86,6 +90,24 @@ def _private(paths: Paths) -> list[Path]:
         return [path for path in (paths.database, paths.keys, *paths.keys.glob("*")) if path.exists()]
     except PermissionError:
         return []
+
+
+def _engine() -> Finding:
+    """An owner's own engine is never changed, so what it should have is asked for here."""
+    from appliance.broker.bundle import Engine
+
+    try:
+        with contextlib.closing(Engine()) as engine:
+            info = json.loads(engine.ask("GET", "/info").read())
+    except CroftError as error:
+        return Finding(Level.WARN, error.message, "Run `croft doctor` with sudo, or see: systemctl status docker.")
+    if not info.get("LiveRestoreEnabled"):
+        return Finding(
+            Level.WARN,
+            f"Docker {info.get('ServerVersion')} answers, but stops all containers whenever it restarts",
+            'Add "live-restore": true to /etc/docker/daemon.json, then: systemctl reload docker.',
+        )
+    return Finding(Level.PASS, f"Docker {info.get('ServerVersion')} answers")
 
 
 def _answers(settings: Settings, name: str) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -318,16 +319,39 @@ class TestDocker:
         step.undo()
         assert host.read(docker.DAEMON_JSON) == text
 
-    def test_an_engine_that_was_here_is_left_alone(self, host: Host) -> None:
-        assert docker.EnsureEngine(host, Journal(host), was_here=True).check()
+    def test_an_engine_that_was_here_is_at_most_started(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        ran: list[tuple[str, ...]] = []
+        monkeypatch.setattr(Host, "run", lambda _, *argv, **__: ran.append(argv))
+        step = docker.EnsureEngine(host, Journal(host), was_here=True)
+        assert not step.check()
+        step.apply()
+        assert ran == [("systemctl", "start", "docker.service")]
+        assert not host.path(docker.DAEMON_JSON).exists()
+
+    @pytest.mark.parametrize(
+        ("version", "offered", "works"), [("2.26.1", False, True), ("2.20.3", True, False), ("", False, False)]
+    )
+    def test_compose_is_here_and_new_enough_or_offered(
+        self, host: Host, version: str, offered: bool, works: bool
+    ) -> None:
+        if version:
+            plugin = host.path("/usr/libexec/docker/cli-plugins/docker-compose")
+            plugin.parent.mkdir(parents=True)
+            plugin.write_text(f"#!/bin/sh\necho {version}\n")
+            plugin.chmod(0o755)
+        with contextlib.nullcontext() if works else pytest.raises(InstallError, match=version or "cannot find"):
+            docker.require_compose(host, offered=offered)
 
 
 class TestPackages:
     def test_names(self) -> None:
-        assert "caddy" in packages.names_for("process", "debian", "python3", engine=False)
-        assert "docker-compose-v2" in packages.names_for("docker", "ubuntu", "python3", engine=False)
-        assert not {"docker.io", "caddy"} & set(packages.names_for("docker", "debian", "python3", engine=True))
-        assert "python3.11-venv" in packages.names_for("process", "ubuntu", "python3.11", engine=False)
+        assert "caddy" in packages.names_for("process", "debian", "python3", engine=False, compose=False)
+        assert "docker-compose-v2" in packages.names_for("docker", "ubuntu", "python3", engine=False, compose=False)
+        beside = packages.names_for("docker", "debian", "python3", engine=True, compose=False)
+        assert not {"docker.io", "docker-cli", "caddy"} & set(beside)
+        assert {"docker-compose", "nftables"} <= set(beside)
+        assert "docker-compose" not in packages.names_for("docker", "debian", "python3", engine=False, compose=True)
+        assert "python3.11-venv" in packages.names_for("process", "ubuntu", "python3.11", engine=False, compose=False)
 
 
 class TestSource:
@@ -389,7 +413,7 @@ class TestSource:
         [
             ("croft.service", "", 15),
             ("croft-broker.service", "", 48),
-            ("croft-broker.service", "croft-broker.docker.conf", 41),
+            ("croft-broker.service", "croft-broker.docker.conf", 42),
         ],
     )
     def test_exposure(self, unit: str, drop_in: str, threshold: int, tmp_path: Path) -> None:

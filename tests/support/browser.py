@@ -24,7 +24,7 @@ FLAGS = [
 
 
 @contextmanager
-def chromium(root_certificate: Path) -> Iterator[Browser]:
+def chromium(root_certificate: Path, *flags: str) -> Iterator[Browser]:
     """One browser process that trusts ``root_certificate``. Fails if chromium or certutil is not installed."""
     with tempfile.TemporaryDirectory(prefix="croft-browser-", ignore_cleanup_errors=True) as home:
         store = Path(home, ".pki/nssdb")
@@ -37,7 +37,7 @@ def chromium(root_certificate: Path) -> Iterator[Browser]:
         )
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
-                executable_path="/usr/bin/chromium", args=FLAGS, env={**os.environ, "HOME": home}
+                executable_path="/usr/bin/chromium", args=[*FLAGS, *flags], env={**os.environ, "HOME": home}
             )
             try:
                 yield browser
