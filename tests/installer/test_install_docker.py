@@ -132,7 +132,10 @@ def test_a_machine_without_an_engine_gets_one_and_gives_it_back(harbour: Booted)
     assert serves(harbour)
     harbour.do("/opt/croft/venv/install.sh", "--uninstall", "--purge", "--unattended")
     assert_same(before, snapshot(harbour))
-    assert harbour.do("ip", "-br", "link").stdout.count("croft-") == 0
+    assert harbour.do("sh", "-c", "ls -d /var/lib/docker /var/lib/containerd; true").stdout == ""
+    assert "croft-" not in harbour.do("ip", "-br", "link").stdout
+    harbour.reboot()
+    assert "docker0" not in harbour.do("ip", "-br", "link").stdout
 
 
 def test_it_lives_beside_an_owners_docker(harbour: Booted, owned: dict[str, str]) -> None:

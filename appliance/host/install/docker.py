@@ -90,6 +90,19 @@ class EnsureEngine:
         self.host.run("systemctl", "restart", "docker.service")
 
     def undo(self) -> None:
+        if not self.was_here and self._unused():
+            self.journal.put("packages", discard=True)
+        self._restore_settings()
+
+    def _unused(self) -> bool:
+        """Whether nobody has put anything into the engine that came with Croft. (Croft's own things went before.)"""
+        if not docker_answers(self.host.root):
+            return False
+        with contextlib.closing(Engine()) as engine:
+            volumes = _ask(engine, "GET", "/volumes")["Volumes"]
+            return not (_ask(engine, "GET", "/containers/json?all=1") or _ask(engine, "GET", "/images/json") or volumes)
+
+    def _restore_settings(self) -> None:
         original = self.journal.get(self.id, "original", "")
         path = self.host.path(DAEMON_JSON)
         if self._present() != self._merge(json.loads(original or "{}")):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ _APT = (
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1", "APT_LISTCHANGES_FRONTEND": "none"}
 _GOING = re.compile(r"^(?:Remv|Purg) (\S+)", re.MULTILINE)
 _COMING = re.compile(r"^Inst (\S+) (?!\[)", re.MULTILINE)  # a version in brackets there would mean an upgrade
+_ENGINE_FOLDERS = ("/var/lib/docker", "/var/lib/containerd", "/etc/cni")  # what their packages leave behind
 _SHOWN = re.compile(r"^(Get:|Unpacking|Setting up|Removing|Purging)")
 
 
@@ -121,6 +123,9 @@ class EnsurePackages:
 
     def apply(self) -> None:
         accounts = self._accounts()
+        if not self.journal.touched(self.id):
+            absent = [folder for folder in _ENGINE_FOLDERS if not self.packages.host.path(folder).exists()]
+            self.journal.put(self.id, absent=absent)
         with services_held_back(self.packages.host, self.names):
             self.packages.install_recorded(self.journal, self.id, self.names, self.before)
         known = self.journal.get(self.id, "accounts", {})
@@ -136,6 +141,13 @@ class EnsurePackages:
             self.packages.host.console.say(f"         kept, since other packages need them: {' '.join(kept)}")
         else:
             self._remove_accounts()
+            self._discard()
+
+    def _discard(self) -> None:
+        """The data of an engine that came with Croft and that nobody else has used (the engine's step has looked)."""
+        if self.journal.get(self.id, "discard", False):
+            for folder in self.journal.get(self.id, "absent", []):
+                shutil.rmtree(self.packages.host.path(folder), ignore_errors=True)
 
     def _remove_accounts(self) -> None:
         """Packages make accounts and leave them behind even when purged."""
