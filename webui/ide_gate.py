@@ -51,7 +51,7 @@ class IdeGate:
             self._sessions.slide(session)
 
     def ready(self) -> bool:
-        return self._services.is_ready("ide")
+        return self._services.serves("ide")
 
     def wake(self) -> None:
         self._services.wake("ide")

@@ -90,7 +90,7 @@ def services_event(services: Services, t: Translator) -> dict[str, Any]:
 
 def wake_event(services: Services) -> dict[str, Any]:
     """How far the editor's start is: ``phase`` ends at ``ready`` or ``failed``."""
-    if services.is_ready("ide"):
+    if services.serves("ide"):
         return {"phase": "ready", "current": 0, "total": 0}
     view = services.view("ide")
     if view.parked or view.want == "stop":

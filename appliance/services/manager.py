@@ -21,7 +21,7 @@ from appliance.events import EventBus
 from appliance.services import problems as known
 from appliance.services import views
 from appliance.services.health import Answer, Probe
-from appliance.services.history import Tuning
+from appliance.services.history import ENDED, Tuning
 from appliance.services.keeper import Keeper
 from appliance.services.model import (
     SERVICES,
@@ -232,6 +232,17 @@ class Services:
     def is_ready(self, name: str) -> bool:
         """Whether it runs and its last probe passed; cheap enough for every request."""
         return self._records[_known(name)].ready
+
+    def serves(self, name: str) -> bool:
+        """Whether requests may go to it: it has answered in this run. One missed probe on a busy machine turns nobody
+        away in the middle of loading a page; where it really is gone, the proxy notices and asks for the wake page."""
+        record = self._records[_known(name)]
+        return (
+            record.seen is not None
+            and record.seen.state not in ENDED
+            and not record.history.over
+            and record.history.healthy_since is not None
+        )
 
     async def ready(self, name: str, timeout: float) -> None:  # noqa: ASYNC109 - part of the contract, in seconds
         """Wake it and wait until it works. Raises Unavailable if it does not within ``timeout`` or cannot."""

@@ -155,6 +155,21 @@ async def test_a_hung_service_is_restarted_and_the_ide_ends_in_safe_mode(world) 
     assert len([1 for what, name, _ in world.runtime.done if (what, name) == ("stop", "ide")]) == 5
 
 
+async def test_one_missed_probe_turns_nobody_away(world) -> None:
+    """A page of the editor loads some 200 files; a slow second must not answer half of them with 503."""
+    assert not world.services.serves("ide")
+    world.services.wake("ide")
+    await ready(world, "ide")
+    world.probes["ide"].answer = Answer(False, "no answer within 5 s")
+    asked = world.probes["ide"].asked
+    await world.until(lambda: world.probes["ide"].asked == asked + 1, step=5)
+    assert not world.services.is_ready("ide")
+    assert world.services.serves("ide")
+    await world.services.stop("ide", "owner")
+    await world.until(lambda: world.services.view("ide").state is State.STOPPED)
+    assert not world.services.serves("ide")
+
+
 async def test_one_missed_probe_restarts_nothing(world) -> None:
     await ready(world, "proxy")
     world.probes["proxy"].answer = Answer(False)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from playwright.sync_api import Browser, BrowserContext, Frame, Page, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
@@ -21,6 +22,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+# What each person's browser met on its way, for whoever reads a failure.
+TROUBLE: WeakKeyDictionary[BrowserContext, list[str]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -49,6 +53,13 @@ def person(browser: Browser) -> BrowserContext:
     """A fresh profile, as another person or another machine would have."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     context.set_default_timeout(30_000)
+    TROUBLE[context] = told = []
+    context.on(
+        "response", lambda answer: told.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None
+    )
+    context.on("requestfailed", lambda request: told.append(f"{request.failure} {request.url}"))
+    context.on("weberror", lambda error: told.append(f"error {error.error}"))
+    context.on("console", lambda said: told.append(f"{said.type} {said.text}") if said.type == "error" else None)
     return context
 
 
@@ -72,7 +83,9 @@ def editor_frame(page: Page, seconds: float = 90) -> Frame:
     try:
         frame.wait_for_selector(".explorer-folders-view, .explorer-viewlet", timeout=seconds * 1000)
     except PlaywrightError as error:
-        raise AssertionError(f"no file tree at {frame.url}; see {picture(page, 'no-file-tree')}") from error
+        told = "\n".join(one[:300] for one in TROUBLE.get(page.context, [])[-25:])
+        shown = picture(page, "no-file-tree")
+        raise AssertionError(f"no file tree at {frame.url}; see {shown}. The browser met:\n{told}") from error
     return frame
 
 
