@@ -6,43 +6,35 @@ clears its environment is not found. Without root only processes of the broker's
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.broker import kernel
 
 MARK = "CROFT_RUN"  # set in the environment of everything the broker starts
-_AT_ONCE = 200
 
 
 def kill(name: str, pid: int, pidfd: int, ended: bool) -> bool:
     """Kill the run called ``name`` whose first process is or was ``pid``; True when nothing of it was found."""
-    found = _opened(_members(name, pid))
-    try:
-        # A second look: what is still a member is what its pidfd names, never a number that was used again.
-        for one in found.keys() & set(_members(name, pid)):
-            _kill(found[one])
-    finally:
-        for opened in found.values():
-            os.close(opened)
+    found = False
+    for one in _mine():
+        if _belongs(one, name, pid):
+            found = True
+            _kill(one, name, pid)
     if not ended:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     return not found and ended
 
 
-def _members(name: str, session: int) -> Iterator[int]:
+def _belongs(pid: int, name: str, session: int) -> bool:
+    try:
+        fields = kernel.stat_fields(pid)
+    except (ProcessLookupError, PermissionError):
+        return False
     mark = f"{MARK}={name}".encode()
-    for pid in _mine():
-        try:
-            fields = kernel.stat_fields(pid)
-            if fields[0] not in "ZX" and (int(fields[3]) == session or mark in _environment(pid)):
-                yield pid
-        except (ProcessLookupError, PermissionError):
-            continue
+    return fields[0] not in "ZX" and (int(fields[3]) == session or mark in _environment(pid))
 
 
 def _mine() -> Iterator[int]:
@@ -64,15 +56,16 @@ def _environment(pid: int) -> list[bytes]:
         return []
 
 
-def _opened(pids: Iterable[int]) -> dict[int, int]:
-    """A pidfd for each, at most as many as leave descriptors for everything else; the rest is found at the next look."""
-    found = {}
-    for pid in itertools.islice(pids, _AT_ONCE):
-        with contextlib.suppress(ProcessLookupError):
-            found[pid] = os.pidfd_open(pid)
-    return found
-
-
-def _kill(pidfd: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+def _kill(pid: int, name: str, session: int) -> None:
+    """A pidfd first, then a second look: what belongs still is what the pidfd names, never a number used again."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if _belongs(pid, name, session):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(pidfd)
