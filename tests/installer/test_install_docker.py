@@ -205,10 +205,24 @@ def test_after_a_reboot_it_serves_and_nothing_is_doubled(harbour: Booted, owned:
     harbour.reboot()
     wait(lambda: serves(harbour), "the front door after a reboot", 90)
     wait(lambda: healthy(harbour, "proxy"), "the proxy is healthy", 30)
-    assert containers(harbour) == before == ["croft-ide", "croft-proxy"]
+    assert "croft-proxy" in before
+    assert containers(harbour) == before
     now = view(harbour)
     assert now["rules"].count("table inet croft_containers") == 1
     assert_kept({key: value for key, value in owned.items() if key != "files"}, now)
+
+
+def test_a_bundle_that_was_changed_is_refused(harbour: Booted, owned: dict[str, str]) -> None:
+    """SUP-2: nothing is loaded from a file that is not what its manifest says."""
+    images = harbour.do("docker", "image", "ls", "--quiet").stdout
+    harbour.do(
+        "sh", "-c", "cd /var/tmp && tar -xf /images.tar images.tar && tar -cf forged.tar images.tar && rm images.tar"
+    )
+    done = harbour.do(*INSTALL[:-1], "/var/tmp/forged.tar", check=False)
+    assert done.returncode == 1
+    assert "the bundle has no croft.json" in done.stdout
+    assert harbour.do("docker", "image", "ls", "--quiet").stdout == images
+    assert serves(harbour)
 
 
 def test_uninstall_leaves_the_owners_docker_as_it_was(harbour: Booted, owned: dict[str, str]) -> None:
@@ -217,15 +231,3 @@ def test_uninstall_leaves_the_owners_docker_as_it_was(harbour: Booted, owned: di
     files = json.loads(owned.pop("files"))
     assert view(harbour) == owned
     assert_same(files, snapshot(harbour))
-
-
-def test_a_bundle_that_was_changed_is_refused(harbour: Booted) -> None:
-    """SUP-2: nothing is loaded from a file that is not what its manifest says."""
-    images = harbour.do("docker", "image", "ls", "--quiet").stdout
-    harbour.do(
-        "sh", "-c", "cd /var/tmp && tar -xf /images.tar images.tar && tar -cf /forged.tar images.tar; rm images.tar"
-    )
-    done = harbour.do(*INSTALL[:-1], "/forged.tar", check=False)
-    assert done.returncode == 1
-    assert "the bundle has no croft.json" in done.stdout
-    assert harbour.do("docker", "image", "ls", "--quiet").stdout == images
