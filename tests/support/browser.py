@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,18 +75,32 @@ def sign_in(page: Page, link: str, email: str = "owner@example.org", name: str =
 
 
 def editor_frame(page: Page, seconds: float = 90) -> Frame:
-    """The editor inside the workspace page, once its file tree is there."""
-    page.wait_for_selector(".editor iframe")
-    handle = page.locator(".editor iframe").element_handle()
-    assert handle is not None
-    frame = handle.content_frame()
+    """The editor inside the workspace page, once its file tree is there.
+
+    A container that starts adds a network interface to this machine, and Chromium then drops what it was loading
+    (ERR_NETWORK_CHANGED), as on a laptop that changes networks. The page is then loaded again, as a person would.
+    """
+    told = TROUBLE.setdefault(page.context, [])
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return _frame_with_tree(page, min(20.0, max(1.0, deadline - time.monotonic())))
+        except PlaywrightError as error:
+            dropped = any("ERR_NETWORK_CHANGED" in one for one in told)
+            if time.monotonic() >= deadline:
+                shown = picture(page, "no-file-tree")
+                met = "\n".join(one[:300] for one in told[-25:])
+                raise AssertionError(f"no file tree; see {shown}. The browser met:\n{met}") from error
+            if dropped:
+                told.clear()
+                page.reload()
+
+
+def _frame_with_tree(page: Page, seconds: float) -> Frame:
+    handle = page.wait_for_selector(".editor iframe")
+    frame = handle.content_frame() if handle else None
     assert frame is not None
-    try:
-        frame.wait_for_selector(".explorer-folders-view, .explorer-viewlet", timeout=seconds * 1000)
-    except PlaywrightError as error:
-        told = "\n".join(one[:300] for one in TROUBLE.get(page.context, [])[-25:])
-        shown = picture(page, "no-file-tree")
-        raise AssertionError(f"no file tree at {frame.url}; see {shown}. The browser met:\n{told}") from error
+    frame.wait_for_selector(".explorer-folders-view, .explorer-viewlet", timeout=seconds * 1000)
     return frame
 
 
