@@ -4,8 +4,10 @@ fault of ours."""
 from __future__ import annotations
 
 import asyncio
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
+import msgspec
 from aiohttp import web
 
 from appliance.errors import Invalid
@@ -14,6 +16,8 @@ FORM = "application/x-www-form-urlencoded"
 FIELDS_MAX = 32
 # In which the largest body (1 MiB) comes over a line of 18 KiB a second.
 BODY_SECONDS = 60.0
+
+Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -36,3 +40,11 @@ async def read_form(request: web.Request) -> dict[str, str]:
     except ValueError as error:
         raise Invalid("cannot read the form", hint="Reload the page and send it again.") from error
     return dict(fields)
+
+
+async def read_json(request: web.Request, kind: type[Body]) -> Body:
+    """The request's JSON body as ``kind``. Raises Invalid naming the field."""
+    try:
+        return msgspec.json.decode(await read_body(request) or b"{}", type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Invalid(f"cannot read the request: {error}", hint="The OpenAPI page names every field.") from error

@@ -7,54 +7,50 @@ from typing import Any
 
 from appliance import __version__
 from appliance.identity.users import Role
-from webui import api, ide, pages
+from webui import ide
 from webui.guard import Route
+from webui.handlers import audit, home, live, machine, people, preferences, sessions, sign_in, system, workspace
 
 VIEWER, OPERATOR, ADMIN = Role.viewer, Role.operator, Role.admin
 
+# One row, one line, so that the table can be read and compared.
+# fmt: off
 UI: tuple[Route, ...] = (
-    Route("GET", "/healthz", api.healthz, None, "The daemon answers"),
-    Route("GET", "/readyz", api.readyz, None, "The daemon can do its work"),
-    Route("GET", "/static/{version}/{name:.+}", pages.static, None, "Style, scripts and icons"),
-    Route("GET", "/favicon.ico", pages.favicon, None, "Icon"),
-    Route("GET", "/sign-in", pages.sign_in, None, "How to sign in"),
-    Route("GET", "/sign-in/link", pages.link, None, "Where a sign-in link leads"),
-    Route("POST", "/sign-in/link", pages.use_link, None, "Use a sign-in link", form=True),
-    Route("POST", "/sign-out", pages.sign_out, VIEWER, "End this session", form=True),
-    Route("POST", "/preferences", pages.preferences, None, "Language and theme", form=True),
-    Route("GET", "/", pages.home, VIEWER, "Dashboard"),
-    Route("GET", "/workspace", pages.workspace, OPERATOR, "The IDE"),
-    Route("GET", "/machine", pages.machine, VIEWER, "Services"),
-    Route("POST", "/machine/services/{name}/{action}", pages.service_form, OPERATOR, "Act on a service", form=True),
+    Route("GET", "/healthz", system.healthz, None, "The daemon answers"),
+    Route("GET", "/readyz", system.readyz, None, "The daemon can do its work"),
+    Route("GET", "/static/{version}/{name:.+}", system.static, None, "Style, scripts and icons"),
+    Route("GET", "/favicon.ico", system.favicon, None, "Icon"),
+    Route("GET", "/sign-in", sign_in.sign_in, None, "How to sign in"),
+    Route("GET", "/sign-in/link", sign_in.link, None, "Where a sign-in link leads"),
+    Route("POST", "/sign-in/link", sign_in.use_link, None, "Use a sign-in link", form=True),
+    Route("POST", "/sign-out", sign_in.sign_out, VIEWER, "End this session", form=True),
+    Route("POST", "/preferences", preferences.preferences, None, "Language and theme", form=True),
+    Route("GET", "/", home.home, VIEWER, "Dashboard"),
+    Route("GET", "/workspace", workspace.workspace, OPERATOR, "The IDE"),
+    Route("GET", "/machine", machine.machine, VIEWER, "Services"),
+    Route("POST", "/machine/services/{name}/{action}", machine.service_form, OPERATOR, "Act on a service", form=True),
     # Before the page: the router takes the first that fits, and {name} fits "ide.txt".
-    Route("GET", "/machine/logs/{name}.txt", api.download_logs, OPERATOR, "Log of a service as a file"),
-    Route("GET", "/machine/logs/{name}", pages.logs, OPERATOR, "Log of a service"),
-    Route("GET", "/sessions", pages.sessions, VIEWER, "Sessions"),
-    Route("POST", "/sessions/{id}/end", pages.end_session_form, VIEWER, "End a session", form=True),
-    Route("POST", "/sessions/end-others", pages.end_other_sessions, VIEWER, "End all other sessions", form=True),
-    Route("GET", "/api/openapi.json", api.openapi, VIEWER, "This API"),
-    Route("GET", "/api/status", api.status, VIEWER, "State of the appliance"),
-    Route("GET", "/api/events", api.events, VIEWER, "Live events (SSE)", slides=False),
-    Route("GET", "/api/services", api.list_services, VIEWER, "Services and problems"),
-    Route("POST", "/api/services/{name}/{action}", api.act_on_service, OPERATOR, "Start, stop or restart a service"),
-    Route("GET", "/api/services/{name}/logs", api.service_logs, OPERATOR, "Last lines of a service"),
-    Route(
-        "GET",
-        "/api/services/{name}/logs/stream",
-        api.follow_logs,
-        OPERATOR,
-        "New lines of a service (SSE)",
-        slides=False,
-    ),
-    Route("GET", "/api/sessions", api.list_sessions, VIEWER, "Sessions"),
-    Route("DELETE", "/api/sessions/{id}", api.end_session, VIEWER, "End a session"),
-    Route("POST", "/api/links", api.create_link, ADMIN, "Make a sign-in link", host="console"),
-    Route("GET", "/api/users", api.list_users, ADMIN, "People"),
-    Route("POST", "/api/users", api.add_user, ADMIN, "Add a person", fresh=True),
-    Route("PATCH", "/api/users/{id}", api.change_user, ADMIN, "Change a person's role or state", fresh=True),
-    Route("DELETE", "/api/users/{id}", api.remove_user, ADMIN, "Remove a person", fresh=True),
-    Route("GET", "/api/audit", api.audit_records, ADMIN, "Audit log"),
-    Route("GET", "/api/audit/verify", api.audit_verify, ADMIN, "Check the audit chain"),
+    Route("GET", "/machine/logs/{name}.txt", machine.download_logs, OPERATOR, "Log of a service as a file"),
+    Route("GET", "/machine/logs/{name}", machine.logs, OPERATOR, "Log of a service"),
+    Route("GET", "/sessions", sessions.sessions, VIEWER, "Sessions"),
+    Route("POST", "/sessions/{id}/end", sessions.end_session_form, VIEWER, "End a session", form=True),
+    Route("POST", "/sessions/end-others", sessions.end_other_sessions, VIEWER, "End all other sessions", form=True),
+    Route("GET", "/api/openapi.json", system.openapi, VIEWER, "This API"),
+    Route("GET", "/api/status", system.status, VIEWER, "State of the appliance"),
+    Route("GET", "/api/events", live.events, VIEWER, "Live events (SSE)", slides=False),
+    Route("GET", "/api/services", machine.list_services, VIEWER, "Services and problems"),
+    Route("POST", "/api/services/{name}/{action}", machine.act_on_service, OPERATOR, "Start, stop or restart a service"),
+    Route("GET", "/api/services/{name}/logs", machine.service_logs, OPERATOR, "Last lines of a service"),
+    Route("GET", "/api/services/{name}/logs/stream", machine.follow_logs, OPERATOR, "New lines of a service (SSE)", slides=False),
+    Route("GET", "/api/sessions", sessions.list_sessions, VIEWER, "Sessions"),
+    Route("DELETE", "/api/sessions/{id}", sessions.end_session, VIEWER, "End a session"),
+    Route("POST", "/api/links", sign_in.create_link, ADMIN, "Make a sign-in link", host="console"),
+    Route("GET", "/api/users", people.list_users, ADMIN, "People"),
+    Route("POST", "/api/users", people.add_user, ADMIN, "Add a person", fresh=True),
+    Route("PATCH", "/api/users/{id}", people.change_user, ADMIN, "Change a person's role or state", fresh=True),
+    Route("DELETE", "/api/users/{id}", people.remove_user, ADMIN, "Remove a person", fresh=True),
+    Route("GET", "/api/audit", audit.audit_records, ADMIN, "Audit log"),
+    Route("GET", "/api/audit/verify", audit.audit_verify, ADMIN, "Check the audit chain"),
 )
 
 IDE: tuple[Route, ...] = (
@@ -63,6 +59,7 @@ IDE: tuple[Route, ...] = (
     Route("GET", "/__croft/state", ide.state, None, "Progress of the start", host="ide"),
     Route("*", "/{rest}", ide.anything_else, None, "WebSockets of the IDE", host="ide"),
 )
+# fmt: on
 
 
 def openapi() -> dict[str, Any]:

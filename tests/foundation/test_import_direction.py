@@ -60,7 +60,13 @@ def room(module: str) -> str:
     parts = module.split(".")
     if parts[0] != "appliance":
         return parts[0]
-    return parts[1] if len(parts) > 1 and parts[1] in DOMAINS else "top" if module in TOP else "foundation"
+    return (
+        parts[1]
+        if len(parts) > 1 and parts[1] in DOMAINS
+        else "top"
+        if module in TOP or parts[1:2] == ["verbs"]
+        else "foundation"
+    )
 
 
 @pytest.mark.parametrize("module", modules())

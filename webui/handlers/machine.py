@@ -1,0 +1,119 @@
+"""Services and their logs, for pages, scripts and programs.
+
+Rule: an action is announced in the audit log before it is carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from aiohttp import web
+
+from appliance.errors import Invalid, NotFound
+from appliance.identity.verify import relative_path
+from appliance.services.model import SERVICES, LogLine, ServiceName
+from webui import keys, views
+from webui.answers import answer, see
+from webui.guard import principal_of
+from webui.handlers.live import Item, until_signed_out
+from webui.render import page
+
+LOG_LINES = 500
+PAGE_LINES = 300
+LOG_LINES_MAX = 5000
+
+
+async def machine(request: web.Request) -> web.StreamResponse:
+    """Services, one by one."""
+    services = request.app[keys.SERVICES]
+    return page(
+        request,
+        "machine.html",
+        page="machine",
+        services=services.views(),
+        problems=services.problems(),
+        machine=request.app[keys.MACHINE](),
+    )
+
+
+async def service_form(request: web.Request) -> web.StreamResponse:
+    """Start, stop or restart a service from a plain form."""
+    await do_service_action(request)
+    return see(
+        relative_path(request.headers.get("Referer", "").removeprefix(request.app[keys.SETTINGS].ui_origin))
+        or "/machine"
+    )
+
+
+async def list_services(request: web.Request) -> web.Response:
+    """Every service with its state, and what is wrong."""
+    return answer(views.services_event(request.app[keys.SERVICES], views.translator(request)))
+
+
+async def act_on_service(request: web.Request) -> web.Response:
+    """Start, stop or restart a service."""
+    await do_service_action(request)
+    return await list_services(request)
+
+
+async def do_service_action(request: web.Request) -> ServiceName:
+    """Carry out the action the route names, announced in the audit log before and reported after."""
+    name, action = service_name(request), request.match_info["action"]
+    services, actor = request.app[keys.SERVICES], principal_of(request).actor
+    actions = {"start": services.start, "stop": services.stop, "restart": services.restart}
+    if action not in actions:
+        raise NotFound("there is no such action", hint="There are start, stop and restart.")
+    async with request.app[keys.AUDIT].doing(f"service.{action}", actor, service=name):
+        await actions[action](name, actor)
+    return name
+
+
+def service_name(request: web.Request) -> ServiceName:
+    name = request.match_info["name"]
+    if name not in SERVICES:
+        raise NotFound("there is no such service", hint=f"There are {', '.join(SERVICES)}.")
+    return name
+
+
+async def logs(request: web.Request) -> web.StreamResponse:
+    """What a service wrote."""
+    name, services = service_name(request), request.app[keys.SERVICES]
+    lines = [views.line_json(line) for line in await services.logs(name, PAGE_LINES)]
+    return page(request, "logs.html", page="machine", service=services.view(name), lines=lines)
+
+
+async def service_logs(request: web.Request) -> web.Response:
+    """The last lines a service wrote."""
+    lines = await request.app[keys.SERVICES].logs(service_name(request), _line_count(request))
+    return answer({"lines": [views.line_json(line) for line in lines]})
+
+
+async def follow_logs(request: web.Request) -> web.StreamResponse:
+    """New lines of a service as they come (SSE, event ``line``)."""
+    lines = request.app[keys.SERVICES].follow(service_name(request), 0)
+
+    async def items() -> AsyncGenerator[Item, None]:
+        async for line in lines:
+            yield "line", views.line_json(line), None
+
+    return await until_signed_out(request, items())
+
+
+async def download_logs(request: web.Request) -> web.Response:
+    """The kept lines of a service as a text file."""
+    name = service_name(request)
+    lines: list[LogLine] = await request.app[keys.SERVICES].logs(name, LOG_LINES_MAX)
+    await request.app[keys.AUDIT].note("export", principal_of(request).actor, what=f"logs of {name}")
+    text = "".join(f"{views.line_json(line)['text']}\n" for line in lines)
+    return web.Response(
+        text=text,
+        content_type="application/octet-stream",
+        headers={"Content-Disposition": f'attachment; filename="croft-{name}.log"', "Cache-Control": "no-store"},
+    )
+
+
+def _line_count(request: web.Request) -> int:
+    text = request.query.get("lines", str(LOG_LINES))
+    if not (text.isascii() and text.isdigit() and len(text) < 10) or not 1 <= int(text) <= LOG_LINES_MAX:
+        raise Invalid("lines must be a number", hint=f"Between 1 and {LOG_LINES_MAX}.")
+    return int(text)

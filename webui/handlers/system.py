@@ -1,0 +1,49 @@
+"""What programs ask of the appliance as a whole, and the files pages are made of."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from appliance import __version__
+from webui import keys, views
+from webui.answers import answer
+
+
+async def healthz(request: web.Request) -> web.Response:
+    """The daemon answers."""
+    return answer({"ok": True})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """The daemon can do its work: store and supervisor answer."""
+    ready = request.app[keys.SERVICES].is_ready("proxy")
+    return answer({"ok": ready}, 200 if ready else 503)
+
+
+async def status(request: web.Request) -> web.Response:
+    """The whole state of the appliance."""
+    settings = request.app[keys.SETTINGS]
+    return answer(
+        {
+            "version": __version__,
+            "url": settings.ui_origin,
+            "ide_url": settings.ide_origin,
+            **views.services_event(request.app[keys.SERVICES], views.translator(request)),
+            "machine": request.app[keys.MACHINE](),
+        }
+    )
+
+
+async def openapi(request: web.Request) -> web.Response:
+    """This API as an OpenAPI 3.1 document, made from the one route table."""
+    return answer(request.app[keys.OPENAPI])
+
+
+async def static(request: web.Request) -> web.StreamResponse:
+    """Style, scripts and icons."""
+    return request.app[keys.ASSETS].serve(request, request.match_info["version"], request.match_info["name"])
+
+
+async def favicon(request: web.Request) -> web.StreamResponse:
+    """The icon browsers ask for unasked."""
+    return request.app[keys.ASSETS].serve(request, "", "favicon.svg")

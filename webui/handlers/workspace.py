@@ -1,0 +1,33 @@
+"""The IDE, full-bleed, and the hand-over to its own host (DECIDED 16)."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from appliance.errors import Forbidden
+from appliance.identity.verify import relative_path
+from webui import keys
+from webui.guard import principal_of
+from webui.render import page
+
+
+async def workspace(request: web.Request) -> web.StreamResponse:
+    """The IDE, full-bleed."""
+    principal, settings = principal_of(request), request.app[keys.SETTINGS]
+    if principal.session is None:
+        raise Forbidden("the editor is for a person's browser")
+    services = request.app[keys.SERVICES]
+    services.wake("ide")
+    response = page(
+        request,
+        "workspace.html",
+        page="workspace",
+        service=services.view("ide"),
+        enter_url=f"{settings.ide_origin}/__croft/enter",
+        handoff_code=request.app[keys.SESSIONS].hand_off(principal.session),
+        next=relative_path(request.query.get("next", "")) or "/",
+    )
+    # Under "same-origin" a form posted to another host carries "Origin: null" (Fetch, "append a request Origin header"),
+    # and the IDE host must see ours.
+    response.headers["Referrer-Policy"] = "strict-origin"
+    return response
