@@ -8,7 +8,7 @@ Put to use once, at start::
     register(environment, assets)                 # the Jinja environment; autoescape stays on
 
 Every template also gets, per request: ``t`` (webui.i18n.Translator), ``user`` (name, email, role; None before sign-in),
-``page`` (an id of NAVIGATION, or ""), ``host``, ``origin_ide``, ``now`` (Unix seconds), ``theme`` (auto, light, dark),
+``page`` (an id of NAVIGATION or SECTIONS, or ""), ``tab`` (an id in SECTIONS, or ""), ``host``, ``origin_ide``, ``now`` (Unix seconds), ``theme`` (auto, light, dark),
 ``path`` (of this request, for forms that lead back), ``state`` (the top line's sentence: ``.key`` and ``.params``, or
 None), ``notice`` (None, or ``.key`` and ``.params``: the answer to a form; keys under ``fault.`` are bad news).
 """
@@ -30,11 +30,13 @@ THEMES = ("auto", "light", "dark")
 
 
 class Place(NamedTuple):
-    """One entry of the rail. ``label`` is ``nav.ID`` in the catalogue, the icon has the id's name."""
+    """One entry of the rail or of a section's tabs. Its label is ``nav.ID`` in the catalogue; in the rail the icon has the
+    id's name, and G followed by ``letter`` leads there."""
 
     id: str
     path: str
     roles: frozenset[str]
+    letter: str = ""
 
 
 EVERYONE = frozenset({"viewer", "operator", "admin"})
@@ -42,10 +44,16 @@ OPERATORS = frozenset({"operator", "admin"})
 
 # The order of the rail. A page joins here when it exists; the phone's bottom bar shows the first four and the person.
 NAVIGATION: tuple[Place, ...] = (
-    Place("home", "/", EVERYONE),
-    Place("workspace", "/workspace", OPERATORS),
-    Place("machine", "/machine", EVERYONE),
+    Place("home", "/", EVERYONE, "H"),
+    Place("workspace", "/workspace", OPERATORS, "W"),
+    Place("machine", "/machine", EVERYONE, "M"),
 )
+# The tabs of a place that has several pages; a page names its own as ``tab``. One tab alone is not shown.
+SECTIONS: dict[str, tuple[Place, ...]] = {
+    "machine": (Place("services", "/machine", EVERYONE),),
+    # What is one's own; reached from the person's menu.
+    "account": (Place("sessions", "/sessions", EVERYONE),),
+}
 
 
 class Piece(NamedTuple):
@@ -58,6 +66,12 @@ class Piece(NamedTuple):
 def places(role: str) -> list[Place]:
     """The rail of a person with ``role``."""
     return [place for place in NAVIGATION if role in place.roles]
+
+
+def tabs(page: str, role: str) -> list[Place]:
+    """The tabs of ``page`` for a person with ``role``; empty when there is nothing to choose."""
+    found = [place for place in SECTIONS.get(page, ()) if role in place.roles]
+    return found if len(found) > 1 else []
 
 
 def may_operate(role: str) -> bool:
@@ -197,6 +211,7 @@ def register(environment: Environment, assets: Assets) -> None:
     environment.globals.update(
         asset=assets,
         places=places,
+        tabs=tabs,
         may_operate=may_operate,
         shown_state=shown_state,
         share=share,

@@ -44,6 +44,7 @@ def _common(request: web.Request, notice: Message | None) -> dict[str, Any]:
         "t": views.translator(request),
         "user": _user(principal),
         "page": "",
+        "tab": "",
         "host": settings.host,
         "origin_ide": settings.ide_origin,
         "now": request.app[keys.CLOCK].now(),

@@ -30,6 +30,7 @@ async def machine(request: web.Request) -> web.StreamResponse:
         request,
         "machine.html",
         page="machine",
+        tab="services",
         services=services.views(),
         problems=services.problems(),
         machine=request.app[keys.MACHINE](),
@@ -79,7 +80,7 @@ async def logs(request: web.Request) -> web.StreamResponse:
     """What a service wrote."""
     name, services = service_name(request), request.app[keys.SERVICES]
     lines = [views.line_json(line) for line in await services.logs(name, PAGE_LINES)]
-    return page(request, "logs.html", page="machine", service=services.view(name), lines=lines)
+    return page(request, "logs.html", page="machine", tab="services", service=services.view(name), lines=lines)
 
 
 async def service_logs(request: web.Request) -> web.Response:

@@ -26,7 +26,8 @@ async def sessions(request: web.Request) -> web.StreamResponse:
     return page(
         request,
         "sessions.html",
-        page="sessions",
+        page="account",
+        tab="sessions",
         mine=[row for row in rows if row["user"] == email],
         others=[row for row in rows if row["user"] != email],
     )
