@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.services.model import SERVICES, Action, State
+from webui.filters import NAVIGATION, SECTIONS
 from webui.i18n import FSI, PDI, Catalogue, Translator, UnknownText, missing, plural
 
 WEBUI = Path(__file__).parents[2] / "webui"
@@ -34,7 +35,7 @@ FAMILIES = {
     "state.": [*map(str, State), "parked", "unwell", "sleeping"],
     "phase.": ["pulling", "extracting", "creating", "starting", "loading", "ready"],
     "action.": list(get_args(Action)),
-    "nav.": ["home", "workspace", "machine", "sessions"],
+    "nav.": sorted({place.id for group in (NAVIGATION, *SECTIONS.values()) for place in group}),
     "role.": ["viewer", "operator", "admin"],
     "theme.": ["auto", "light", "dark"],
     "language.": ["en", "ar"],
@@ -61,14 +62,14 @@ def test_both_languages_are_complete() -> None:
 def test_every_key_that_is_asked_for_exists() -> None:
     """Whole keys in templates and scripts exist; keys that are put together belong to a family whose members exist."""
     asked = re.compile(r"""\bt\(\s*["'`]([a-z_]+\.[a-zA-Z0-9_.]*)""")
-    for path in [*WEBUI.glob("templates/*.html"), *WEBUI.glob("static/js/*.js"), *WEBUI.glob("*.py")]:
+    for path in [*WEBUI.glob("templates/*.html"), *WEBUI.glob("static/js/*.js"), *WEBUI.rglob("*.py")]:
         for key in asked.findall(path.read_text("utf-8")):
             assert CATALOGUE.has(key) or any(key.startswith(family) for family in FAMILIES), f"{path.name}: {key}"
 
 
 def test_every_text_of_the_pages_is_used(tmp_path: Path) -> None:
     """A text nobody asks for is a leftover. (Problems and reasons belong to the services' own test.)"""
-    sources = [*WEBUI.glob("templates/*.html"), *WEBUI.glob("static/js/*.js"), *WEBUI.glob("*.py")]
+    sources = [*WEBUI.glob("templates/*.html"), *WEBUI.glob("static/js/*.js"), *WEBUI.rglob("*.py")]
     asked = set(re.findall(r"""["'`]([a-z_]+\.[a-z_.]+)["'`]""", "".join(path.read_text("utf-8") for path in sources)))
     asked |= {family + key for family, keys in FAMILIES.items() for key in keys}
     (tmp_path / "en.toml").write_text((WEBUI / "locale/en.toml").read_text("utf-8"), "utf-8")
