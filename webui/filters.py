@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from jinja2 import Environment
 
-from appliance.services.model import Health, Message, Problem, ServiceView, State, Want
+from appliance.messages import Message
+from appliance.services.model import Health, Problem, ServiceView, State, Want
 from webui.assets import Assets
 from webui.i18n import LANGUAGES, Translator
 

@@ -9,7 +9,7 @@ import aiohttp_jinja2
 import jinja2
 from aiohttp import web
 
-from appliance.services.model import Message
+from appliance.messages import Message
 from webui import filters, keys, views
 from webui.assets import Assets
 from webui.guard import PRINCIPAL, Principal

@@ -10,8 +10,9 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.messages import Message
 from appliance.services.manager import Services
-from appliance.services.model import LogLine, Message, Problem, ServiceView
+from appliance.services.model import LogLine, Problem, ServiceView
 from webui import filters, keys
 from webui.guard import PRINCIPAL
 from webui.i18n import LANGUAGES, Translator

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from appliance.services.model import Message
+from appliance.messages import Message
 
 LOOK_AGAIN = 60.0  # seconds; for reasons that end without telling us
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 from appliance.clock import Clock
 from appliance.errors import Unavailable
+from appliance.messages import Message
 from appliance.services import idle
-from appliance.services.model import Message, ServiceName
+from appliance.services.model import ServiceName
 
 log = logging.getLogger(__name__)
 

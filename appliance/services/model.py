@@ -6,17 +6,17 @@ planner compares are seconds of uptime, so that a jump of the wall clock changes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, get_args
+
+from appliance.messages import Message, Params
 
 ServiceName = Literal["proxy", "ide", "ai"]
 SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
 
 Action = Literal["start", "stop", "restart"]
 Severity = Literal["info", "warning", "error"]
-Params = Mapping[str, str | int | float]
 
 
 class State(StrEnum):
@@ -56,14 +56,6 @@ class Missing(StrEnum):
     CONTAINER = "container"
     IMAGE = "image"
     PROGRAM = "program"
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A text for people: a key of the string catalogue and what to fill into it."""
-
-    key: str
-    params: Params = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ Rule: pure; a view holds nothing that a viewer may not see, and changes only whe
 
 from __future__ import annotations
 
+from appliance.messages import Message
 from appliance.services.history import ENDED
-from appliance.services.model import Action, Health, Message, Problem, Progress, ServiceView, State, Want
+from appliance.services.model import Action, Health, Problem, Progress, ServiceView, State, Want
 from appliance.services.reconcile import Record
 
 MEMORY_STEP = 1 << 20  # bytes; finer figures would make every look a change

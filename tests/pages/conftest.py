@@ -21,7 +21,8 @@ import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
-from appliance.services.model import Health, Message, Problem, Progress, ServiceView, State, Want
+from appliance.messages import Message
+from appliance.services.model import Health, Problem, Progress, ServiceView, State, Want
 from appliance.settings import Paths, Settings, parse
 from webui import filters, headers, views
 from webui.assets import Assets

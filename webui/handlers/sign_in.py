@@ -12,7 +12,7 @@ from appliance.identity.links import LinkRefused
 from appliance.identity.sign_in import Caller
 from appliance.identity.users import User
 from appliance.identity.verify import relative_path
-from appliance.services.model import Message
+from appliance.messages import Message
 from webui import cookies, keys
 from webui.answers import answer, see
 from webui.forms import read_form, read_json
