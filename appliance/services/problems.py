@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from appliance.services.certificate import Certificate
 from appliance.services.history import History, Tuning
-from appliance.services.model import Desired, Health, Missing, Observed, Params, Problem, ServiceName, Severity, Want
+from appliance.messages import Params
+from appliance.services.model import Desired, Health, Missing, Observed, Problem, ServiceName, Severity, Want
 
 DAY = 86_400
 WARN_BEFORE_DAYS = 14  # R22
