@@ -12,8 +12,9 @@ from typing import Any, Literal
 from appliance.audit import AuditLog
 from appliance.clock import Clock
 from appliance.database import Database, Row
-from appliance.errors import Conflict, Invalid
+from appliance.errors import Conflict
 from appliance.identity import secrets
+from appliance.identity.throttle import ProofRefused
 from appliance.identity.users import Role, User, Users
 
 SETUP_SECONDS = 30 * 60.0
@@ -22,7 +23,7 @@ LOGIN_SECONDS = 10 * 60.0
 Kind = Literal["setup", "login"]
 
 
-class LinkRefused(Invalid):
+class LinkRefused(ProofRefused):
     """The link is unknown, used, too old, or the caller is throttled; which one is not told."""
 
     code = "link_refused"

@@ -1,12 +1,15 @@
-"""Signing in by link: throttle, redeem, make the session, record it, all or nothing.
+"""From a proof of identity to a session: throttle, prove, make the session, record it, all or nothing.
 
-Rule: a refusal costs the same and says the same whatever its cause (AUTH-5), and is counted against the caller's network.
+Rules: every way in ends in :meth:`SignIn.by`, so that no way is throttled, recorded or remembered less than another. A refusal
+costs the same and says the same whatever its cause (AUTH-5), and is counted against the caller.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from appliance.audit import AuditLog
 from appliance.clock import Clock
@@ -14,7 +17,13 @@ from appliance.database import Database
 from appliance.identity import secrets
 from appliance.identity.links import LinkRefused, Links
 from appliance.identity.sessions import Session, Sessions
-from appliance.identity.throttle import Throttle, network
+from appliance.identity.throttle import PER_ACCOUNT, PER_CALLER, Limit, ProofRefused, Throttle, network
+from appliance.identity.users import User
+
+Way = Literal["link", "mail", "code", "invitation", "passkey", "recovery"]
+# Given the transaction that makes the session, so that what it uses up is used up with it or not at all. Says who it is, or
+# raises ProofRefused; whatever it wrote is then undone.
+Proof = Callable[[Any], Awaitable[User]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class SignedIn:
 
 
 class SignIn:
-    """The one way from a link to a session."""
+    """Where all ways in meet."""
 
     def __init__(
         self, database: Database, links: Links, sessions: Sessions, throttle: Throttle, audit: AuditLog, clock: Clock
@@ -52,31 +61,89 @@ class SignIn:
         self, secret: str, caller: Caller, *, remember: bool = False, email: str = "", name: str = ""
     ) -> SignedIn:
         """Redeem ``secret``. Raises LinkRefused, or Invalid when the first admin's address cannot be used."""
-        key = network(caller.address)
-        shut_out = await self._throttle.banned(key) > 0 and not await self._known(caller.device)
-        try:
-            async with self._db.transaction() as tx:
-                user = await self._links.redeem(tx, "" if shut_out else secret, email, name)
-                session, cookie = await self._sessions.create(
-                    tx, user, remember=remember, agent=caller.agent, address=caller.address
-                )
-                device = await self._recognise(tx, user.id)
-                await self._audit.append(tx, "sign-in", user.id, way="link", session=session.id, address=caller.address)
-        except LinkRefused:
-            await self._refused(key, caller)
-            raise
+        return await self.by(
+            "link",
+            lambda tx: self._links.redeem(tx, secret, email, name),
+            caller,
+            remember=remember,
+            refused=LinkRefused,
+        )
+
+    async def by(
+        self,
+        way: Way,
+        proof: Proof,
+        caller: Caller,
+        *,
+        remember: bool = False,
+        account: str = "",
+        refused: Callable[[], ProofRefused],
+    ) -> SignedIn:
+        """Sign in whoever ``proof`` says it is. ``account`` names whose account is tried, where that is known beforehand.
+
+        Raises what ``proof`` raises, and ``refused()`` for a caller who is shut out: the words ``proof`` refuses with.
+        """
+        async with self.attempt(way, caller, account, refused=refused) as attempt:
+            user = await attempt.who(proof)
+            session, cookie = await self._sessions.create(
+                attempt.tx, user, remember=remember, agent=caller.agent, address=caller.address
+            )
+            device = await self._recognise(attempt.tx, user.id)
+            await self._audit.append(
+                attempt.tx, "sign-in", user.id, way=way, session=session.id, address=caller.address
+            )
         self._sessions.admit(session)
         return SignedIn(session, cookie, device)
 
-    async def _refused(self, key: str, caller: Caller) -> None:
-        async with self._db.transaction() as tx:
-            if await self._throttle.failed(tx, key):
-                await self._audit.append(tx, "sign-in.refused", "anyone", way="link", address=caller.address)
+    @asynccontextmanager
+    async def attempt(
+        self, way: Way, caller: Caller, account: str = "", *, refused: Callable[[], ProofRefused]
+    ) -> AsyncIterator[Attempt]:
+        """One throttled attempt in one transaction, which is undone by any exception. A ProofRefused that leaves the block is
+        counted and recorded; step-up proves through this too."""
+        counted = _keys(caller, account)
+        banned = [await self._throttle.banned(key) > 0 for key in counted]
+        try:
+            async with self._db.transaction() as tx:
+                yield Attempt(tx, caller, refused, shut_out=any(banned))
+        except ProofRefused:
+            await self._refused(way, caller, counted)
+            raise
 
-    async def _known(self, device: str) -> bool:
-        return await self._db.row("SELECT 1 FROM devices WHERE hash = ?", (secrets.digest(device),)) is not None
+    async def _refused(self, way: Way, caller: Caller, counted: dict[str, Limit]) -> None:
+        async with self._db.transaction() as tx:
+            new = [await self._throttle.failed(tx, key, limit) for key, limit in counted.items()]
+            if any(new):
+                await self._audit.append(tx, "sign-in.refused", "anyone", way=way, address=caller.address)
 
     async def _recognise(self, tx: Any, user_id: str) -> str:
         device = secrets.new("dev")
         await tx.execute("INSERT INTO devices VALUES (?, ?, ?)", (secrets.digest(device), user_id, self._clock.now()))
         return device
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt under way. Use :meth:`who` exactly once."""
+
+    tx: Any
+    caller: Caller
+    refused: Callable[[], ProofRefused]
+    shut_out: bool
+
+    async def who(self, proof: Proof) -> User:
+        """Whom ``proof`` names. A caller who is shut out passes on a device that this very person signed in on before:
+        nobody locks the owner out by failing on their behalf (AUTH-4)."""
+        user = await proof(self.tx)
+        known = await self.tx.execute_fetchall(
+            "SELECT 1 FROM devices WHERE hash = ? AND user_id = ?", (secrets.digest(self.caller.device), user.id)
+        )
+        if self.shut_out and not list(known):
+            raise self.refused()
+        return user
+
+
+def _keys(caller: Caller, account: str) -> dict[str, Limit]:
+    """What a failure counts against: the caller alone, or this caller at this account and the account as a whole."""
+    here = network(caller.address)
+    return {f"{here} {account}": PER_CALLER, f"account {account}": PER_ACCOUNT} if account else {here: PER_CALLER}

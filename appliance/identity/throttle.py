@@ -1,22 +1,42 @@
 """Limits on failed sign-in attempts (AUTH-4). Rule: only failures count, and a known device is never shut out.
 
-Five failures in two minutes from one key bring a ban of five minutes, doubling up to an hour. Bans survive a restart (AUTH-12).
+Five failures in two minutes by one caller bring a ban of five minutes, doubling up to an hour; so do a hundred in an hour against
+one account, from wherever they come. Bans survive a restart (AUTH-12).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from appliance.clock import Clock
 from appliance.database import Database
+from appliance.errors import Invalid
 
-FAILURES = 5
-WINDOW = 120.0
 FIRST_BAN = 300.0
 LONGEST_BAN = 3600.0
 FORGET = 24 * 3600.0
+
+
+class ProofRefused(Invalid):
+    """A proof of identity that does not hold, or a caller who is shut out; which one is not told (AUTH-5). This, and only
+    this, counts as a failure."""
+
+    code = "proof_refused"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """``failures`` within ``window`` seconds bring a ban."""
+
+    failures: int
+    window: float
+
+
+PER_CALLER = Limit(5, 120.0)
+PER_ACCOUNT = Limit(100, 3600.0)
 
 
 class Throttle:
@@ -31,8 +51,8 @@ class Throttle:
         row = await self._db.row("SELECT until FROM bans WHERE key = ?", (key,))
         return _left(row["until"] if row else 0.0, self._clock.now())
 
-    async def failed(self, tx: Any, key: str) -> bool:
-        """Count a failure of ``key`` inside the caller's transaction; the fifth within two minutes bans it.
+    async def failed(self, tx: Any, key: str, limit: Limit = PER_CALLER) -> bool:
+        """Count a failure of ``key`` inside the caller's transaction; the one that reaches ``limit`` bans it.
 
         Returns whether it counted: during a ban nothing does, so that hammering neither prolongs it nor fills the disk.
         """
@@ -42,11 +62,11 @@ class Throttle:
         )
         rows = list(await tx.execute_fetchall("SELECT failures, until, level FROM bans WHERE key = ?", (key,)))
         until, level = (rows[0]["until"], rows[0]["level"]) if rows else (0.0, 0)
-        times = [at for at in json.loads(rows[0]["failures"]) if now - WINDOW < at <= now] if rows else []
+        times = [at for at in json.loads(rows[0]["failures"]) if now - limit.window < at <= now] if rows else []
         counted = not _left(until, now)
         if counted:
             times.append(now)
-        if len(times) >= FAILURES:
+        if len(times) >= limit.failures:
             until, level, times = now + min(FIRST_BAN * 2 ** min(level, 10), LONGEST_BAN), level + 1, []
         # Written even when nothing changed: an attempt costs the same whether it was counted or not (AUTH-5).
         await tx.execute(
