@@ -18,7 +18,10 @@ SERVICES: tuple[str, ...] = ("ide", "proxy", "ai")
 STATES: tuple[str, ...] = ("absent", "stopped", "starting", "running", "stopping", "failed")
 
 Row = dict[str, Any]
-"""``service state since pid exit_code signal started_by run_id memory_bytes cpu_usec``; unknown figures are None."""
+"""``service state since pid exit_code signal started_by run_id memory_bytes cpu_usec outdated``; unknown figures are None.
+
+``outdated``: it runs with a configuration that is not the present one, which a stop and a start would mend.
+"""
 
 Notify = Callable[[dict[str, Any]], None]
 """Sends one event (``{"event": NAME, ...}``) to every connected client."""

@@ -14,6 +14,7 @@ import ipaddress
 import re
 
 from appliance.broker import caddyfile_parts as parts
+from appliance.broker import catalogue
 from appliance.errors import SettingsError
 from appliance.settings import Settings
 
@@ -60,6 +61,19 @@ def render(
     text += parts.ALIVE.substitute(values)
     text += parts.UNKNOWN.substitute(values, scheme="http", port=settings.proxy_http_port)
     return _layout(text)
+
+
+def outdated(settings: Settings, runtime: str) -> bool:
+    """Whether the Caddyfile in use is not what would be written now: so it is once ACME has delivered.
+
+    The settings themselves are read once, at the broker's start, so nothing else can make a difference.
+    """
+    if settings.proxy_tls != "acme":
+        return False
+    try:
+        return catalogue.caddyfile_path(settings).read_text("utf-8") != render(settings, runtime)
+    except FileNotFoundError:
+        return True
 
 
 def has_public_certificates(settings: Settings) -> bool:

@@ -198,7 +198,9 @@ class ComposeBackend:
         limits = yield from self._holdable(limits)
         values = self._project.environment(service, limits, image, safe=safe)
         seen = self._seen.get(service)
-        if seen and (seen.running or seen.labels.get(FINGERPRINT_LABEL) == values["CROFT_FINGERPRINT"]):
+        if seen and seen.running:
+            return  # its configuration included: a changed one is told by the row's ``outdated``
+        if seen and seen.labels.get(FINGERPRINT_LABEL) == values["CROFT_FINGERPRINT"]:
             yield from self._prepare(service)
             return
         yield from self._prepare(service)
@@ -328,6 +330,9 @@ class ComposeBackend:
             "run_id": None,
             "memory_bytes": None,
             "cpu_usec": None,
+            "outdated": service == "proxy"
+            and self._running(service)
+            and caddyfile.outdated(self._settings, self.runtime),
         }
         if (seen := self._seen.get(service)) is not None:
             row |= seen.row()

@@ -125,6 +125,7 @@ class ForkedBackend:
             "run_id": None,
             "memory_bytes": None,
             "cpu_usec": None,
+            "outdated": False,
         }
         process = self._processes.get(_name(service))
         if process is None:
@@ -139,6 +140,7 @@ class ForkedBackend:
             "run_id": process.note["run_id"],
             "memory_bytes": figures.get("memory_bytes"),
             "cpu_usec": figures.get("cpu_usec"),
+            "outdated": service == "proxy" and caddyfile.outdated(self._settings, self.runtime),
         }
 
     def _render(self, program: catalogue.Program) -> None:

@@ -164,6 +164,7 @@ class UnitsBackend:
             "run_id": block.get("InvocationID") or None,
             "memory_bytes": _number(block.get("MemoryCurrent", "")),
             "cpu_usec": None if cpu is None else cpu // 1000,
+            "outdated": state == "running" and service == "proxy" and caddyfile.outdated(self._settings, self.runtime),
         }
 
     def _watch(self, row: Row) -> None:

@@ -243,7 +243,13 @@ class DockerRuntime:
             memory_limit=limit,
             memory_bytes=figures["memory_bytes"] or 0,
             cpu_usec=figures["cpu_usec"] or 0,
+            outdated=name == "proxy" and await self._outdated(name),
         )
+
+    async def _outdated(self, service: ServiceName) -> bool:
+        """What only the broker knows: whether the service runs with a configuration that has changed since."""
+        rows = (await self._ask("services")).data["services"]
+        return any(row["service"] == service and row["outdated"] for row in rows)
 
     async def _status(self, service: ServiceName) -> Reply:
         try:

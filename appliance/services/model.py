@@ -99,6 +99,7 @@ class Observed:
     memory_bytes: int = 0
     memory_limit: int = 0
     cpu_usec: int = 0
+    outdated: bool = False  # runs with a configuration that is not the present one
     detail: str = ""  # the runtime's own words on a failure, for the log
 
 
@@ -133,7 +134,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Stop it: TERM, then KILL after ``grace`` seconds. ``why`` is asked, idle, unhealthy or too_slow."""
+    """Stop it: TERM, then KILL after ``grace`` seconds. ``why`` is asked, unhealthy, too_slow or outdated."""
 
     service: ServiceName
     why: str

@@ -85,6 +85,8 @@ def _watch(seen: Observed, history: History, now: float, tuning: Tuning) -> Step
         return Stop(name, "unhealthy")
     if history.healthy_since is None and now - history.seen_at >= tuning.start_within[name]:
         return Stop(name, "too_slow")
+    if seen.outdated and history.healthy_since is not None:
+        return Stop(name, "outdated")
     if history.probed_at is None:
         return Probe(name)
     due = history.probed_at + _probe_interval(history, tuning)

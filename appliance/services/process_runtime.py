@@ -139,4 +139,5 @@ class ProcessRuntime:
             missing=Missing.PROGRAM if state is State.ABSENT else Missing.NOTHING,
             memory_bytes=row.get("memory_bytes") or 0,
             cpu_usec=row.get("cpu_usec") or 0,
+            outdated=bool(row.get("outdated")),
         )

@@ -15,10 +15,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from support.appliance import free_port
+from support.accounts import throwaway_accounts
+from support.appliance import Appliance, free_port
 from support.waiting import poll
 
 from appliance.broker.caddyfile import render
+from appliance.broker.client import call
 from appliance.settings import Paths, parse
 
 NAMES = ("croft.test", "ide.croft.test")
@@ -65,9 +67,10 @@ def own_certificate(folder: Path) -> None:
 class Acme:
     """Pebble, a DNS server that answers 127.0.0.1 to everything, and a Caddy that asks them."""
 
-    def __init__(self, folder: Path, caddy: str) -> None:
+    def __init__(self, folder: Path, caddy: str, http: int = 0, https: int = 0) -> None:
         self.folder, self.caddy = folder, caddy
-        self.http, self.https, self.directory, self.management, self.dns, self.control = (free_port() for _ in range(6))
+        self.http, self.https = http or free_port(), https or free_port()
+        self.directory, self.management, self.dns, self.control = (free_port() for _ in range(4))
         self.processes: list[subprocess.Popen[bytes]] = []
         own_certificate(folder)
         (folder / "pebble.json").write_text(
@@ -129,22 +132,19 @@ class Acme:
         )
         poll(lambda: issuer(self.directory, "localhost"), "pebble", 20)
 
+    @property
+    def wanted(self) -> dict[str, str]:
+        """The proxy's settings for certificates from here."""
+        return {
+            "tls": "acme",
+            "email": "owner@croft.test",
+            "acme_directory": f"https://localhost:{self.directory}/dir",
+            "acme_root": str(self.folder / "cert.pem"),
+        }
+
     def start_caddy(self, **options: int) -> None:
-        settings = parse(
-            {
-                "host": NAMES[0],
-                "proxy": {
-                    "tls": "acme",
-                    "http_port": self.http,
-                    "https_port": self.https,
-                    "bind": "127.0.0.1",
-                    "email": "owner@croft.test",
-                    "acme_directory": f"https://localhost:{self.directory}/dir",
-                    "acme_root": str(self.folder / "cert.pem"),
-                },
-            },
-            Paths.under(self.folder),
-        )
+        proxy = {"http_port": self.http, "https_port": self.https, "bind": "127.0.0.1"}
+        settings = parse({"host": NAMES[0], "proxy": proxy | self.wanted}, Paths.under(self.folder))
         (self.folder / "Caddyfile").write_text(render(settings, "process", **options))
         self.run(
             self.caddy,
@@ -195,3 +195,45 @@ def test_own_authority_stands_in_until_acme_answers(acme: Acme) -> None:
         f"certificates after ACME returned; see {acme.folder}",
         60,
     )
+
+
+@pytest.fixture
+def appliance(tmp_path: Path) -> Iterator[Appliance]:
+    with throwaway_accounts("a") as accounts:
+        made = Appliance(accounts)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def authority(appliance: Appliance, caddy: str) -> Iterator[Acme]:
+    """Pebble for a whole appliance, whose proxy reads its root."""
+    folder = appliance.folder / "acme"
+    folder.mkdir()
+    made = Acme(folder, caddy, appliance.http_port, appliance.https_port)
+    lines = "".join(f'{key} = "{value}"\n' for key, value in made.wanted.items())
+    config = appliance.paths.config
+    config.write_text(f'host = "{NAMES[0]}"\n{config.read_text()}{lines}')
+    yield made
+    made.stop()
+
+
+def test_the_stand_in_leaves_the_configuration_once_acme_has_delivered(appliance: Appliance, authority: Acme) -> None:
+    """Caddy would put a certificate of ours in a good one's place at the first renewal that fails, so the proxy is
+    restarted without our authority: by itself, and once."""
+    authority.start_pebble()
+    appliance.start()
+    caddyfile, log = appliance.paths.run / "proxy/Caddyfile", appliance.paths.log / "proxy.log"
+
+    def starts() -> int:
+        return log.read_text().count("serving initial configuration")
+
+    def settled() -> bool:
+        row = appliance.service("proxy")  # asking makes the daemon look
+        return row["health"] == "healthy" and "issuer internal" not in caddyfile.read_text() and starts() > 1
+
+    poll(settled, f"the proxy's restart; see {appliance.folder}", 60)
+    assert all("Pebble" in name for name in authority.issuers())
+    rows = call(appliance.paths.socket("broker"), "services").data["services"]
+    assert not any(row["outdated"] for row in rows)
+    assert starts() == 2

@@ -40,6 +40,7 @@ observations = st.builds(
     signal=st.sampled_from([0, 9, 15]),
     oom_killed=st.booleans(),
     missing=st.sampled_from(Missing),
+    outdated=st.booleans(),
 )
 wishes = st.builds(
     Desired,
@@ -267,6 +268,20 @@ def test_the_proxy_ending_by_itself_is_a_failure_whatever_its_status() -> None:
     history = memory.learn(history, ended, wish, NOW, 0, TUNING)
     assert history.failures == 1
     assert next_step(ended, wish, history) == Wait("proxy", NOW + 10, "backing_off")
+
+
+def test_an_outdated_configuration_is_replaced_once_the_service_works() -> None:
+    """Not before: a proxy that has not answered yet may be about to get the certificate that makes it outdated."""
+    seen = Observed("proxy", State.RUNNING, run_id="a", outdated=True)
+    wish = Desired("proxy", Want.RUN)
+    history = memory.learn(History(), seen, wish, NOW, 0, TUNING)
+    assert next_step(seen, wish, history) == Probe("proxy")
+    history = memory.probed(history, "a", True, NOW)
+    assert next_step(seen, wish, history) == Stop("proxy", "outdated")
+    ended = replace(seen, state=State.STOPPED)
+    history = memory.learn(memory.stopping(history), ended, wish, NOW + 1, 0, TUNING)
+    assert next_step(ended, wish, history, NOW + 1) == Start("proxy")
+    assert history.failures == 0
 
 
 def test_a_restart_ends_the_run_it_names_and_no_other() -> None:
