@@ -108,6 +108,7 @@ class Front:
             self.settings.paths.socket("ide"), os.getuid(), self.services.socket_opened, self.services.socket_closed
         )
         self.streams = Streams()
+        self.runner: web.AppRunner
         self.web: aiohttp.ClientSession
         self.control: aiohttp.ClientSession
 
@@ -221,6 +222,7 @@ async def front(folder: Path, clock: Any = None, *, console_uids: frozenset[int]
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        made.runner = runner
         for name in ("web", "control", "ide"):
             made.settings.paths.socket(name).parent.mkdir(parents=True, exist_ok=True)
         for name in ("web", "control"):

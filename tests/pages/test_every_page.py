@@ -1,0 +1,110 @@
+"""Every page of the interface: one row a page, each seen in both languages, themes and sizes, by keyboard, and at 200 %.
+
+A new page joins by its row; a page that has none fails a test. Pictures go to tests/.artifacts/screens and are looked at before
+a change of the pages is called done.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser
+
+from support import screens
+from support.front import Front
+from support.screens import EVIL, Booth, Screen
+from webui import routes
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+
+
+async def a_login_link(front: Front) -> dict[str, str]:
+    """A sign-in link nobody has used."""
+    secret, _, _ = await front.links.create(await screens.member(front, "operator"), "console")
+    return {"secret": secret}
+
+
+async def a_setup_link(front: Front) -> dict[str, str]:
+    """The link the first owner gets."""
+    secret, _, _ = await front.links.create(None, "console")
+    return {"secret": secret}
+
+
+async def several_sessions(front: Front) -> None:
+    """Other people signed in, one with a browser whose name is an attack."""
+    if len(front.sessions.of(None)) < 12:
+        await screens.sign_in(front, "viewer", EVIL, "203.0.113.77")
+
+
+# name, path, who looks, what it needs. Keep one row a line.
+# fmt: off
+SCREENS: tuple[Screen, ...] = (
+    Screen("sign-in", "/sign-in", role=""),
+    Screen("sign-in-first", "/sign-in", role="", world="fresh"),
+    Screen("link", "/sign-in/link?t={secret}", role="", seed=a_login_link),
+    Screen("link-setup", "/sign-in/link?t={secret}", role="", seed=a_setup_link, world="fresh"),
+    Screen("link-gone", "/sign-in/link?t=used", role=""),
+    Screen("not-found", "/nowhere", status=404),
+    Screen("forbidden", "/workspace", role="viewer", status=403),
+    Screen("home", "/"),
+    Screen("home-viewer", "/", role="viewer", shows=("<img src=x onerror=window.pwned=1>",)),
+    Screen("workspace", "/workspace"),
+    Screen("machine", "/machine"),
+    Screen("logs", "/machine/logs/ide", role="operator", shows=("</script>",)),
+    Screen("sessions", "/sessions", seed=several_sessions, shows=("viewer@example.org",)),
+)
+# fmt: on
+
+# Routes that answer a GET with something other than a page.
+NOT_PAGES = re.compile(
+    r"/(api/|static/|healthz|readyz|metrics|favicon\.ico|manifest\.webmanifest|v1/)|.*\.(txt|csv|jsonl|json)$"
+)
+
+
+def test_every_page_has_its_row() -> None:
+    pages = [route.path for route in routes.UI if route.method == "GET" and not NOT_PAGES.match(route.path)]
+    shown = [screen.path.split("?")[0] for screen in SCREENS]
+    patterns = {path: re.compile(re.sub(r"\{[^}]+\}", "[^/]+", path) + r"\Z") for path in pages}
+    assert [path for path, pattern in patterns.items() if not any(map(pattern.match, shown))] == []
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def opened() -> AsyncIterator[Browser]:
+    async with screens.chromium() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def worlds(opened: Browser) -> AsyncIterator[dict[str, Booth]]:
+    async with screens.booth(opened) as lived, screens.booth(opened) as fresh:
+        await screens.sign_in(lived.front, "admin")
+        yield {"lived": lived, "fresh": fresh}
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("screen", SCREENS, ids=lambda screen: screen.name)
+async def test_page(worlds: dict[str, Booth], screen: Screen) -> None:
+    """WEB-3, WEB-4, PRV-5: no violation, no script from data, nothing from outside; axe finds nothing; no page is too wide,
+    cut off at 200 % or closed to the keyboard."""
+    booth, found = worlds[screen.world], []
+    for lang, size in (("en", "wide"), ("en", "phone"), ("ar", "wide"), ("ar", "phone")):
+        name = f"{screen.name}.{lang}.{size}"
+        page = await booth.visit(screen, lang, size)
+        try:
+            for theme in ("light", "dark"):
+                await screens.picture(page, name, theme)
+            faults = await screens.look(page, screen, size)
+            if (lang, size) == ("ar", "phone"):
+                faults += await screens.ask_axe(page, booth.axe)
+            if (lang, size) == ("en", "wide"):
+                await page.emulate_media(color_scheme="light")
+                faults += await screens.ask_axe(page, booth.axe)
+                faults += await screens.zoom(page) + await screens.keyboard(page)
+            faults += [text for text in booth.told() if not (screen.status >= 400 and str(screen.status) in text)]
+        finally:
+            await page.close()
+        found += [f"{name}: {fault}" for fault in faults]
+    assert found == []
