@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -60,6 +61,15 @@ class Users:
         self._db = database
         self._audit = audit
         self._clock = clock
+        self._on_change: list[Callable[[User, bool], None]] = []
+
+    def on_change(self, callback: Callable[[User, bool], None]) -> None:
+        """Call ``callback`` with a person who was changed or (True) removed, before whoever asked for it goes on."""
+        self._on_change.append(callback)
+
+    def _tell(self, user: User, *, gone: bool = False) -> None:
+        for callback in self._on_change:
+            callback(user, gone)
 
     async def all(self) -> list[User]:
         return [User.of(row) for row in await self._db.rows("SELECT * FROM users ORDER BY created_at")]
@@ -88,13 +98,17 @@ class Users:
         """Add a person inside the caller's transaction. Raises Invalid or Conflict."""
         email, name = check_email(email), check_name(name)
         if list(await tx.execute_fetchall("SELECT 1 FROM users WHERE email = ?", (email,))):
-            raise Conflict("someone with this address is a member already", hint="`croft users list` shows everyone.")
+            raise Conflict(
+                "someone with this address is a member already",
+                hint="`croft users list` shows everyone.",
+                code="already_member",
+            )
         user = User(secrets.token_hex(8), email, name or email.split("@")[0], role, "", "", self._clock.now(), False)
         await tx.execute(
             "INSERT INTO users (id, email, name, role, created_at) VALUES (?, ?, ?, ?, ?)",
             (user.id, user.email, user.name, role.name, user.created_at),
         )
-        await self._audit.append(tx, "user.create", actor, user=user.id, email=user.email, role=role.name)
+        await self._audit.append(tx, "user.create", actor, user=user.id, role=role.name)
         return user
 
     async def create(self, email: str, name: str, role: Role, actor: str) -> User:
@@ -117,7 +131,9 @@ class Users:
             await self._audit.append(
                 tx, "user.change", actor, user=user.id, role=role.name if role else None, suspended=suspended
             )
-        return await self.find(user.id)
+        changed = await self.find(user.id)
+        self._tell(changed)
+        return changed
 
     async def prefer(self, user: User, *, language: str | None = None, theme: str | None = None) -> None:
         """Remember a person's language ('', en, ar) and theme ('', auto, light, dark). Raises Invalid."""
@@ -134,6 +150,7 @@ class Users:
             await self._keep_an_admin(tx, user)
             await tx.execute("DELETE FROM users WHERE id = ?", (user.id,))
             await self._audit.append(tx, "user.remove", actor, user=user.id)
+        self._tell(user, gone=True)
 
     async def _keep_an_admin(self, tx: Any, user: User) -> None:
         others = list(
@@ -143,7 +160,11 @@ class Users:
         )
         # Whether there is anybody else says enough: ``user`` may have been read before somebody changed it.
         if not others:
-            raise Conflict("this is the only admin", hint="Make someone else an admin first.")
+            raise Conflict(
+                "this is the only admin who can sign in",
+                hint="Make someone else an admin first.",
+                code="last_admin",
+            )
 
 
 def check_email(text: str) -> str:
