@@ -16,12 +16,15 @@ from appliance.errors import SettingsError
 
 # sockaddr_un.sun_path holds 108 bytes with the final NUL (unix(7)).
 UNIX_PATH_MAX = 107
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 # 253 bytes (RFC 1035 2.3.4) less "ide."; the last label is not a number, or browsers read the name as an address (WHATWG URL 3.5).
 _HOST = re.compile(
     r"(?=.{1,249}\Z)(?!(.*\.)?([0-9]+|0x[0-9a-f]*)\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z"
 )
 _EMAIL = re.compile(r"[^\s@{}\"'\\]{1,64}@[^\s@{}\"'\\]{1,190}\Z")
+# A name, or an address where there is no TLS to check a name by.
+_MAIL_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z|::1\Z")
 _URL = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?\Z")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 
@@ -62,6 +65,22 @@ TABLE: tuple[Setting, ...] = (
     Setting("session.idle_minutes", 60, "Minutes without use after which a session ends.", low=1, high=1440),
     Setting("session.hours", 24, "Hours after which a session ends in any case.", low=1, high=720),
     Setting("session.remember_days", 30, "Days that 'stay signed in on this device' lasts.", low=1, high=90),
+    Setting(
+        "mail.host", "", "Mail server that takes our mail (SMTP); empty means that no mail is sent.", pattern=_MAIL_HOST
+    ),
+    Setting("mail.port", 587, "Its port: usually 587 with starttls, 465 with tls.", low=1, high=65535),
+    Setting(
+        "mail.tls",
+        "starttls",
+        "How the connection to it is protected; none is for a server on this machine alone.",
+        choices=("starttls", "tls", "none"),
+    ),
+    Setting("mail.user", "", "Account at the mail server; empty means none. Its password: `croft mail password`."),
+    Setting("mail.from_name", "Croft", "Name that our mail comes from."),
+    Setting("mail.from_address", "", "Address that our mail comes from; empty means croft@HOST.", pattern=_EMAIL),
+    Setting(
+        "mail.root", "", "Certificate file that the mail server is checked against; empty means the machine's own."
+    ),
     Setting("log.level", "info", "How much is logged.", choices=("debug", "info", "warning", "error")),
     Setting(
         "log.format",
@@ -176,6 +195,13 @@ class Settings:
     session_idle_minutes: int
     session_hours: int
     session_remember_days: int
+    mail_host: str
+    mail_port: int
+    mail_tls: str
+    mail_user: str
+    mail_from_name: str
+    mail_from_address: str
+    mail_root: str
     log_level: str
     log_format: str
     log_service_mb: int
@@ -235,6 +261,11 @@ def parse(document: dict[str, Any], paths: Paths) -> Settings:
     values = {row.name.replace(".", "_"): _check(row, flat.get(row.name, row.default)) for row in TABLE}
     if values["proxy_http_port"] == values["proxy_https_port"]:
         raise SettingsError("proxy.http_port and proxy.https_port must differ", hint="The usual ones are 80 and 443.")
+    if values["mail_tls"] == "none" and values["mail_host"] not in ("", *LOOPBACK):
+        raise SettingsError(
+            "mail.tls can be none only for a mail server on this machine",
+            hint=f"Use starttls or tls, or one of the hosts {', '.join(LOOPBACK)}.",
+        )
     return Settings(**values, paths=paths)
 
 

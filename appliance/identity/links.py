@@ -101,8 +101,13 @@ class Links:
         return await self._users.add(tx, email, name, Role.admin, "setup-link")
 
     def _good(self, row: Row) -> bool:
-        if row["used_at"] is not None:
-            return False
-        same_boot = row["boot_id"] == self._boot
-        age = self._clock.uptime() - row["uptime"] if same_boot else self._clock.now() - row["created_at"]
-        return bool(0 <= age <= row["lifetime"])
+        return still_good(row, self._clock, self._boot)
+
+
+def still_good(row: Row, clock: Clock, boot_id: str) -> bool:
+    """Whether something single-use with a lifetime is unused and young enough. By uptime within one boot; across boots only
+    the wall clock can tell, and never backwards."""
+    if row["used_at"] is not None:
+        return False
+    age = clock.uptime() - row["uptime"] if row["boot_id"] == boot_id else clock.now() - row["created_at"]
+    return bool(0 <= age <= row["lifetime"])
