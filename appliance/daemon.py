@@ -17,7 +17,7 @@ import random
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,22 +28,30 @@ from aiohttp import web
 import webui
 from appliance import keys as key_files
 from appliance import log as logs
-from appliance.assembly import ask_broker, build_services, caddy_version, ide_uid
+from appliance.assembly import ask_broker, build_monitor, build_services, caddy_version, ide_uid, problems_of
 from appliance.audit import AuditUnavailable
 from appliance.errors import CroftError
 from appliance.events import EventBus
+from appliance.identity.api_tokens import ApiToken, ApiTokens
+from appliance.identity.bearer import Bearer
+from appliance.identity.devices import Devices
+from appliance.identity.grants import Grants
 from appliance.identity.links import Links
+from appliance.identity.passkeys import Passkeys, RelyingParty
+from appliance.identity.recovery import RecoveryCodes
 from appliance.identity.sessions import Limits, Session, Sessions
 from appliance.identity.sign_in import SignIn
+from appliance.identity.step_up import StepUp
 from appliance.identity.throttle import Throttle
 from appliance.identity.tokens import WorkspaceTokens
 from appliance.identity.users import Users
 from appliance.identity.verify import Site, Verifier, VerifyProtocol
+from appliance.identity.visits import Visits
+from appliance.identity.ways_in import WaysIn
 from appliance.notify import Notifier
 from appliance.settings import Paths, Settings, load
 from appliance.sockets import listen
 from appliance.store import Store, open_store, read_anchor
-from appliance.telemetry.machine import Machine
 from webui import app as web_app
 from webui import keys
 from webui.assets import Assets
@@ -115,16 +123,26 @@ async def _serve(
         ),
     )
     await sessions.load()
+    api_tokens = ApiTokens(store.database, store.audit, store.clock)
+    await api_tokens.load()
+    users.on_change(api_tokens.follow)
     links = Links(store.database, users, store.audit, store.clock, store.boot_id)
     throttle = Throttle(store.database, store.clock)
-    sign_in = SignIn(store.database, links, sessions, throttle, store.audit, store.clock)
+    devices = Devices(store.database, store.clock)
+    sign_in = SignIn(store.database, links, sessions, throttle, store.audit, devices)
+    party = RelyingParty(settings.host, settings.ui_origin)
+    passkeys = Passkeys(store.database, store.audit, store.clock, party)
+    codes = RecoveryCodes(store.database, store.audit, store.clock)
     tokens = WorkspaceTokens(
         key_files.ed25519(settings.paths.keys / "tokens.key"), store.instance, store.clock, store.database
     )
     bus = EventBus(store.clock)
     streams, assets = Streams(), Assets(Path(webui.__file__).parent / "static")
     catalogue = Catalogue.load(Path(webui.__file__).parent / "locale")
-    services = build_services(settings, store, bus, broker, await proxy_version, random.random)
+    monitor = build_monitor(settings, store, bus, lambda: services)
+    services = build_services(
+        settings, store, bus, broker, await proxy_version, random.random, lambda: problems_of(monitor)
+    )
     relay = Relay(settings.paths.socket("ide"), ide_uid(settings), services.socket_opened, services.socket_closed)
 
     def let_go(session: Session) -> None:
@@ -132,7 +150,12 @@ async def _serve(
         streams.close(session.id)
         tokens.forget()
 
+    def let_token_go(token: ApiToken) -> None:
+        streams.close(token.actor)
+        tokens.forget()
+
     sessions.on_end(let_go)
+    api_tokens.on_end(let_token_go)
     application = web_app.build(
         {
             keys.SETTINGS: settings,
@@ -140,8 +163,16 @@ async def _serve(
             keys.USERS: users,
             keys.SESSIONS: sessions,
             keys.SIGN_IN: sign_in,
+            keys.DEVICES: devices,
+            keys.PASSKEYS: passkeys,
+            keys.RECOVERY: codes,
+            keys.STEP_UP: StepUp(sign_in, sessions, store.audit),
+            keys.WAYS_IN: WaysIn(store.database, passkeys, codes, lambda: bool(settings.mail_host)),
             keys.LINKS: links,
             keys.TOKENS: tokens,
+            keys.API_TOKENS: api_tokens,
+            keys.BEARER: Bearer(store.database, api_tokens, throttle, store.audit),
+            keys.GRANTS: Grants(store.clock),
             keys.AUDIT: store.audit,
             keys.EVENTS: bus,
             keys.SERVICES: services,
@@ -149,7 +180,9 @@ async def _serve(
             keys.ASSETS: assets,
             keys.RELAY: relay,
             keys.STREAMS: streams,
-            keys.MACHINE: Machine(settings.paths.state),
+            keys.MONITOR: monitor,
+            keys.VISITS: Visits(store.database, store.clock),
+            keys.NEEDS: needs,
             keys.ANCHOR: lambda: read_anchor(settings),
         },
         console_uids=frozenset({0, os.getuid()}),
@@ -157,7 +190,7 @@ async def _serve(
     pages = IdePages(aiohttp_jinja2.get_env(application), catalogue, assets, settings, services)
     application[keys.IDE_PAGES] = pages
     verifier = Verifier(
-        IdeGate(sessions, tokens, services, pages),
+        IdeGate(sessions, tokens, api_tokens, services, pages),
         Site(settings.ide_origin.split("//")[1].split(":")[0], settings.ide_origin, settings.ui_origin, IDE_COOKIE),
     )
 
@@ -166,7 +199,8 @@ async def _serve(
         await stack.enter_async_context(_forward_auth(settings, verifier))
         tasks = [
             asyncio.create_task(services.run(), name="services"),
-            asyncio.create_task(_housekeeping(sessions, store), name="housekeeping"),
+            asyncio.create_task(monitor.run(), name="telemetry"),
+            asyncio.create_task(_housekeeping((sessions, api_tokens), store), name="housekeeping"),
         ]
         try:
             yield tasks
@@ -174,12 +208,13 @@ async def _serve(
             streams.close_all()
             relay.close_all()
             await _end(tasks)
-            await _last_words(sessions, store)
+            await _last_words((sessions, api_tokens), store)
 
 
-async def _last_words(sessions: Sessions, store: Store) -> None:
+async def _last_words(kept: Sequence[Sessions | ApiTokens], store: Store) -> None:
     try:
-        await sessions.save()
+        for each in kept:
+            await each.save()
         await store.audit.note("daemon.stop", "daemon")
     except UNWRITABLE as error:
         log.error("cannot write at stop; sessions fall back to when they were last saved", exc_info=error)
@@ -215,14 +250,15 @@ async def _forward_auth(settings: Settings, verifier: Verifier) -> AsyncIterator
         server.close()
 
 
-async def _housekeeping(sessions: Sessions, store: Store) -> None:
-    """Each minute: save sessions, sign the audit head, notice a clock that jumped (LOG-8)."""
+async def _housekeeping(kept: Sequence[Sessions | ApiTokens], store: Store) -> None:
+    """Each minute: save sessions and tokens, sign the audit head, notice a clock that jumped (LOG-8)."""
     drift = store.clock.now() - store.clock.uptime()
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
         now_drift = store.clock.now() - store.clock.uptime()
         try:
-            await sessions.save()
+            for each in kept:
+                await each.save()
             if abs(now_drift - drift) > 5:
                 await store.audit.note("clock.jump", "daemon", seconds=round(now_drift - drift))
             drift = now_drift

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -10,15 +10,26 @@ from aiohttp import web
 from appliance.audit import AuditLog
 from appliance.clock import Clock
 from appliance.events import EventBus
+from appliance.identity.devices import Devices
+from appliance.identity.api_tokens import ApiTokens
+from appliance.identity.bearer import Bearer
+from appliance.identity.grants import Grants
 from appliance.identity.links import Links
+from appliance.identity.passkeys import Passkeys
+from appliance.identity.recovery import RecoveryCodes
 from appliance.identity.sessions import Sessions
 from appliance.identity.sign_in import SignIn
+from appliance.identity.step_up import StepUp
 from appliance.identity.tokens import WorkspaceTokens
 from appliance.identity.users import Users
+from appliance.identity.ways_in import WaysIn
+from appliance.identity.visits import Visits
 from appliance.services.manager import Services
 from appliance.settings import Settings
+from appliance.telemetry.monitor import Monitor
 from webui.assets import Assets
 from webui.i18n import Catalogue
+from webui.needs import Provider
 from webui.relay import Relay
 from webui.streams import Streams
 
@@ -27,8 +38,16 @@ CLOCK = web.AppKey("clock", Clock)
 USERS = web.AppKey("users", Users)
 SESSIONS = web.AppKey("sessions", Sessions)
 SIGN_IN = web.AppKey("sign_in", SignIn)
+DEVICES = web.AppKey("devices", Devices)
+PASSKEYS = web.AppKey("passkeys", Passkeys)
+RECOVERY = web.AppKey("recovery", RecoveryCodes)
+STEP_UP = web.AppKey("step_up", StepUp)
+WAYS_IN = web.AppKey("ways_in", WaysIn)
 LINKS = web.AppKey("links", Links)
 TOKENS = web.AppKey("tokens", WorkspaceTokens)
+API_TOKENS = web.AppKey("api_tokens", ApiTokens)
+BEARER = web.AppKey("bearer", Bearer)
+GRANTS = web.AppKey("grants", Grants)
 AUDIT = web.AppKey("audit", AuditLog)
 EVENTS = web.AppKey("events", EventBus)
 SERVICES = web.AppKey("services", Services)
@@ -36,7 +55,10 @@ CATALOGUE = web.AppKey("catalogue", Catalogue)
 ASSETS = web.AppKey("assets", Assets)
 RELAY = web.AppKey("relay", Relay)
 STREAMS = web.AppKey("streams", Streams)
-MACHINE: web.AppKey[Callable[[], dict[str, Any]]] = web.AppKey("machine")
+MONITOR = web.AppKey("monitor", Monitor)
+VISITS = web.AppKey("visits", Visits)
+# Who knows of things that wait for a person (webui.needs); Home shows them.
+NEEDS: web.AppKey[Sequence[Provider]] = web.AppKey("needs")
 ANCHOR: web.AppKey[Callable[[], tuple[int, bytes] | None]] = web.AppKey("anchor")
 OPENAPI: web.AppKey[dict[str, Any]] = web.AppKey("openapi")
 # Called with (page name, path, Accept-Language), gives a whole page: webui.ide_gate.IdePages.

@@ -113,12 +113,16 @@ class Sessions:
             ide_hash=row["ide_hash"],
         )
 
-    async def create(self, tx: Any, user: User, *, remember: bool, agent: str, address: str) -> tuple[Session, str]:
-        """Make a session inside the caller's transaction. Returns it and the cookie.
+    async def create(
+        self, tx: Any, user: User, *, remember: bool, agent: str, address: str, fresh: bool = True
+    ) -> tuple[Session, str]:
+        """Make a session inside the caller's transaction. Returns it and the cookie. Without ``fresh`` it needs a step-up
+        before the first dangerous act.
 
         It counts only after :meth:`admit`, once that transaction has been committed.
         """
         cookie, uptime, now = secrets.new("ses"), self._clock.uptime(), self._clock.now()
+        since_proof = 0.0 if fresh else 2 * FRESH_SECONDS
         session = Session(
             random.token_hex(8),
             user,
@@ -127,14 +131,26 @@ class Sessions:
             address,
             now,
             born=uptime,
-            proved=uptime,
+            proved=uptime - since_proof,
             active=uptime,
             seen_at=now,
             hash=secrets.digest(cookie),
         )
         await tx.execute(
-            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?, NULL)",
-            (session.id, session.hash, user.id, int(remember), session.agent, address, now, now, uptime, self._boot),
+            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, NULL)",
+            (
+                session.id,
+                session.hash,
+                user.id,
+                int(remember),
+                session.agent,
+                address,
+                now,
+                since_proof,
+                now,
+                uptime,
+                self._boot,
+            ),
         )
         return session, cookie
 
@@ -219,11 +235,32 @@ class Sessions:
         except BaseException:
             session.rotate = True
             raise
+        self._rekey(session, fresh)
+        return cookie
+
+    async def renew(self, tx: Any, session: Session) -> str:
+        """Write down, in the caller's transaction, that the person proved again who they are. Returns the new cookie.
+
+        It counts only after :meth:`renewed`, once that transaction has been committed.
+        """
+        cookie, uptime = secrets.new("ses"), self._clock.uptime()
+        await tx.execute(
+            "UPDATE sessions SET hash = ?, age = ?, since_auth = 0, seen_at = ?, seen_uptime = ?, boot_id = ? WHERE id = ?",
+            (secrets.digest(cookie), uptime - session.born, self._clock.now(), uptime, self._boot, session.id),
+        )
+        return cookie
+
+    def renewed(self, session: Session, cookie: str) -> None:
+        """Let the proof of :meth:`renew` count, under the new cookie alone (AUTH-7, AUTH-10)."""
+        session.proved, session.rotate = self._clock.uptime(), False
+        self.slide(session)
+        self._rekey(session, secrets.digest(cookie))
+
+    def _rekey(self, session: Session, fresh: bytes) -> None:
         self._by_hash.pop(session.hash, None)
         session.hash = fresh
         if not session.ended:
             self._by_hash[fresh] = session
-        return cookie
 
     async def changed(self, user: User, actor: str) -> None:
         """Apply a change of role or state to every session of ``user`` (within 2 s, DESIGN 8: here at once)."""

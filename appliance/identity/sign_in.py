@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from appliance.audit import AuditLog
-from appliance.clock import Clock
 from appliance.database import Database
 from appliance.identity import secrets
+from appliance.identity.devices import Devices
 from appliance.identity.links import LinkRefused, Links
 from appliance.identity.sessions import Session, Sessions
 from appliance.identity.throttle import PER_ACCOUNT, PER_CALLER, Limit, ProofRefused, Throttle, network
@@ -48,14 +48,20 @@ class SignIn:
     """Where all ways in meet."""
 
     def __init__(
-        self, database: Database, links: Links, sessions: Sessions, throttle: Throttle, audit: AuditLog, clock: Clock
+        self,
+        database: Database,
+        links: Links,
+        sessions: Sessions,
+        throttle: Throttle,
+        audit: AuditLog,
+        devices: Devices,
     ) -> None:
         self._db = database
         self._links = links
         self._sessions = sessions
         self._throttle = throttle
         self._audit = audit
-        self._clock = clock
+        self._devices = devices
 
     async def by_link(
         self, secret: str, caller: Caller, *, remember: bool = False, email: str = "", name: str = ""
@@ -77,18 +83,22 @@ class SignIn:
         *,
         remember: bool = False,
         account: str = "",
+        fresh: bool = True,
         refused: Callable[[], ProofRefused],
     ) -> SignedIn:
-        """Sign in whoever ``proof`` says it is. ``account`` names whose account is tried, where that is known beforehand.
+        """Sign in whoever ``proof`` says it is. ``account`` names whose account is tried, where that is known beforehand;
+        without ``fresh`` the proof is too weak for what asks for a step-up.
 
         Raises what ``proof`` raises, and ``refused()`` for a caller who is shut out: the words ``proof`` refuses with.
         """
         async with self.attempt(way, caller, account, refused=refused) as attempt:
             user = await attempt.who(proof)
             session, cookie = await self._sessions.create(
-                attempt.tx, user, remember=remember, agent=caller.agent, address=caller.address
+                attempt.tx, user, remember=remember, agent=caller.agent, address=caller.address, fresh=fresh
             )
-            device = await self._recognise(attempt.tx, user.id)
+            device = await self._devices.recognise(
+                attempt.tx, user.id, agent=caller.agent, address=caller.address, known_as=caller.device
+            )
             await self._audit.append(
                 attempt.tx, "sign-in", user.id, way=way, session=session.id, address=caller.address
             )
@@ -115,11 +125,6 @@ class SignIn:
             new = [await self._throttle.failed(tx, key, limit) for key, limit in counted.items()]
             if any(new):
                 await self._audit.append(tx, "sign-in.refused", "anyone", way=way, address=caller.address)
-
-    async def _recognise(self, tx: Any, user_id: str) -> str:
-        device = secrets.new("dev")
-        await tx.execute("INSERT INTO devices VALUES (?, ?, ?)", (secrets.digest(device), user_id, self._clock.now()))
-        return device
 
 
 @dataclass(frozen=True)

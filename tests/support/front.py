@@ -17,12 +17,20 @@ import webui
 from appliance import keys as key_files
 from appliance.clock import ManualClock
 from appliance.events import EventBus
+from appliance.identity.api_tokens import ApiToken, ApiTokens
+from appliance.identity.bearer import Bearer
+from appliance.identity.devices import Devices
+from appliance.identity.grants import Grants
 from appliance.identity.links import Links
+from appliance.identity.passkeys import Passkeys, RelyingParty
+from appliance.identity.recovery import RecoveryCodes
 from appliance.identity.sessions import Limits, Session, Sessions
 from appliance.identity.sign_in import Caller, SignIn
+from appliance.identity.step_up import StepUp
 from appliance.identity.throttle import Throttle
 from appliance.identity.tokens import WorkspaceTokens
 from appliance.identity.users import Role, User, Users
+from appliance.identity.ways_in import WaysIn
 from appliance.services.health import Answer
 from appliance.services.manager import Services, Surroundings
 from appliance.services.model import SERVICES, LogLine, Observed, State
@@ -89,7 +97,19 @@ class Front:
         self.sessions = Sessions(store.database, store.audit, clock, store.boot_id, Limits(3600, 86400, 30 * 86400))
         self.links = Links(store.database, self.users, store.audit, clock, store.boot_id)
         self.throttle = Throttle(store.database, clock)
-        self.sign_in = SignIn(store.database, self.links, self.sessions, self.throttle, store.audit, clock)
+        self.api_tokens = ApiTokens(store.database, store.audit, clock)
+        self.users.on_change(self.api_tokens.follow)
+        self.bearer = Bearer(store.database, self.api_tokens, self.throttle, store.audit)
+        self.grants = Grants(clock)
+        self.devices = Devices(store.database, clock)
+        self.sign_in = SignIn(store.database, self.links, self.sessions, self.throttle, store.audit, self.devices)
+        self.passkeys = Passkeys(
+            store.database, store.audit, clock, RelyingParty(self.settings.host, self.settings.ui_origin)
+        )
+        self.recovery = RecoveryCodes(store.database, store.audit, clock)
+        self.step_up = StepUp(self.sign_in, self.sessions, store.audit)
+        self.mail_is_on = False
+        self.ways_in = WaysIn(store.database, self.passkeys, self.recovery, lambda: self.mail_is_on)
         self.tokens = WorkspaceTokens(
             key_files.ed25519(self.settings.paths.keys / "tokens.key"), store.instance, clock, store.database
         )
@@ -118,7 +138,12 @@ class Front:
             self.streams.close(session.id)
             self.tokens.forget()
 
+        def let_token_go(token: ApiToken) -> None:
+            self.streams.close(token.actor)
+            self.tokens.forget()
+
         self.sessions.on_end(let_go)
+        self.api_tokens.on_end(let_token_go)
         assets, catalogue = Assets(ROOM / "static"), Catalogue.load(ROOM / "locale")
         machine: dict[str, Any] = {
             "cpu_percent": 1.0,
@@ -137,8 +162,16 @@ class Front:
             keys.USERS: self.users,
             keys.SESSIONS: self.sessions,
             keys.SIGN_IN: self.sign_in,
+            keys.DEVICES: self.devices,
+            keys.PASSKEYS: self.passkeys,
+            keys.RECOVERY: self.recovery,
+            keys.STEP_UP: self.step_up,
+            keys.WAYS_IN: self.ways_in,
             keys.LINKS: self.links,
             keys.TOKENS: self.tokens,
+            keys.API_TOKENS: self.api_tokens,
+            keys.BEARER: self.bearer,
+            keys.GRANTS: self.grants,
             keys.AUDIT: self.audit,
             keys.EVENTS: self.bus,
             keys.SERVICES: self.services,
@@ -218,6 +251,7 @@ async def front(folder: Path, clock: Any = None, *, console_uids: frozenset[int]
         store = await stack.enter_async_context(open_store(load(Paths.under(folder)), clock))
         made = Front(store, folder, clock)
         await made.sessions.load()
+        await made.api_tokens.load()
         app = made.build(frozenset({os.getuid()}) if console_uids is None else console_uids)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
         await runner.setup()
@@ -241,6 +275,7 @@ async def front(folder: Path, clock: Any = None, *, console_uids: frozenset[int]
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await made.sessions.save()
+            await made.api_tokens.save()
 
         stack.push_async_callback(end)
         async with asyncio.timeout(10):
