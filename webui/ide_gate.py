@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jinja2
 
 from appliance.errors import NotFound
+from appliance.identity.api_tokens import ApiToken, ApiTokens
 from appliance.identity.sessions import Session, Sessions
 from appliance.identity.tokens import TokenRefused, WorkspaceTokens
 from appliance.identity.users import Role
@@ -26,11 +27,13 @@ class IdeGate:
         self,
         sessions: Sessions,
         tokens: WorkspaceTokens,
+        api_tokens: ApiTokens,
         services: Services,
         pages: Callable[[PageName, str, str], bytes],
     ) -> None:
         self._sessions = sessions
         self._tokens = tokens
+        self._api_tokens = api_tokens
         self._services = services
         self._pages = pages
 
@@ -41,10 +44,20 @@ class IdeGate:
     def check_bearer(self, token: str, host: str) -> Verdict:
         try:
             claims = self._tokens.verify_access(token)
-            session = self._sessions.get(claims.session)
+            holder = self._holder(claims.session)
         except (TokenRefused, NotFound):
             return NOBODY
-        return _verdict(session) if session.user.id == claims.subject else NOBODY
+        return _verdict(holder) if holder.user.id == claims.subject else NOBODY
+
+    def _holder(self, name: str) -> Session | ApiToken:
+        """What the access token was made from, if that still works. Raises NotFound."""
+        kind, _, token_id = name.partition(":")
+        if kind != "token":
+            return self._sessions.get(name)
+        found = self._api_tokens.get(token_id)
+        if not self._api_tokens.alive(found) or "workspace" not in found.scopes:
+            raise NotFound("this token does not work any more")
+        return found
 
     def slide(self, session: object) -> None:
         if isinstance(session, Session):
@@ -60,9 +73,9 @@ class IdeGate:
         return self._pages(name, path, accept_language)
 
 
-def _verdict(session: Session) -> Verdict:
-    allowed = session.user.role >= Role.operator
-    return Verdict(Access.allowed if allowed else Access.forbidden, session)
+def _verdict(holder: Session | ApiToken) -> Verdict:
+    role = holder.role if isinstance(holder, ApiToken) else holder.user.role
+    return Verdict(Access.allowed if role >= Role.operator else Access.forbidden, holder)
 
 
 class IdePages:

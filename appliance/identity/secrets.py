@@ -10,7 +10,7 @@ import hashlib
 import secrets
 from typing import Literal
 
-Mark = Literal["ses", "ide", "lnk", "dev", "hnd", "ask", "eml", "inv"]
+Mark = Literal["ses", "ide", "lnk", "dev", "hnd", "grt", "ask", "eml", "inv"]
 
 
 def new(mark: Mark) -> str:

@@ -41,5 +41,4 @@ async def until_signed_out(request: web.Request, items: AsyncGenerator[Item, Non
 
 
 def tag_of(request: web.Request) -> str:
-    session = principal_of(request).session
-    return session.id if session else "console"
+    return principal_of(request).tag
