@@ -16,12 +16,15 @@ from appliance.host.machine import listeners
 from appliance.services import health, limits
 from appliance.services.connection import count_terminals
 from appliance.services.manager import Services, Surroundings
-from appliance.services.model import Limits, ServiceName
+from appliance.services.model import SERVICES, Limits, Problem, ServiceName
+from appliance.services.problems import problem
 from appliance.services.process_runtime import ProcessRuntime
 from appliance.services.runtime import Runtime
 from appliance.services.wishes import Wishes
 from appliance.settings import Settings
 from appliance.store import Store
+from appliance.telemetry.monitor import Monitor, Use
+from appliance.telemetry.store import TelemetryStore
 
 BROKER_TRIES = 60  # half a minute in all
 
@@ -50,8 +53,10 @@ def build_services(
     broker: Mapping[str, Any],
     proxy_version: str,
     jitter: Callable[[], float],
+    more_problems: Callable[[], list[Problem]] = list,
 ) -> Services:
-    """``broker`` is what :func:`ask_broker` returned, ``proxy_version`` what :func:`caddy_version` did."""
+    """``broker`` is what :func:`ask_broker` returned, ``proxy_version`` what :func:`caddy_version` did; ``more_problems``
+    are those that other rooms know of."""
     docker = broker["runtime"] == "docker"
     client = BrokerClient(settings.paths.socket("broker"))
     shares = limits.shares(limits.measure(), docker=docker, ai=False, ide_memory_mb=settings.ide_memory_mb)
@@ -69,9 +74,32 @@ def build_services(
             terminals=lambda: count_terminals(client),
             port_owner=port_owner,
             proxy_version="" if docker else proxy_version,
+            more_problems=more_problems,
         ),
         jitter=jitter,
     )
+
+
+def build_monitor(settings: Settings, store: Store, bus: EventBus, services: Callable[[], Services]) -> Monitor:
+    """``services`` gives what is only built later: each of the two asks the other."""
+
+    def use() -> list[Use]:
+        views = [services().view(name) for name in SERVICES]
+        return [(view.name, view.memory_bytes, view.cpu_percent) for view in views]
+
+    return Monitor(
+        store.clock,
+        bus,
+        TelemetryStore(store.database),
+        settings.paths.state,
+        use,
+        alarm=lambda: services().recheck(),
+    )
+
+
+def problems_of(monitor: Monitor) -> list[Problem]:
+    """The monitor's alerts as rows of the table of known problems."""
+    return [problem(alert.code, None, alert.params) for alert in monitor.alerts()]
 
 
 def _docker_runtime(client: BrokerClient, settings: Settings) -> Runtime:

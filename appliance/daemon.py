@@ -58,6 +58,7 @@ from webui.assets import Assets
 from webui.guard import IDE_COOKIE
 from webui.i18n import Catalogue
 from webui.ide_gate import IdeGate, IdePages
+from webui.needs import on_page
 from webui.relay import Relay
 from webui.streams import Streams
 
@@ -133,6 +134,7 @@ async def _serve(
     party = RelyingParty(settings.host, settings.ui_origin)
     passkeys = Passkeys(store.database, store.audit, store.clock, party)
     codes = RecoveryCodes(store.database, store.audit, store.clock)
+    ways_in = WaysIn(store.database, passkeys, codes, lambda: bool(settings.mail_host))
     tokens = WorkspaceTokens(
         key_files.ed25519(settings.paths.keys / "tokens.key"), store.instance, store.clock, store.database
     )
@@ -167,7 +169,7 @@ async def _serve(
             keys.PASSKEYS: passkeys,
             keys.RECOVERY: codes,
             keys.STEP_UP: StepUp(sign_in, sessions, store.audit),
-            keys.WAYS_IN: WaysIn(store.database, passkeys, codes, lambda: bool(settings.mail_host)),
+            keys.WAYS_IN: ways_in,
             keys.LINKS: links,
             keys.TOKENS: tokens,
             keys.API_TOKENS: api_tokens,
@@ -182,7 +184,7 @@ async def _serve(
             keys.STREAMS: streams,
             keys.MONITOR: monitor,
             keys.VISITS: Visits(store.database, store.clock),
-            keys.NEEDS: needs,
+            keys.NEEDS: [on_page(ways_in.needs, "/account", "key")],
             keys.ANCHOR: lambda: read_anchor(settings),
         },
         console_uids=frozenset({0, os.getuid()}),

@@ -85,11 +85,12 @@ class EventBus:
         """Id of the newest event; reading from here on misses nothing published later."""
         return self._last_id
 
-    def publish(self, topic: str, data: Mapping[str, Any]) -> Event:
-        """Tell every reader of ``topic``. Never blocks."""
+    def publish(self, topic: str, data: Mapping[str, Any], *, keep: bool = True) -> Event:
+        """Tell every reader of ``topic``. Never blocks. What only counts at its moment is not kept for readers that return."""
         self._last_id += 1
         event = Event(self._last_id, topic, data, self._clock.now())
-        self._ring.append(event)
+        if keep:
+            self._ring.append(event)
         for reader in self._readers:
             reader.offer(event)
         return event

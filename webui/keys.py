@@ -10,9 +10,9 @@ from aiohttp import web
 from appliance.audit import AuditLog
 from appliance.clock import Clock
 from appliance.events import EventBus
-from appliance.identity.devices import Devices
 from appliance.identity.api_tokens import ApiTokens
 from appliance.identity.bearer import Bearer
+from appliance.identity.devices import Devices
 from appliance.identity.grants import Grants
 from appliance.identity.links import Links
 from appliance.identity.passkeys import Passkeys
@@ -22,8 +22,8 @@ from appliance.identity.sign_in import SignIn
 from appliance.identity.step_up import StepUp
 from appliance.identity.tokens import WorkspaceTokens
 from appliance.identity.users import Users
-from appliance.identity.ways_in import WaysIn
 from appliance.identity.visits import Visits
+from appliance.identity.ways_in import WaysIn
 from appliance.services.manager import Services
 from appliance.settings import Settings
 from appliance.telemetry.monitor import Monitor

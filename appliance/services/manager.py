@@ -271,6 +271,10 @@ class Services:
         """A connection that counted as use ended."""
         self._keeper.closed(_known(name))
 
+    def recheck(self) -> None:
+        """Something around the services changed that may be a problem: tell the bus if it is."""
+        self._on_change()
+
     def look(self) -> None:
         """Look at everything again now."""
         self._reconciler.nudge()
@@ -344,6 +348,7 @@ class Services:
         self._facts = replace(
             self._facts,
             disk_free_mb=disk.f_bavail * disk.f_frsize >> 20,
+            disk_percent=_percent(disk),
             port_owners=owners,
             acme_cause=await self._acme_cause(),
         )
@@ -361,6 +366,12 @@ class Services:
         task = asyncio.ensure_future(work)
         self._asides.add(task)
         task.add_done_callback(self._asides.discard)
+
+
+def _percent(disk: os.statvfs_result) -> float:
+    """Used, as df counts: what only root may use is neither free nor used."""
+    used = disk.f_blocks - disk.f_bfree
+    return 100 * used / max(1, used + disk.f_bavail)
 
 
 def _known(name: str) -> ServiceName:

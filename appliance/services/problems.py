@@ -23,6 +23,7 @@ WARN_BEFORE_DAYS = 14  # R22
 # fails.
 OWN_WARN_MINUTES = 60
 DISK_WARN_MB = 2048
+DISK_WARN_PERCENT, DISK_FULL_PERCENT = 85, 95
 CADDY_FLOOR = (2, 11, 4)  # FWD-12
 CADDY_LEAST = (2, 6, 2)
 
@@ -58,6 +59,13 @@ TABLE: Mapping[str, Severity] = {
     "runtime_gone": "error",
     "engine_gone": "error",
     "disk_nearly_full": "warning",
+    "disk_full": "error",
+    # From the figures (appliance/telemetry/alerts.py)
+    "memory_pressure": "warning",
+    "memory_low": "warning",
+    "swap_thrash": "warning",
+    "cpu_stolen": "warning",
+    "oom_kills": "warning",
 }
 
 _VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
@@ -77,6 +85,7 @@ class Facts:
     acme_cause: str = ""
     proxy_version: str = ""
     disk_free_mb: int | None = None
+    disk_percent: float = 0.0
     port_owners: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -109,8 +118,8 @@ def of_machine(facts: Facts, now: float) -> list[Problem]:
         found.append(problem(facts.gone if facts.gone in TABLE else "runtime_gone"))
     if facts.certificate is not None:
         found += _certificate(facts.certificate, facts, now)
-    if facts.disk_free_mb is not None and facts.disk_free_mb < DISK_WARN_MB:
-        found.append(problem("disk_nearly_full", None, {"free_mb": facts.disk_free_mb}))
+    if facts.disk_free_mb is not None:
+        found += _disk(facts.disk_free_mb, facts.disk_percent)
     if found_version := _VERSION.search(facts.proxy_version):
         found += _proxy_version(found_version)
     return found
@@ -183,6 +192,13 @@ def _certificate(served: Certificate, facts: Facts, now: float) -> list[Problem]
     if not served.own and left < WARN_BEFORE_DAYS * DAY:
         found.append(problem("certificate_expiring", "proxy", {"n": max(1, int(left // DAY))}))
     return found
+
+
+def _disk(free_mb: int, percent: float) -> list[Problem]:
+    if percent >= DISK_FULL_PERCENT:
+        return [problem("disk_full", None, {"free_mb": free_mb, "percent": int(percent)})]
+    short = free_mb < DISK_WARN_MB or percent >= DISK_WARN_PERCENT
+    return [problem("disk_nearly_full", None, {"free_mb": free_mb})] if short else []
 
 
 def _proxy_version(found: re.Match[str]) -> list[Problem]:

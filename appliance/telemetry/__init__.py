@@ -1,1 +1,1 @@
-"""How the machine is doing."""
+"""How the machine is doing: read every second, kept for a day in detail and for thirty days in outline."""

@@ -30,6 +30,7 @@ from appliance.identity.step_up import StepUp
 from appliance.identity.throttle import Throttle
 from appliance.identity.tokens import WorkspaceTokens
 from appliance.identity.users import Role, User, Users
+from appliance.identity.visits import Visits
 from appliance.identity.ways_in import WaysIn
 from appliance.services.health import Answer
 from appliance.services.manager import Services, Surroundings
@@ -39,12 +40,15 @@ from appliance.services.wishes import Wishes
 from appliance.settings import Paths, load
 from appliance.sockets import listen
 from appliance.store import Store, open_store, read_anchor
+from appliance.telemetry.monitor import Monitor
+from appliance.telemetry.store import TelemetryStore
 from webui import app as web_app
 from webui import keys
 from webui.assets import Assets
 from webui.guard import COOKIE, IDE_COOKIE
 from webui.i18n import Catalogue
 from webui.ide_gate import IdePages
+from webui.needs import on_page
 from webui.relay import Relay
 from webui.streams import Streams
 
@@ -124,6 +128,9 @@ class Front:
             Surroundings(state=folder),
             jitter=lambda: 0.0,
         )
+        # Not started: tests give it the rows they want to see.
+        self.monitor = Monitor(clock, self.bus, TelemetryStore(store.database), folder, list)
+        self.visits = Visits(store.database, clock)
         self.relay = Relay(
             self.settings.paths.socket("ide"), os.getuid(), self.services.socket_opened, self.services.socket_closed
         )
@@ -145,17 +152,6 @@ class Front:
         self.sessions.on_end(let_go)
         self.api_tokens.on_end(let_token_go)
         assets, catalogue = Assets(ROOM / "static"), Catalogue.load(ROOM / "locale")
-        machine: dict[str, Any] = {
-            "cpu_percent": 1.0,
-            "load": (0.1, 0.1, 0.1),
-            "memory_used": 1,
-            "memory_total": 2,
-            "swap_used": 0,
-            "swap_total": 0,
-            "disk_used": 1,
-            "disk_total": 2,
-            "uptime": 5.0,
-        }
         parts: dict[web.AppKey[Any], Any] = {
             keys.SETTINGS: self.settings,
             keys.CLOCK: self.clock,
@@ -179,7 +175,9 @@ class Front:
             keys.ASSETS: assets,
             keys.RELAY: self.relay,
             keys.STREAMS: self.streams,
-            keys.MACHINE: lambda: machine,
+            keys.MONITOR: self.monitor,
+            keys.VISITS: self.visits,
+            keys.NEEDS: [on_page(self.ways_in.needs, "/account", "key")],
             keys.ANCHOR: lambda: read_anchor(self.settings),
         }
         app = web_app.build(parts, console_uids)
@@ -250,6 +248,7 @@ async def front(folder: Path, clock: Any = None, *, console_uids: frozenset[int]
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(load(Paths.under(folder)), clock))
         made = Front(store, folder, clock)
+        stack.callback(made.monitor.close)
         await made.sessions.load()
         await made.api_tokens.load()
         app = made.build(frozenset({os.getuid()}) if console_uids is None else console_uids)

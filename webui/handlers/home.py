@@ -17,5 +17,5 @@ async def home(request: web.Request) -> web.StreamResponse:
         page="home",
         services=services.views(),
         problems=services.problems(),
-        machine=request.app[keys.MACHINE](),
+        machine=request.app[keys.MONITOR].now(),
     )

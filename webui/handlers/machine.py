@@ -33,7 +33,7 @@ async def machine(request: web.Request) -> web.StreamResponse:
         tab="services",
         services=services.views(),
         problems=services.problems(),
-        machine=request.app[keys.MACHINE](),
+        machine=request.app[keys.MONITOR].now(),
     )
 
 

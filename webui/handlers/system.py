@@ -29,7 +29,7 @@ async def status(request: web.Request) -> web.Response:
             "url": settings.ui_origin,
             "ide_url": settings.ide_origin,
             **views.services_event(request.app[keys.SERVICES], views.translator(request)),
-            "machine": request.app[keys.MACHINE](),
+            "machine": request.app[keys.MONITOR].now(),
         }
     )
 
