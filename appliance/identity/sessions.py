@@ -54,6 +54,15 @@ class Session:
     ended: bool = False
 
 
+@dataclass(frozen=True)
+class Renewal:
+    """What a session becomes when its person has proved again who they are."""
+
+    cookie: str = field(repr=False)
+    born: float
+    remember: bool
+
+
 class Sessions:
     """All live sessions. ``on_end`` callbacks close what a session still holds open."""
 
@@ -152,6 +161,7 @@ class Sessions:
                 self._boot,
             ),
         )
+        await _seen(tx, session)
         return session, cookie
 
     def admit(self, session: Session) -> None:
@@ -238,23 +248,39 @@ class Sessions:
         self._rekey(session, fresh)
         return cookie
 
-    async def renew(self, tx: Any, session: Session) -> str:
-        """Write down, in the caller's transaction, that the person proved again who they are. Returns the new cookie.
+    async def renew(self, tx: Any, session: Session, *, remember: bool | None = None) -> Renewal:
+        """Write down, in the caller's transaction, that the person proved again who they are; with ``remember`` they signed in
+        anew, so that the session also starts to age anew.
 
         It counts only after :meth:`renewed`, once that transaction has been committed.
         """
         cookie, uptime = secrets.new("ses"), self._clock.uptime()
-        await tx.execute(
-            "UPDATE sessions SET hash = ?, age = ?, since_auth = 0, seen_at = ?, seen_uptime = ?, boot_id = ? WHERE id = ?",
-            (secrets.digest(cookie), uptime - session.born, self._clock.now(), uptime, self._boot, session.id),
+        renewal = Renewal(
+            cookie,
+            session.born if remember is None else uptime,
+            session.remember if remember is None else remember,
         )
-        return cookie
+        await tx.execute(
+            "UPDATE sessions SET hash = ?, remember = ?, age = ?, since_auth = 0, seen_at = ?, seen_uptime = ?, boot_id = ? "
+            "WHERE id = ?",
+            (
+                secrets.digest(cookie),
+                int(renewal.remember),
+                uptime - renewal.born,
+                self._clock.now(),
+                uptime,
+                self._boot,
+                session.id,
+            ),
+        )
+        return renewal
 
-    def renewed(self, session: Session, cookie: str) -> None:
+    def renewed(self, session: Session, renewal: Renewal) -> None:
         """Let the proof of :meth:`renew` count, under the new cookie alone (AUTH-7, AUTH-10)."""
+        session.born, session.remember = renewal.born, renewal.remember
         session.proved, session.rotate = self._clock.uptime(), False
         self.slide(session)
-        self._rekey(session, secrets.digest(cookie))
+        self._rekey(session, secrets.digest(renewal.cookie))
 
     def _rekey(self, session: Session, fresh: bytes) -> None:
         self._by_hash.pop(session.hash, None)
@@ -320,6 +346,7 @@ class Sessions:
                         session.id,
                     ),
                 )
+                await _seen(tx, session)
         for session in unsaved:
             # Used again while this was being written: the next minute writes that.
             session.unsaved = session.active > uptime
@@ -345,3 +372,9 @@ class Sessions:
     def _tell(self, session: Session) -> None:
         for callback in self._on_end:
             callback(session)
+
+
+async def _seen(tx: Any, session: Session) -> None:
+    await tx.execute(
+        "UPDATE users SET seen_at = max(coalesce(seen_at, 0), ?) WHERE id = ?", (session.seen_at, session.user.id)
+    )

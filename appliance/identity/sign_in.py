@@ -64,14 +64,22 @@ class SignIn:
         self._devices = devices
 
     async def by_link(
-        self, secret: str, caller: Caller, *, remember: bool = False, email: str = "", name: str = ""
+        self,
+        secret: str,
+        caller: Caller,
+        *,
+        remember: bool = False,
+        email: str = "",
+        name: str = "",
+        held: Session | None = None,
     ) -> SignedIn:
-        """Redeem ``secret``. Raises LinkRefused, or Invalid when the first admin's address cannot be used."""
+        """Redeem ``secret``; ``held`` as in :meth:`by`. Raises LinkRefused, or Invalid when the first admin's address cannot be used."""
         return await self.by(
             "link",
             lambda tx: self._links.redeem(tx, secret, email, name),
             caller,
             remember=remember,
+            held=held,
             refused=LinkRefused,
         )
 
@@ -84,25 +92,35 @@ class SignIn:
         remember: bool = False,
         account: str = "",
         fresh: bool = True,
+        held: Session | None = None,
         refused: Callable[[], ProofRefused],
     ) -> SignedIn:
         """Sign in whoever ``proof`` says it is. ``account`` names whose account is tried, where that is known beforehand;
-        without ``fresh`` the proof is too weak for what asks for a step-up.
+        without ``fresh`` the proof is too weak for what asks for a step-up. ``held`` is the session the browser has already:
+        its own person's goes on under a new id, so that editors and terminals stay (DECIDED 14).
 
         Raises what ``proof`` raises, and ``refused()`` for a caller who is shut out: the words ``proof`` refuses with.
         """
         async with self.attempt(way, caller, account, refused=refused) as attempt:
             user = await attempt.who(proof)
-            session, cookie = await self._sessions.create(
-                attempt.tx, user, remember=remember, agent=caller.agent, address=caller.address, fresh=fresh
-            )
+            renewal = None
+            if held is not None and fresh and held.user.id == user.id:
+                session, renewal = held, await self._sessions.renew(attempt.tx, held, remember=remember)
+                cookie = renewal.cookie
+            else:
+                session, cookie = await self._sessions.create(
+                    attempt.tx, user, remember=remember, agent=caller.agent, address=caller.address, fresh=fresh
+                )
             device = await self._devices.recognise(
                 attempt.tx, user.id, agent=caller.agent, address=caller.address, known_as=caller.device
             )
             await self._audit.append(
                 attempt.tx, "sign-in", user.id, way=way, session=session.id, address=caller.address
             )
-        self._sessions.admit(session)
+        if renewal:
+            self._sessions.renewed(session, renewal)
+        else:
+            self._sessions.admit(session)
         return SignedIn(session, cookie, device)
 
     @asynccontextmanager

@@ -33,7 +33,7 @@ class StepUp:
             user = await attempt.who(proof)
             if user.id != session.user.id:
                 raise refused()
-            cookie = await self._sessions.renew(attempt.tx, session)
+            renewal = await self._sessions.renew(attempt.tx, session)
             await self._audit.append(attempt.tx, "step-up", user.id, way=way, session=session.id)
-        self._sessions.renewed(session, cookie)
-        return cookie
+        self._sessions.renewed(session, renewal)
+        return renewal.cookie

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
 
 from appliance.errors import CroftError, Invalid
 from appliance.identity.links import LinkRefused
-from appliance.identity.sign_in import Caller
 from appliance.identity.users import User
 from appliance.identity.verify import relative_path
 from appliance.messages import Message
 from webui import cookies, keys
 from webui.answers import answer, see
+from webui.entering import NEXT_COOKIE, NEXT_SECONDS, caller_of, held_session, let_in, next_path
 from webui.forms import read_form, read_json
-from webui.guard import COOKIE, DEVICE_COOKIE, PRINCIPAL, client_address, principal_of
+from webui.guard import COOKIE, PRINCIPAL, principal_of
 from webui.render import page
-
-NEXT_COOKIE = "__Host-croft-next"
-NEXT_SECONDS = 1800
 
 
 class LinkRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,22 +65,22 @@ async def use_link(request: web.Request) -> web.StreamResponse:
     """Consume a link and sign in."""
     form = await read_form(request)
     secret, email, name = form.get("t", ""), form.get("email", ""), form.get("name", "")
-    caller = Caller(
-        client_address(request), request.headers.get("User-Agent", ""), request.cookies.get(DEVICE_COOKIE, "")
-    )
+    kind = await request.app[keys.LINKS].look(secret)
     try:
         signed_in = await request.app[keys.SIGN_IN].by_link(
-            secret, caller, remember=form.get("remember") == "on", email=email, name=name
+            secret,
+            caller_of(request),
+            remember=form.get("remember") == "on",
+            email=email,
+            name=name,
+            held=held_session(request),
         )
     except LinkRefused as refusal:
         return _link_page(request, "", None, status=refusal.status)
     except Invalid as fault:
         return _link_page(request, secret, "setup", status=fault.status, fault=fault, email=email, name=name)
-    response = see(relative_path(unquote(request.cookies.get(NEXT_COOKIE, ""))) or "/")
-    if NEXT_COOKIE in request.cookies:
-        cookies.drop(response, NEXT_COOKIE)
-    cookies.put(response, COOKIE, signed_in.cookie, keep=signed_in.session.remember)
-    cookies.put(response, DEVICE_COOKIE, signed_in.device, keep=True, seconds=cookies.DEVICE_SECONDS)
+    response = see("/account/start" if kind == "setup" else next_path(request))
+    let_in(request, response, signed_in)
     return response
 
 
