@@ -13,6 +13,7 @@ from appliance.broker.client import call as broker_call
 from appliance.errors import Unavailable
 from appliance.events import EventBus
 from appliance.host.machine import listeners
+from appliance.identity.mail import Mailer
 from appliance.services import health, limits
 from appliance.services.connection import count_terminals
 from appliance.services.manager import Services, Surroundings
@@ -97,9 +98,10 @@ def build_monitor(settings: Settings, store: Store, bus: EventBus, services: Cal
     )
 
 
-def problems_of(monitor: Monitor) -> list[Problem]:
-    """The monitor's alerts as rows of the table of known problems."""
-    return [problem(alert.code, None, alert.params) for alert in monitor.alerts()]
+def problems_of(monitor: Monitor, mailer: Mailer) -> list[Problem]:
+    """The monitor's alerts, and what keeps mail from going out, as rows of the table of known problems."""
+    found = [problem(alert.code, None, alert.params) for alert in monitor.alerts()]
+    return found + ([problem(mailer.fault.code)] if mailer.fault else [])
 
 
 def _docker_runtime(client: BrokerClient, settings: Settings) -> Runtime:

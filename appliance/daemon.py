@@ -36,7 +36,10 @@ from appliance.identity.api_tokens import ApiToken, ApiTokens
 from appliance.identity.bearer import Bearer
 from appliance.identity.devices import Devices
 from appliance.identity.grants import Grants
+from appliance.identity.invitations import Invitations
 from appliance.identity.links import Links
+from appliance.identity.mail import Mailer
+from appliance.identity.mailed import Mailed
 from appliance.identity.passkeys import Passkeys, RelyingParty
 from appliance.identity.recovery import RecoveryCodes
 from appliance.identity.sessions import Limits, Session, Sessions
@@ -134,7 +137,8 @@ async def _serve(
     party = RelyingParty(settings.host, settings.ui_origin)
     passkeys = Passkeys(store.database, store.audit, store.clock, party)
     codes = RecoveryCodes(store.database, store.audit, store.clock)
-    ways_in = WaysIn(store.database, passkeys, codes, lambda: bool(settings.mail_host))
+    mailer = Mailer(settings)
+    ways_in = WaysIn(store.database, passkeys, codes, lambda: mailer.on)
     tokens = WorkspaceTokens(
         key_files.ed25519(settings.paths.keys / "tokens.key"), store.instance, store.clock, store.database
     )
@@ -143,7 +147,7 @@ async def _serve(
     catalogue = Catalogue.load(Path(webui.__file__).parent / "locale")
     monitor = build_monitor(settings, store, bus, lambda: services)
     services = build_services(
-        settings, store, bus, broker, await proxy_version, random.random, lambda: problems_of(monitor)
+        settings, store, bus, broker, await proxy_version, random.random, lambda: problems_of(monitor, mailer)
     )
     relay = Relay(settings.paths.socket("ide"), ide_uid(settings), services.socket_opened, services.socket_closed)
 
@@ -171,9 +175,13 @@ async def _serve(
             keys.STEP_UP: StepUp(sign_in, sessions, store.audit),
             keys.WAYS_IN: ways_in,
             keys.LINKS: links,
+            keys.MAILER: mailer,
+            keys.MAILED: Mailed(store.database, throttle, store.audit, store.clock, store.boot_id),
+            keys.INVITATIONS: Invitations(store.database, users, store.audit, store.clock),
             keys.TOKENS: tokens,
             keys.API_TOKENS: api_tokens,
             keys.BEARER: Bearer(store.database, api_tokens, throttle, store.audit),
+            keys.THROTTLE: throttle,
             keys.GRANTS: Grants(store.clock),
             keys.AUDIT: store.audit,
             keys.EVENTS: bus,
@@ -202,6 +210,7 @@ async def _serve(
         tasks = [
             asyncio.create_task(services.run(), name="services"),
             asyncio.create_task(monitor.run(), name="telemetry"),
+            asyncio.create_task(mailer.run(), name="mail"),
             asyncio.create_task(_housekeeping((sessions, api_tokens), store), name="housekeeping"),
         ]
         try:

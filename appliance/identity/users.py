@@ -74,6 +74,11 @@ class Users:
     async def all(self) -> list[User]:
         return [User.of(row) for row in await self._db.rows("SELECT * FROM users ORDER BY created_at")]
 
+    async def seen(self) -> dict[str, float]:
+        """When each person was last here (Unix seconds, written each minute), by id; those who never were are missing."""
+        rows = await self._db.rows("SELECT id, seen_at FROM users WHERE seen_at IS NOT NULL")
+        return {row["id"]: row["seen_at"] for row in rows}
+
     async def none_yet(self) -> bool:
         """Whether nobody has claimed this appliance."""
         return await self._db.row("SELECT 1 FROM users LIMIT 1") is None
@@ -145,9 +150,12 @@ class Users:
         )
 
     async def remove(self, user: User, actor: str) -> None:
-        """Remove a person and all their sessions. Raises Conflict when no active admin would remain."""
+        """Remove a person and what is theirs (PRV-4): rows that refer to them go too, and their name where others' rows hold it.
+        The audit log keeps their id, which then leads to nobody. Raises Conflict when no active admin would remain."""
         async with self._db.transaction() as tx:
             await self._keep_an_admin(tx, user)
+            await tx.execute("DELETE FROM invitations WHERE email = ?", (user.email,))
+            await tx.execute("UPDATE invitations SET inviter = '' WHERE inviter_id = ?", (user.id,))
             await tx.execute("DELETE FROM users WHERE id = ?", (user.id,))
             await self._audit.append(tx, "user.remove", actor, user=user.id)
         self._tell(user, gone=True)

@@ -55,6 +55,14 @@ TABLE: Mapping[str, Severity] = {
     "acme_failing": "warning",
     "acme_pending": "warning",
     "clock_off": "error",
+    # Mail
+    "mail_unreachable": "warning",
+    "mail_certificate": "warning",
+    "mail_no_tls": "warning",
+    "mail_sign_in": "warning",
+    "mail_refused": "warning",
+    "mail_later": "info",
+    "mail_address": "warning",
     # The machine
     "runtime_gone": "error",
     "engine_gone": "error",

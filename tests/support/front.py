@@ -21,7 +21,10 @@ from appliance.identity.api_tokens import ApiToken, ApiTokens
 from appliance.identity.bearer import Bearer
 from appliance.identity.devices import Devices
 from appliance.identity.grants import Grants
+from appliance.identity.invitations import Invitations
 from appliance.identity.links import Links
+from appliance.identity.mail import Mailer
+from appliance.identity.mailed import Mailed
 from appliance.identity.passkeys import Passkeys, RelyingParty
 from appliance.identity.recovery import RecoveryCodes
 from appliance.identity.sessions import Limits, Session, Sessions
@@ -112,7 +115,10 @@ class Front:
         )
         self.recovery = RecoveryCodes(store.database, store.audit, clock)
         self.step_up = StepUp(self.sign_in, self.sessions, store.audit)
-        self.mail_is_on = False
+        self.mailer = Mailer(self.settings)
+        self.mailed = Mailed(store.database, self.throttle, store.audit, clock, store.boot_id)
+        self.invitations = Invitations(store.database, self.users, store.audit, clock)
+        self.mail_is_on = self.mailer.on
         self.ways_in = WaysIn(store.database, self.passkeys, self.recovery, lambda: self.mail_is_on)
         self.tokens = WorkspaceTokens(
             key_files.ed25519(self.settings.paths.keys / "tokens.key"), store.instance, clock, store.database
@@ -164,9 +170,13 @@ class Front:
             keys.STEP_UP: self.step_up,
             keys.WAYS_IN: self.ways_in,
             keys.LINKS: self.links,
+            keys.MAILER: self.mailer,
+            keys.MAILED: self.mailed,
+            keys.INVITATIONS: self.invitations,
             keys.TOKENS: self.tokens,
             keys.API_TOKENS: self.api_tokens,
             keys.BEARER: self.bearer,
+            keys.THROTTLE: self.throttle,
             keys.GRANTS: self.grants,
             keys.AUDIT: self.audit,
             keys.EVENTS: self.bus,
@@ -266,13 +276,14 @@ async def front(folder: Path, clock: Any = None, *, console_uids: frozenset[int]
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
             setattr(made, name, await stack.enter_async_context(client))
-        task = asyncio.create_task(made.services.run())
+        tasks = [asyncio.create_task(made.services.run()), asyncio.create_task(made.mailer.run())]
 
         async def end() -> None:
             made.streams.close_all()
             made.relay.close_all()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await made.sessions.save()
             await made.api_tokens.save()
 
