@@ -7,7 +7,9 @@ again is the caller's decision.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import random
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,11 @@ from appliance.broker import protocol
 from appliance.broker.protocol import Object, Reply
 from appliance.errors import CroftError, Unavailable
 
+log = logging.getLogger(__name__)
+
 Callback = Callable[[Object], None]
+FIRST_WAIT = 0.1  # seconds; a restarting broker is back in well under a second
+LONGEST_WAIT = 5.0
 
 
 class BrokerError(CroftError):
@@ -178,3 +184,38 @@ def _abandon(answer: asyncio.Future[Reply]) -> None:
 def _close(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
+
+
+async def keep_connected(client: BrokerClient, changed: Callable[[], None]) -> None:
+    """Connect, and again whenever the connection is lost, until cancelled. ``changed`` is called after
+    either."""
+    tries = 0
+    while True:
+        try:
+            if not _connected(client):
+                await client.connect()
+        except Unavailable as error:
+            log.log(
+                logging.DEBUG if tries else logging.WARNING,
+                "cannot connect to the broker",
+                extra={"cause": error.message},
+            )
+            await asyncio.sleep(_wait(tries))
+            tries += 1
+            continue
+        tries = 0
+        changed()
+        await asyncio.shield(client.closed)
+        log.warning("connection to the broker lost")
+        changed()
+        await asyncio.sleep(_wait(0))
+
+
+def _connected(client: BrokerClient) -> bool:
+    closed: asyncio.Future[None] | None = getattr(client, "closed", None)
+    return closed is not None and not closed.done()
+
+
+def _wait(tries: int) -> float:
+    longest: float = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries, 10))
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing

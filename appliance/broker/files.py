@@ -17,7 +17,7 @@ from appliance.broker.cgroups import Limits
 from appliance.broker.launch import Launch, launch
 from appliance.broker.processes import Process, Processes
 from appliance.broker.protocol import Peer, Reply
-from appliance.broker.runs import fresh_group, held
+from appliance.broker.spawn import fresh_group, held
 from appliance.errors import TooMany
 from appliance.settings import Settings
 

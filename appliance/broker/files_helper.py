@@ -13,10 +13,10 @@ import os
 import socket
 import stat
 from collections.abc import Callable
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from appliance.broker import kernel, protocol
-from appliance.broker.protocol import Field, Object, Verb, flag, one_of, text, whole
+from appliance.broker.protocol import Field, Object, Verb, flag, one_of, text, whole, words
 from appliance.errors import Conflict, CroftError, Forbidden, Invalid, NotFound
 
 MOST_READ = 40_000  # bytes in one answer: as base64 with its frame they fit one packet
@@ -37,6 +37,7 @@ class Helper:
         return {
             "list": Verb(self.entries, {"path": _PATH, "after": Field(text(longest=255), False)}),
             "stat": Verb(self.stat, {"path": _PATH}),
+            "resolve": Verb(self.resolve, {"paths": Field(words(256))}),
             "read": Verb(self.read, {"path": _PATH, "offset": size, "length": Field(whole(1, MOST_READ), False)}),
             "write": Verb(
                 self.write,
@@ -77,6 +78,53 @@ class Helper:
             return _row(PurePath(path).name, os.fstat(fd))
         finally:
             os.close(fd)
+
+    def resolve(self, fds: list[int], paths: list[str]) -> Object:
+        """Where each path leads now, links followed: ``{path, kind}``, or ``{code}`` where it leads nowhere we go.
+
+        ``kind`` is ``missing`` for what could be made at ``path``.
+        """
+        return {"paths": [self._resolved(path) for path in paths]}
+
+    def _resolved(self, path: str) -> Object:
+        try:
+            return self._led(path, "")
+        except FileNotFoundError:
+            return {"code": "not_found"}
+        except PermissionError:
+            return {"code": "forbidden"}
+        except OSError as error:
+            return {"code": "outside" if error.errno in (errno.EXDEV, errno.ELOOP) else "invalid"}
+
+    def _led(self, path: str, rest: str) -> Object:
+        """``rest`` is what was cut off ``path`` because nothing is there. Raises OSError."""
+        try:
+            fd = self._open(path, os.O_PATH | (os.O_DIRECTORY if rest else 0))
+        except FileNotFoundError:
+            parent, _, name = path.rstrip("/").rpartition("/")
+            if name in ("", ".", "..") or self._is_link(path):
+                raise
+            return self._led(parent, f"{name}/{rest}" if rest else name)
+        try:
+            place = os.path.relpath(_place(fd), _place(self._root))
+            kind = "missing" if rest else str(_row("", os.fstat(fd))["kind"])
+        finally:
+            os.close(fd)
+        return {"path": os.path.normpath(f"{place}/{rest}"), "kind": kind}
+
+    def _is_link(self, path: str) -> bool:
+        """Whether ``path`` is a link that leads nowhere: what is written through it would land elsewhere."""
+        parent, _, name = path.rstrip("/").rpartition("/")
+        try:
+            folder = self._open(parent, os.O_PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return False
+        try:
+            return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return False
+        finally:
+            os.close(folder)
 
     def read(self, fds: list[int], path: str, offset: int = 0, length: int = MOST_READ) -> Object:
         """Bytes of a regular file as base64, with the row of the file they came from."""
@@ -258,6 +306,10 @@ def _row(name: str, found: os.stat_result) -> Object:
 def _version(found: os.stat_result) -> str:
     """Changes whenever the file was replaced or written."""
     return f"{found.st_dev:x}-{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"
+
+
+def _place(fd: int) -> Path:
+    return Path(f"/proc/self/fd/{fd}").readlink()
 
 
 def _sendable(name: str) -> bool:

@@ -21,7 +21,8 @@ from appliance.broker.launch import Launch, launch
 from appliance.broker.logs import Logs, rotate
 from appliance.broker.processes import Process, Processes
 from appliance.broker.protocol import Verb
-from appliance.broker.runs import fresh_group, held, outcome
+from appliance.broker.runs import outcome
+from appliance.broker.spawn import fresh_group, held
 from appliance.broker.stragglers import MARK
 from appliance.errors import Conflict, NotFound
 from appliance.settings import Settings

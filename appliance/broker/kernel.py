@@ -28,6 +28,7 @@ CLONE_NEWNET = 0x40000000
 # openat2(2); the number is the same on every architecture since Linux 5.6.
 SYS_OPENAT2 = 437
 RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 
 RENAME_NOREPLACE = 1
@@ -71,13 +72,14 @@ def setns(fd: int, flags: int) -> None:
     _checked(_libc.setns(ctypes.c_int(fd), ctypes.c_int(flags)))
 
 
-def open_beneath(root: int, path: str, flags: int, mode: int = 0) -> int:
+def open_beneath(root: int, path: str, flags: int, mode: int = 0, *, links: bool = True) -> int:
     """Open ``path`` without ever leaving the folder that ``root`` is a descriptor of.
 
-    Links that stay inside are followed; links out, ``..`` out and /proc's magic links fail with EXDEV or ELOOP. The
-    kernel checks each step, so a link swapped meanwhile gains nothing. Source: openat2(2).
+    Links that stay inside are followed unless ``links`` is False; links out, ``..`` out and /proc's magic links fail with
+    EXDEV or ELOOP. The kernel checks each step, so a link swapped meanwhile gains nothing. Source: openat2(2).
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | (0 if links else RESOLVE_NO_SYMLINKS)
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     size = ctypes.c_size_t(ctypes.sizeof(how))
     result = _libc.syscall(ctypes.c_long(SYS_OPENAT2), ctypes.c_int(root), os.fsencode(path), ctypes.byref(how), size)
     return _checked(result, path)

@@ -44,7 +44,7 @@ class Launch:
     """A process to be: what to run, as whom, where, and how bounded. Descriptors stay the caller's.
 
     ``argv[0]`` is an absolute path or a bare name on SEARCH_PATH. ``cwd`` is relative to the folder that ``root``
-    describes. ``entry`` runs in the forked child with the descriptor of ``root``, with the child's powers: before the
+    describes, without links. ``entry`` runs in the forked child with the descriptor of ``root``, with the child's powers: before the
     program, or in place of it when ``argv`` is empty. ``account`` None means no change of user. ``dies_with_parent``
     sends it SIGTERM when the broker or supervisor that started it ends, however that ends. ``inside`` joins the
     namespaces of a container, whose seccomp and AppArmor profiles do not apply then (docs/threat-model.md).
@@ -173,7 +173,7 @@ def _become(plan: Launch, report: int, parent: int) -> NoReturn:
         step = "open the folder of"
         if plan.inside:
             _enter_root(plan.inside.folder)
-        folder = kernel.open_beneath(_ROOT, plan.cwd, os.O_PATH | os.O_DIRECTORY)
+        folder = kernel.open_beneath(_ROOT, plan.cwd, os.O_PATH | os.O_DIRECTORY, links=False)
         os.fchdir(folder)
         os.close(folder)
         step = "run"

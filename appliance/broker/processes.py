@@ -7,6 +7,7 @@ never hit. It counts as gone only when its whole group is empty. The record lies
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,24 @@ _AGAIN, _AGAIN_MOST = 0.02, 1.0  # seconds between looks at a group that is dyin
 
 
 @dataclass
+class Stage:
+    """A further process of a pipeline: it shares the group, the limits and the end of the first."""
+
+    pid: int
+    start: int = 0
+    child: bool = True
+    pidfd: int = -1
+    exited: bool = False
+    status: int | None = None
+    usage: tuple[float, float, int] = (0.0, 0.0, 0)
+
+
+@dataclass
 class Process:
-    """One live run or service. Times named ``*_at`` are seconds of CLOCK_BOOTTIME; ``since`` is Unix time."""
+    """One live run or service. Times named ``*_at`` are seconds of CLOCK_BOOTTIME; ``since`` is Unix time.
+
+    ``exited`` says that its first process is gone, ``ended`` that the first process of every stage is.
+    """
 
     id: str
     kind: str
@@ -41,20 +59,26 @@ class Process:
     reason: str = ""
     began_at: float = 0.0
     note: dict[str, Any] = field(default_factory=dict)
+    later: list[Stage] = field(default_factory=list)
     pidfd: int = -1
+    exited: bool = False
     ended: bool = False
+    status: int | None = None
+    usage: tuple[float, float, int] = (0.0, 0.0, 0)
     look_at: float = 0.0
     patience: float = _AGAIN
     outcome: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def stages(self) -> list[Process | Stage]:
+        return [self, *self.later]
+
     def send(self, number: int) -> None:
-        """Signal the first process alone; nothing happens when it has ended."""
-        if self.ended:
-            return
-        try:
-            signal.pidfd_send_signal(self.pidfd, number)
-        except ProcessLookupError:
-            return
+        """Signal the first process of each stage alone; nothing happens to those that have exited."""
+        for one in self.stages:
+            if not one.exited:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(one.pidfd, number)
 
 
 Gone = Callable[[Process], None]
@@ -88,10 +112,13 @@ class Processes:
         """Watch a process that has just been started. Raises OSError; it is ended then, since nobody would do it later."""
         process.began_at = process.began_at or now()
         try:
-            process.pidfd = os.pidfd_open(process.pid)
-            process.start = process.start or kernel.start_time(process.pid)
+            for one in process.stages:
+                one.pidfd = os.pidfd_open(one.pid)
+                one.start = one.start or kernel.start_time(one.pid)
         except OSError:
-            launch.end(process.pid)
+            for one in process.stages:
+                launch.end(one.pid)
+                _close(one)
             if process.group:
                 process.group.kill()
                 process.group.remove()
@@ -133,7 +160,8 @@ class Processes:
         collected = process.ended and self._collected(process)
         if self._emptied(process) and collected and self._clear(process):
             del self._live[process.id]
-            os.close(process.pidfd)
+            for one in process.stages:
+                _close(one)
             self._save()
             self._gone.get(process.kind, _nothing)(process)
         else:
@@ -146,7 +174,7 @@ class Processes:
                 return process.group.kill()
             # A service has the same id in every appliance; only this start of it is ours to kill.
             mark = process.note.get("run_id", process.id)
-            return stragglers.kill(mark, process.pid, process.pidfd, process.ended)
+            return all([stragglers.kill(mark, one.pid, one.pidfd, one.exited) for one in process.stages])
         except OSError as error:
             sys.stderr.write(f"croft broker: cannot end {process.id}: {error.strerror}\n")
             return False
@@ -159,49 +187,45 @@ class Processes:
 
     def _watch(self, process: Process) -> None:
         self._live[process.id] = process
-        self._selector.register(process.pidfd, selectors.EVENT_READ, lambda mask: self._ended(process))
+        for one in process.stages:
+            if not one.exited:
+                self._selector.register(one.pidfd, selectors.EVENT_READ, partial(self._exited, process, one))
 
-    def _ended(self, process: Process) -> None:
-        """The first process has exited. Its status and the rest of its group are seen to in :meth:`pump`."""
-        self._selector.unregister(process.pidfd)
-        process.ended, process.look_at = True, 0.0
-        process.outcome |= {"exit_code": None, "signal": None, "wall": now() - process.began_at}
+    def _exited(self, process: Process, one: Process | Stage, mask: int) -> None:
+        """A stage's first process has exited. After the last, statuses and the rest of the group are seen to in :meth:`pump`."""
+        self._selector.unregister(one.pidfd)
+        one.exited = True
+        if all(stage.exited for stage in process.stages):
+            process.ended, process.look_at = True, 0.0
+            process.outcome |= {"wall": now() - process.began_at}
 
     def _collected(self, process: Process) -> bool:
-        """Collect its status. False while a tracer keeps it from us (ptrace(2)): whoever waited would wait for that."""
-        if not process.child:
-            return True  # adopted: its status went to another parent
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid == 0:
+        """Collect every stage's status. False while a tracer keeps one from us (ptrace(2)): whoever waited would wait for that."""
+        if not all([_wait(one) for one in process.stages]):
             return False
-        process.child = False
-        code = os.waitstatus_to_exitcode(status)
-        process.outcome |= {
-            "exit_code": code if code >= 0 else None,
-            "signal": -code if code < 0 else None,
-            "user": usage.ru_utime,
-            "system": usage.ru_stime,
-            "maxrss_bytes": usage.ru_maxrss * 1024,
-        }
+        process.outcome["statuses"] = [one.status for one in process.stages]
+        if any(one.status is not None for one in process.stages):
+            user, system, most = zip(*(one.usage for one in process.stages), strict=True)
+            process.outcome |= {"user": sum(user), "system": sum(system), "maxrss_bytes": max(most)}
         return True
 
     def _adopt(self, row: dict[str, Any]) -> None:
         folders = {name: Path(path) for name, path in row.pop("folders").items()}
-        process = Process(**row, child=False, group=Group(folders) if folders else None)
-        try:
-            process.pidfd = os.pidfd_open(process.pid)
-            if kernel.start_time(process.pid) != process.start:
-                raise ProcessLookupError(process.pid)
-        except ProcessLookupError:
+        later = [Stage(pid, start, child=False) for pid, start in row.pop("later", ())]
+        process = Process(**row, child=False, later=later, group=Group(folders) if folders else None)
+        for one in process.stages:
+            one.exited = not _found(one)
+        if all(one.exited for one in process.stages):
             self._adopt_remains(process)
-            return
-        self._watch(process)
+        else:
+            self._watch(process)
 
     def _adopt_remains(self, process: Process) -> None:
         """It ended while no broker watched. Its group may still hold others, so it takes the usual way out."""
-        process.pidfd = process.pidfd if process.pidfd >= 0 else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        for one in process.stages:
+            one.exited = True
         process.ended = True
-        process.outcome |= {"exit_code": None, "signal": None, "wall": now() - process.began_at}
+        process.outcome |= {"wall": now() - process.began_at}
         self._live[process.id] = process
 
     def _bury_group(self, name: str) -> None:
@@ -258,7 +282,34 @@ def _recorded_row(process: Process) -> dict[str, Any]:
     names = ("id", "kind", "pid", "start", "since", "started_by", "kill_at", "reason", "began_at", "note")
     folders = process.group.folders if process.group else {}
     places = {key: str(path) for key, path in folders.items()}
-    return {name: getattr(process, name) for name in names} | {"folders": places}
+    later = [(one.pid, one.start) for one in process.later]
+    return {name: getattr(process, name) for name in names} | {"folders": places, "later": later}
+
+
+def _found(one: Process | Stage) -> bool:
+    """Whether a recorded process still runs; it is held by its pidfd then."""
+    try:
+        one.pidfd = os.pidfd_open(one.pid)
+        return kernel.start_time(one.pid) == one.start
+    except ProcessLookupError:
+        return False
+
+
+def _wait(one: Process | Stage) -> bool:
+    """Collect one status, once; an adopted process's went to another parent."""
+    if not one.child:
+        return True
+    pid, status, usage = os.wait4(one.pid, os.WNOHANG)
+    if pid == 0:
+        return False
+    one.child, one.status = False, os.waitstatus_to_exitcode(status)
+    one.usage = (usage.ru_utime, usage.ru_stime, usage.ru_maxrss * 1024)
+    return True
+
+
+def _close(one: Process | Stage) -> None:
+    if one.pidfd >= 0:
+        os.close(one.pidfd)
 
 
 def _nothing(process: Process) -> None:

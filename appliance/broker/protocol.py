@@ -166,6 +166,17 @@ def words(most: int) -> Check:
     return check
 
 
+def many(most: int, item: Check) -> Check:
+    """A list of 1 to ``most`` values that each pass ``item``."""
+
+    def check(key: str, value: Any) -> list[Any]:
+        if not isinstance(value, list) or not 1 <= len(value) <= most:
+            raise Invalid(f"{key} must be a list of 1 to {most}")
+        return [item(key, one) for one in value]
+
+    return check
+
+
 def table(most: int) -> Check:
     name, item = text(r"[A-Za-z_][A-Za-z0-9_]*", 64), text(longest=4096)
 

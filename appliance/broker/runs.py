@@ -1,37 +1,36 @@
-"""The verbs spawn, kill, freeze, thaw and runs: one execution as the workspace's user, bounded and reported.
+"""The verbs spawn, kill, freeze, thaw, runs and fingerprint: one execution as the workspace's user, bounded and reported.
 
-Rule: a request chooses the program, its words and its bounds; never the user, a folder outside the workspace or a way
-to be killed late. Output goes through pipes that only the caller holds.
+Rule: a request chooses the programs, their words and their bounds; never the user, a folder outside the workspace or a
+way to be killed late. Output goes through pipes that only the caller holds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from appliance.broker import environment, layout
+from appliance.broker import environment
 from appliance.broker.accounts import Accounts
 from appliance.broker.backend import Notify
 from appliance.broker.cgroups import Group, Limits
-from appliance.broker.launch import Inside, Launch, launch
 from appliance.broker.processes import Process, Processes
-from appliance.broker.protocol import Field, Object, Peer, Reply, Verb, nested, one_of, table, text, whole, words
-from appliance.errors import Invalid, NotFound, TooMany, Unavailable
+from appliance.broker.protocol import Field, Object, Peer, Reply, Verb, many, nested, one_of, table, text, whole, words
+from appliance.broker.spawn import Expected, Pipeline, Spawner, held
+from appliance.errors import Conflict, Invalid, NotFound, TooMany, Unavailable
 from appliance.settings import Settings
 
 MOST_RUNS = 16
+MOST_STAGES = 8
+MOST_LOOKS = 4
 MOST_SECONDS = 3600
 MOST_PIDS = 512
-MOST_FILE_BYTES = 4 << 30
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)
 _RUN = Field(text(r"run-[0-9a-f]{16}"))
+_STAGES = many(MOST_STAGES, words(1024))
 
 
 class Runs:
@@ -46,11 +45,11 @@ class Runs:
         container: Callable[[], int | None] | None = None,
     ) -> None:
         """``container`` says the pid of the IDE's container where runs belong into one; None means on the host."""
-        self._container = container
         self._settings = settings
         self._accounts = accounts
         self._processes = processes
         self._notify = notify
+        self._spawner = Spawner(settings, accounts, processes, container)
         self._ended: deque[Object] = deque(maxlen=64)
         processes.on_gone("run", self._gone)
 
@@ -60,59 +59,72 @@ class Runs:
             "pids": Field(whole(1, MOST_PIDS), False),
             "memory_mb": Field(whole(16, most_memory_mb()), False),
         }
+        expected = {"folder": Field(text(longest=64)), "programs": Field(many(MOST_STAGES, text()))}
         return {
             "spawn": Verb(
                 self.spawn,
                 {
-                    "argv": Field(words(1024)),
+                    "argv": Field(words(1024), False),
+                    "stages": Field(_STAGES, False),
+                    "run": Field(_RUN.check, False),
                     "cwd": Field(text(), False),
                     "env": Field(table(32), False),
                     "limits": Field(nested(limits), False),
                     "stdin": Field(one_of((None, "pipe")), False),
                     "view": Field(one_of(("plain",)), False),
+                    "expected": Field(nested(expected), False),
                 },
             ),
             "kill": Verb(self.kill, {"run": _RUN, "signal": Field(one_of([int(one) for one in _SIGNALS]), False)}),
             "freeze": Verb(self.freeze, {"run": _RUN}),
             "thaw": Verb(self.thaw, {"run": _RUN}),
             "runs": Verb(self.all),
+            "fingerprint": Verb(self.fingerprint, {"programs": Field(words(MOST_STAGES)), "cwd": Field(text(), False)}),
         }
 
     def spawn(
         self,
         peer: Peer,
-        argv: list[str],
+        argv: list[str] | None = None,
+        stages: list[list[str]] | None = None,
+        run: str = "",
         cwd: str = ".",
         env: dict[str, str] | None = None,
         limits: dict[str, int] | None = None,
         stdin: str | None = None,
         view: str = "plain",
+        expected: dict[str, Any] | None = None,
     ) -> Reply:
         """Start a run. The answer carries pidfd, stdout, stderr and, if asked for, stdin. Raises CroftError."""
         bounds = {"seconds": 30, "pids": 64, "memory_mb": min(512, most_memory_mb())} | (limits or {})
-        if "/" in argv[0] and not argv[0].startswith("/"):
-            raise Invalid("argv[0] must be a bare name or an absolute path")
-        if not argv[0]:
-            raise Invalid("argv[0] is empty")
+        pipeline = _pipeline(argv, stages)
+        name = run or f"run-{os.urandom(8).hex()}"
         if len(self._processes.of_kind("run")) >= MOST_RUNS:
             raise TooMany(f"{MOST_RUNS} commands are running already", retry_after=5)
-        name = f"run-{os.urandom(8).hex()}"
-        account = self._accounts.workspace
-        variables = environment.build(env or {}, account, str(self._settings.paths.ide_home), name)
+        if self._processes.get(name) or any(one["run"] == name for one in self._ended):
+            raise Conflict("there is a run of this name", code="exists")
+        variables = environment.build(env or {}, self._accounts.workspace, str(self._settings.paths.ide_home), name)
         most = Limits(bounds["memory_mb"], None, bounds["pids"], swap=False)
+        plan = Pipeline(name, pipeline, cwd or ".", variables, most, stdin == "pipe", _expected(expected, pipeline))
         with contextlib.ExitStack() as unsent:
-            process, ends = self._launch(name, argv, cwd or ".", variables, most, stdin)
+            process, ends = self._spawner.start(plan)
             for fd in ends:
                 held(unsent, fd)
             process.kill_at = process.began_at + bounds["seconds"]
-            process.started_by, process.note = str(peer.uid), {"argv0": argv[0][:256]}
+            process.started_by, process.note = str(peer.uid), {"argv0": pipeline[0][0][:256]}
             self._processes.add(process)
             reply = Reply({"run": name, "pid": process.pid}, [os.dup(process.pidfd), *ends])
             unsent.pop_all()
         return reply
 
+    def fingerprint(self, peer: Peer, programs: list[str], cwd: str = ".") -> Reply:
+        """A descriptor to read ``{"folder", "programs"}`` from: what a run here and now would start. Raises CroftError."""
+        if len(self._processes.of_kind("look")) >= MOST_LOOKS:
+            raise TooMany("too many commands are being looked at", retry_after=1)
+        return Reply({}, [self._spawner.look(programs, cwd or ".")])
+
     def kill(self, peer: Peer, run: str, signal: int = 9) -> Reply:
-        """Signal the run's first process; 9 kills everything the run started."""
+        """Signal the first process of each stage; 9 kills everything the run started."""
         process = self._find(run)
         if signal == 9:
             self._processes.stop(process, 0, "killed")
@@ -139,49 +151,6 @@ class Runs:
         self._ended.append(ended)
         self._notify({"event": "exit", **ended})
 
-    def _launch(
-        self, name: str, argv: list[str], cwd: str, env: dict[str, str], limits: Limits, stdin: str | None
-    ) -> tuple[Process, list[int]]:
-        workspace = self._settings.paths.workspace
-        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            root = held(theirs, layout.open_folder(workspace, self._accounts.workspace.uid))
-            ends = [_pipe(ours, theirs) for _ in ("stdout", "stderr")]
-            into = os.pipe2(os.O_CLOEXEC) if stdin == "pipe" else (os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC),)
-            held(theirs, into[0])
-            kept = [ends[0][0], ends[1][0], *(held(ours, fd) for fd in into[1:])]
-            inside = self._inside(str(workspace))
-            if inside:
-                held(theirs, inside.pidfd)
-            group = theirs.enter_context(fresh_group(self._processes, name, limits))
-            began = time.clock_gettime(time.CLOCK_BOOTTIME)
-            pid = launch(
-                Launch(
-                    tuple(argv),
-                    root,
-                    into[0],
-                    ends[0][1],
-                    ends[1][1],
-                    env=env,
-                    cwd=cwd,
-                    group=group,
-                    inside=inside,
-                    oom_score_adj=500,
-                    account=self._accounts.workspace if self._accounts.switching else None,
-                    rlimits=((resource.RLIMIT_NOFILE, 1024), (resource.RLIMIT_FSIZE, MOST_FILE_BYTES)),
-                )
-            )
-            ours.pop_all()  # they are the caller's now
-        return Process(name, "run", pid, 0, time.time(), group, began_at=began), kept
-
-    def _inside(self, workspace: str) -> Inside | None:
-        """The container to run in. Raises Unavailable while the IDE is not running."""
-        if self._container is None:
-            return None
-        pid = self._container()
-        if pid is None:
-            raise Unavailable("cannot run a command: the IDE is not running", code="ide_stopped")
-        return enter(pid, workspace, self._accounts.workspace.uid)
-
     def _find(self, run: str) -> Process:
         process = self._processes.get(run)
         if process is None:
@@ -195,61 +164,54 @@ class Runs:
         return group
 
 
-def enter(pid: int, workspace: str, uid: int) -> Inside:
-    """The container whose first process is ``pid``: it must be ``uid``'s and not on the host. Raises Unavailable."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError as error:
-        raise Unavailable("cannot run a command: the IDE has just stopped", code="ide_stopped") from error
-    try:
-        place = Path(f"/proc/{pid}")
-        if place.stat().st_uid == uid and not place.joinpath("ns/pid").samefile("/proc/self/ns/pid"):
-            return Inside(pidfd, workspace)
-    except FileNotFoundError:
-        pass  # it ended just now, which is refused like a process that is not the container's
-    os.close(pidfd)
-    raise Unavailable("cannot run a command: the IDE's container is not what it should be", code="ide_stopped")
+def _pipeline(argv: list[str] | None, stages: list[list[str]] | None) -> tuple[tuple[str, ...], ...]:
+    """The stages of a request. Raises Invalid."""
+    if (argv is None) == (stages is None):
+        raise Invalid("a run takes argv or stages")
+    found = tuple(tuple(stage) for stage in (stages or [argv or []]))
+    for stage in found:
+        if not stage[0]:
+            raise Invalid("the first word of a stage is empty")
+        if "/" in stage[0] and not stage[0].startswith("/"):
+            raise Invalid("the first word of a stage must be a bare name or an absolute path")
+    return found
 
 
-@contextlib.contextmanager
-def fresh_group(processes: Processes, name: str, limits: Limits) -> Iterator[Group | None]:
-    """A new group with its limits, removed again when nothing comes to run in it. Raises Unavailable if refused."""
-    if processes.get(name) is None:
-        processes.hierarchy.group(name).remove()  # what a start that failed half-way left behind
-    group = processes.hierarchy.create(name)
-    try:
-        try:
-            if group is not None:
-                group.limit(limits)
-        except OSError as error:
-            raise Unavailable(f"cannot limit the process: {error.strerror}") from error
-        yield group
-    except BaseException:
-        if group is not None:
-            group.remove()
-        raise
-
-
-def held(stack: contextlib.ExitStack, fd: int) -> int:
-    """``fd``, closed when ``stack`` ends."""
-    stack.callback(os.close, fd)
-    return fd
-
-
-def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
-    read, write = os.pipe2(os.O_CLOEXEC)
-    return held(ours, read), held(theirs, write)
+def _expected(given: dict[str, Any] | None, stages: tuple[tuple[str, ...], ...]) -> Expected | None:
+    if given is None:
+        return None
+    if len(given["programs"]) != len(stages):
+        raise Invalid("expected must name one program for each stage")
+    return Expected(given["folder"], tuple(given["programs"]))
 
 
 def outcome(process: Process) -> dict[str, Any]:
-    """``exit_code signal reason usage`` of a process that is gone. Times in usage are seconds."""
+    """``exit_code signal reason usage`` of a process that is gone, and the ``stages`` of a pipeline, each with its own
+    ``exit_code`` and ``signal``. Times in usage are seconds."""
     found = dict(process.outcome)
     figures = found.pop("figures", {})
     figures.pop("memory_bytes", None)
-    code, number, wall = found.pop("exit_code", None), found.pop("signal", None), found.pop("wall", None)
-    starved = process.reason == "exit" and number == signal.SIGKILL and figures.get("oom_kills")
+    statuses, wall = found.pop("statuses", [None]), found.pop("wall", None)
+    whole_one = _split(_whole(statuses))
+    starved = process.reason == "exit" and figures.get("oom_kills") and -signal.SIGKILL in statuses
     reason = "oom" if starved else process.reason
-    return {"exit_code": code, "signal": number, "reason": reason, "usage": {"wall": wall, **found, **figures}}
+    stages = {"stages": [_split(one) for one in statuses]} if len(statuses) > 1 else {}
+    return {**whole_one, **stages, "reason": reason, "usage": {"wall": wall, **found, **figures}}
+
+
+def _whole(statuses: list[int | None]) -> int | None:
+    """One status for a pipeline, as ``pipefail`` has it: the last that failed. A stage before the last that ended
+    because nobody read on (SIGPIPE) did not fail."""
+    if None in statuses:
+        return None
+    failed = [one for one in statuses[:-1] if one not in (0, -signal.SIGPIPE)] + statuses[-1:]
+    return next((one for one in reversed(failed) if one), 0)
+
+
+def _split(status: int | None) -> dict[str, int | None]:
+    if status is None:
+        return {"exit_code": None, "signal": None}
+    return {"exit_code": status if status >= 0 else None, "signal": -status if status < 0 else None}
 
 
 def most_memory_mb() -> int:

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from appliance.broker import containers
-from appliance.broker.client import BrokerClient, BrokerError
+from appliance.broker.client import BrokerClient, BrokerError, keep_connected
 from appliance.broker.protocol import Reply
 from appliance.errors import CroftError, Unavailable
 from appliance.services import docker_logs
-from appliance.services.connection import keep_connected
 from appliance.services.model import SERVICES, Limits, LogLine, Missing, Observed, Progress, ServiceName, State
 from appliance.services.problems import TABLE
 from appliance.services.runtime import RuntimeGone, StartFailed

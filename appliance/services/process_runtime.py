@@ -12,11 +12,11 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from appliance.broker.client import BrokerClient, BrokerError
+from appliance.broker.client import BrokerClient, BrokerError, keep_connected
 from appliance.broker.protocol import Reply
 from appliance.errors import Unavailable
 from appliance.services import logs
-from appliance.services.connection import ANSWER_WITHIN, count_terminals, keep_connected
+from appliance.services.connection import ANSWER_WITHIN, count_terminals
 from appliance.services.history import ENDED
 from appliance.services.model import SERVICES, Limits, LogLine, Missing, Observed, Progress, ServiceName, State
 from appliance.services.runtime import RuntimeGone, StartFailed

@@ -246,7 +246,8 @@ class Connected:
 
     async def run(self, *argv: str, **more: object) -> tuple[Object, str, str]:
         """Spawn, read both pipes to their ends, and wait for the exit event."""
-        reply = await self.call("spawn", argv=list(argv), **more)
+        words = {"argv": list(argv)} if argv else {}
+        reply = await self.call("spawn", **words, **more)
         os.close(reply.fds[0])
         out, err = await asyncio.gather(*(asyncio.to_thread(_read, fd) for fd in reply.fds[1:3]))
         return await self.event(run=reply.data["run"]), out, err

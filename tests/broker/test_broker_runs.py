@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -141,24 +142,19 @@ async def test_the_environment_is_made_from_nothing(client, broker):
 async def test_the_folder_is_inside_the_workspace(client, broker):
     inner = broker.paths.workspace / "inner"
     inner.mkdir()
-    (broker.paths.workspace / "link").symlink_to("inner")
-    for cwd, expected in (
-        (".", broker.paths.workspace),
-        ("inner", inner),
-        ("link", inner),
-        ("inner/..", broker.paths.workspace),
-    ):
+    for cwd, expected in ((".", broker.paths.workspace), ("inner", inner), ("inner/..", broker.paths.workspace)):
         _, out, _ = await client.run("pwd", "-P", cwd=cwd)
         assert out.strip() == str(expected)
 
 
 @pytest.mark.parametrize(
-    "cwd", ["..", "inner/../..", "/", "/etc", "out", "proc", "deep", "file", "gone", "/proc/self/cwd"]
+    "cwd", ["..", "inner/../..", "/", "/etc", "out", "proc", "deep", "link", "file", "gone", "/proc/self/cwd"]
 )
 async def test_no_folder_outside_the_workspace(client, broker, cwd):
-    """Links out, dots, absolute paths and magic links all end in a refusal, and no process is left."""
+    """Links, dots that lead out, absolute paths and magic links all end in a refusal, and no process is left."""
     workspace = broker.paths.workspace
     (workspace / "inner").mkdir()
+    (workspace / "link").symlink_to("inner")
     (workspace / "file").touch()
     (workspace / "out").symlink_to("/etc")
     (workspace / "proc").symlink_to("/proc/self/root")
@@ -263,6 +259,125 @@ async def test_kill_takes_everything_and_other_signals_only_the_first(client, po
     assert (await client.event(run=second.data["run"]))["exit_code"] == 7
     for fd in (*reply.fds, *second.fds):
         os.close(fd)
+
+
+async def test_stages_are_joined_and_each_status_is_reported(client):
+    """POL-15: pipes of ours, one standard error, and the status of every stage."""
+    stages = [["sh", "-c", "echo b; echo a; echo no >&2; exit 3"], ["sort"], ["sh", "-c", "cat; exit 5"]]
+    event, out, err = await client.run(stages=stages)
+    assert (out, err) == ("a\nb\n", "no\n")
+    assert [one["exit_code"] for one in event["stages"]] == [3, 0, 5]
+    assert (event["exit_code"], event["reason"]) == (5, "exit")
+    event, _, _ = await client.run(stages=[["false"], ["cat"]])
+    assert event["exit_code"] == 1
+
+
+async def test_a_stage_that_nobody_reads_on_did_not_fail(client):
+    event, out, _ = await client.run(stages=[["yes"], ["head", "-n", "1"]])
+    assert (out, event["exit_code"], event["signal"]) == ("y\n", 0, None)
+    assert event["stages"] == [{"exit_code": None, "signal": 13}, {"exit_code": 0, "signal": None}]
+
+
+async def test_a_pipeline_is_one_run_with_one_end(client, broker):
+    """It lasts until its last stage has ended, and what it leaves behind dies with it."""
+    mark = f"37{os.getpid()}"
+    script = f"setsid -f env -i sleep {mark} >/dev/null 2>&1; exec sleep 0.4"
+    event, _, _ = await client.run(stages=[["true"], ["sh", "-c", script], ["true"]])
+    assert event["usage"]["wall"] >= 0.4
+    assert alive(mark) == []
+    event, _, _ = await client.run(stages=[["sleep", mark], ["sleep", mark]], limits={"seconds": 1})
+    assert (event["reason"], [one["signal"] for one in event["stages"]]) == ("timeout", [9, 9])
+    assert alive(mark) == []
+    assert groups(broker) == []
+
+
+async def test_a_pipeline_with_a_missing_program_starts_nothing(client, broker):
+    for stages in (
+        [["touch", "made"], ["no-such-program"], ["cat"]],
+        [["touch", "made"], ["cat"], ["no-such-program"]],
+    ):
+        with pytest.raises(BrokerError) as caught:
+            await client.call("spawn", stages=stages)
+        assert caught.value.code == "cannot_run"
+    assert not (broker.paths.workspace / "made").exists()
+    assert groups(broker) == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"argv": ["true"], "stages": [["true"]]},
+        {"stages": []},
+        {"stages": [[]]},
+        {"stages": [["true"]] * 9},
+        {"stages": [["true"], ["bin/x"]]},
+        {"stages": ["true"]},
+        {"argv": ["true"], "run": "run-x"},
+        {"argv": ["true"], "run": "../run-0123456789abcdef"},
+        {"argv": ["true"], "expected": {"folder": "1-1"}},
+        {"argv": ["true"], "expected": {"folder": "1-1", "programs": ["a", "b"]}},
+    ],
+)
+async def test_a_malformed_pipeline_is_refused(client, more):
+    with pytest.raises(BrokerError) as caught:
+        await client.call("spawn", **more)
+    assert caught.value.code == "invalid"
+
+
+async def test_the_caller_may_name_a_run_once(client):
+    name = "run-00000000000000ab"
+    event, _, _ = await client.run("true", run=name)
+    assert event["run"] == name
+    with pytest.raises(BrokerError) as caught:
+        await client.call("spawn", argv=["true"], run=name)
+    assert caught.value.code == "exists"
+
+
+async def test_an_approved_folder_and_program_are_checked_by_the_child(client, broker):
+    """POL-10: what is started is, by device and inode, what was looked at."""
+    workspace = broker.paths.workspace
+    (workspace / "here").mkdir()
+    script = broker.workspace_file("tool", "#!/bin/sh\necho one\n")
+    argv = [str(script)]
+    seen = await fingerprint(client, argv, "here")
+    _, out, _ = await client.run(*argv, cwd="here", expected=seen)
+    assert out == "one\n"
+    script.rename(workspace / "old")
+    broker.workspace_file("tool", "#!/bin/sh\necho two\n")
+    await refused_as_changed(client, argv=argv, cwd="here", expected=seen)
+    seen = await fingerprint(client, argv, "here")
+    (workspace / "here").rename(workspace / "there")
+    (workspace / "here").mkdir()
+    await refused_as_changed(client, argv=argv, cwd="here", expected=seen)
+    await refused_as_changed(client, stages=[argv, ["cat"]], expected={"folder": seen["folder"], "programs": ["", ""]})
+    assert groups(broker) == []
+
+
+async def fingerprint(client, programs: list[str], cwd: str = ".") -> dict[str, object]:
+    reply = await client.call("fingerprint", programs=programs, cwd=cwd)
+    with os.fdopen(reply.fds[0], "rb") as pipe:
+        return json.loads(await asyncio.to_thread(pipe.read))
+
+
+async def refused_as_changed(client, **request: object) -> None:
+    with pytest.raises(BrokerError) as caught:
+        await client.call("spawn", **request)
+    assert caught.value.code == "changed"
+
+
+async def test_a_pipeline_survives_a_broker_that_was_killed(home, client, poll):
+    mark = f"38{os.getpid()}"
+    reply = await client.call("spawn", stages=[["sleep", "0.2"], ["sleep", mark]], limits={"seconds": 600})
+    for fd in reply.fds:
+        os.close(fd)
+    home.kill()
+    home.start()
+    poll(lambda: len(alive(mark)) == 1 and not Path(f"/proc/{reply.data['pid']}").exists())
+    (row,) = home.call("runs").data["runs"]
+    home.call("kill", run=row["run"])
+    poll(lambda: home.call("runs").data["ended"])
+    assert alive(mark) == []
 
 
 async def test_freeze_and_thaw(client, poll):

@@ -13,7 +13,7 @@ import pytest
 from appliance.broker import cgroups
 from appliance.broker.cgroups import Group, Hierarchy, Limits
 from appliance.broker.processes import Processes
-from appliance.broker.runs import fresh_group
+from appliance.broker.spawn import fresh_group
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="writing cgroups needs root; the root pass of CI runs this")
 

@@ -12,7 +12,7 @@ import pytest
 
 from appliance.broker.accounts import Account
 from appliance.broker.launch import Launch, launch
-from appliance.broker.runs import enter
+from appliance.broker.spawn import enter
 from appliance.errors import Invalid, Unavailable
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="making namespaces needs root; the root pass of CI runs this")
