@@ -1,0 +1,49 @@
+"""An execution, whole: everything that an approval is given for, in one canonical encoding (DECIDED 26).
+
+Rule: what is hashed is what is sent to the broker. A field that changes what happens belongs in here; the contents of a
+script do not, and the card says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from appliance.commands.model import Limits, Scope
+
+VERSION = 1
+NO_INPUT = hashlib.sha256(b"").hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """``folder`` and ``programs`` are the broker's fingerprints: path, device and inode as the run itself would see them."""
+
+    scope: Scope
+    runtime: str
+    uid: int
+    workspace: str
+    cwd: str
+    folder: str
+    programs: tuple[str, ...]
+    stages: tuple[tuple[str, ...], ...]
+    env: Mapping[str, str]
+    limits: Limits
+    rule: str
+    policy: str
+    view: str = "plain"
+    stdin: str = NO_INPUT
+    version: int = field(default=VERSION)
+
+    def digest(self) -> str:
+        """SHA-256 in hexadecimal over the canonical encoding: JSON with sorted keys, lists for every sequence."""
+        body = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+        return hashlib.sha256(b"croft-execution\0" + body.encode("ascii")).hexdigest()
+
+
+def shape(scope: str, stages: tuple[tuple[str, ...], ...], cwd: str, view: str) -> str:
+    """What makes two proposals the same, whatever the policy and the machine are by then: for muting (AI-6)."""
+    body = json.dumps([scope, stages, cwd, view], ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(b"croft-shape\0" + body.encode("ascii")).hexdigest()

@@ -1,0 +1,278 @@
+"""The decision: what happens to a command, and why.
+
+Rule: pure. No file, clock or environment is looked at, and the order of rules never changes an answer: any deny wins over any ask,
+any ask over any allow, and between equals the smallest id decides. Nothing is allowed without a rule (POL-2, POL-5, POL-16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from appliance.commands import hidden, programs
+from appliance.commands.model import (
+    Actor,
+    Effect,
+    Failure,
+    Judgement,
+    Limits,
+    Rate,
+    Request,
+    Role,
+    Scope,
+    Stage,
+    TypedPath,
+    Verdict,
+)
+from appliance.commands.rules import Match, Miss, Rule, match
+from appliance.messages import Message, Params
+
+__all__ = [
+    "Actor", "Defaults", "Effect", "Failure", "Judgement", "Limits", "Pipeline", "Policy", "Rate", "Request", "Role", "Scope", "Stage",
+    "TypedPath", "Verdict",
+]  # fmt: skip
+
+UNMATCHED = "unmatched"  # rules know the program, none fits
+DEFAULT = "default"  # no rule knows the program
+MOST_TOKENS = 1024
+MOST_BYTES = 128 * 1024  # MAX_ARG_STRLEN, execve(2)
+MOST_STAGES = 8
+_WEIGHT = {Verdict.ALLOW: 0, Verdict.ASK: 1, Verdict.DENY: 2}
+_EFFECTS: tuple[Effect, ...] = ("read", "write", "run", "network")
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What holds where no rule says otherwise. ``auto``: for whom auto rules run at once."""
+
+    verdicts: Mapping[Actor, Verdict]
+    auto: frozenset[Actor]
+    env: Mapping[str, str]
+    limits: Limits
+    asked_limits: Limits
+    rate: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Which rules may follow which in a pipeline that runs at once."""
+
+    id: str
+    first: frozenset[str]
+    then: frozenset[str]
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """One stage's own answer."""
+
+    stage: Stage
+    reason: Message
+    rule: Rule | None = None
+    match: Match | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """All rules, indexed by program. Built by ``language.load``; nothing changes it afterwards."""
+
+    rules: tuple[Rule, ...]
+    pipelines: tuple[Pipeline, ...]
+    defaults: Defaults
+    digest: str = ""
+    _index: Mapping[tuple[Scope, str], tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
+    _denied: Mapping[str, tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        index: dict[tuple[Scope, str], list[Rule]] = {}
+        denied: dict[str, list[Rule]] = {}
+        for rule in sorted(self.rules, key=lambda rule: rule.id):
+            for name in rule.programs:
+                if rule.mode is Verdict.DENY and rule.scope == "workspace":
+                    denied.setdefault(programs.name_of(name), []).append(rule)
+                else:
+                    index.setdefault((rule.scope, name), []).append(rule)
+        object.__setattr__(self, "_index", {name: tuple(rules) for name, rules in index.items()})
+        object.__setattr__(self, "_denied", {name: tuple(rules) for name, rules in denied.items()})
+
+    def judge(self, request: Request) -> Judgement:
+        """What happens to ``request``. Never raises for anything a request can hold."""
+        if refused := _malformed(request):
+            return self._refused(request, *refused)
+        judged = [self._stage(request, number, argv) for number, argv in enumerate(request.stages)]
+        deciding = max(judged, key=lambda one: _WEIGHT[one.stage.verdict])
+        verdict, reason, rule = deciding.stage.verdict, deciding.reason, deciding.stage.rule
+        if verdict is Verdict.ALLOW and len(judged) > 1 and not self._joins(judged):
+            verdict, reason, rule = Verdict.ASK, Message("policy.ask.pipeline"), DEFAULT
+        return self._answer(request, judged, verdict, reason, rule, deciding.failure)
+
+    # -- one stage ------------------------------------------------------------------------------------------------------------------
+
+    def _stage(self, request: Request, number: int, argv: tuple[str, ...]) -> _Judged:
+        if found := self._denying(request, argv):
+            return _judged(argv, found, Verdict.DENY, _why("policy.deny.rule", found))
+        best: Miss | None = None
+        nearest = ""
+        fits: tuple[Rule, Match] | None = None
+        for rule in self._index.get((request.scope, argv[0]), ()):
+            if not rule.concerns(request.actor, request.role) or rule.stdin != (number > 0 and rule.stdin):
+                continue
+            result = match(rule, argv, request.cwd)
+            if isinstance(result, Match):
+                if fits is None or (rule.mode is not fits[0].mode and _WEIGHT[rule.mode] > _WEIGHT[fits[0].mode]):
+                    fits = rule, result
+            elif best is None or result.index > best.index:
+                best, nearest = result, rule.id
+        if fits and (place := _hidden_at(argv, fits[1].texts)) is None:
+            return self._fitting(request, argv, *fits)
+        if (place := _hidden_at(argv, fits[1].texts if fits else frozenset())) is not None:
+            return _hidden(argv, number, place)
+        return self._unmatched(request, number, argv, best, nearest)
+
+    def _denying(self, request: Request, argv: Sequence[str]) -> Rule | None:
+        """The first deny rule that fits the command, or what it would start as a wrapper (POL-5)."""
+        if request.scope == "host":
+            return None
+        starts = range(len(argv)) if programs.wraps(argv[0]) else range(1)
+        for start in starts:
+            for rule in self._denied.get(programs.name_of(argv[start]), ()):
+                if rule.concerns(request.actor, request.role) and isinstance(match(rule, argv[start:], ""), Match):
+                    return rule
+        return None
+
+    def _fitting(self, request: Request, argv: tuple[str, ...], rule: Rule, found: Match) -> _Judged:
+        if rule.mode is Verdict.ALLOW:
+            if request.actor not in self.defaults.auto:
+                return _judged(argv, rule, Verdict.ASK, Message("policy.ask.auto_off", {"rule": rule.id}), found)
+            return _judged(argv, rule, Verdict.ALLOW, Message("policy.allow", {"rule": rule.id}), found)
+        return _judged(argv, rule, rule.mode, _why("policy.ask.rule", rule), found)
+
+    def _unmatched(
+        self, request: Request, number: int, argv: tuple[str, ...], miss: Miss | None, nearest: str
+    ) -> _Judged:
+        verdict = self.defaults.verdicts[request.actor] if request.scope == "workspace" else Verdict.DENY
+        if miss is None:
+            stage = Stage(argv, argv, DEFAULT, verdict)
+            return _Judged(stage, Message(f"policy.{verdict}.unknown", {"program": argv[0]}))
+        token = argv[miss.index] if miss.index < len(argv) else ""
+        failure = Failure(number, miss.index, token, nearest, miss.code)
+        reason = Message(f"policy.miss.{miss.code}", {"rule": nearest, "token": token, "place": miss.index + 1})
+        return _Judged(Stage(argv, argv, UNMATCHED, verdict), reason, failure=failure)
+
+    # -- the whole ------------------------------------------------------------------------------------------------------------------
+
+    def _joins(self, judged: Sequence[_Judged]) -> bool:
+        first, *then = (one.stage.rule for one in judged)
+        return any(
+            first in shape.first and len(judged) <= shape.most and all(rule in shape.then for rule in then)
+            for shape in self.pipelines
+        )
+
+    def _answer(
+        self,
+        request: Request,
+        judged: Sequence[_Judged],
+        verdict: Verdict,
+        reason: Message,
+        rule: str,
+        failure: Failure | None,
+    ) -> Judgement:
+        fallback = self.defaults.limits if verdict is Verdict.ALLOW else self.defaults.asked_limits
+        limits = [(one.rule and one.rule.limits) or fallback for one in judged]
+        rates = [(one.rule and one.rule.rate) or self.defaults.rate for one in judged]
+        effects = [one.rule.effect if one.rule else "run" for one in judged]
+        return Judgement(
+            verdict=verdict,
+            rule=rule,
+            reason=reason,
+            stages=tuple(one.stage for one in judged),
+            env=self.defaults.env,
+            limits=_widest(limits),
+            rate=Rate(min(one.per_minute for one in rates), min(one.per_day for one in rates)),
+            checks=tuple(dict.fromkeys(check for one in judged if one.rule for check in one.rule.requires)),
+            paths=tuple(
+                TypedPath(number, *path) for number, one in enumerate(judged) if one.match for path in one.match.paths
+            ),
+            effect=max(effects, key=_EFFECTS.index),
+            leasable=verdict is Verdict.ASK and request.scope == "workspace" and not any(map(_runs_others, judged)),
+            digest=self.digest,
+            failure=failure,
+        )
+
+    def _refused(self, request: Request, reason: Message, stage: int, index: int) -> Judgement:
+        stages = tuple(Stage(argv, argv, DEFAULT, Verdict.DENY) for argv in request.stages)
+        token = request.stages[stage][index] if stage < len(stages) and index < len(request.stages[stage]) else ""
+        return Judgement(
+            Verdict.DENY, DEFAULT, reason, stages, self.defaults.env, self.defaults.limits, self.defaults.rate,
+            digest=self.digest, failure=Failure(stage, index, token, "", reason.key.rpartition(".")[2]),
+        )  # fmt: skip
+
+
+def _judged(
+    argv: tuple[str, ...], rule: Rule, verdict: Verdict, reason: Message, found: Match | None = None
+) -> _Judged:
+    return _Judged(Stage(found.argv if found else argv, argv, rule.id, verdict), reason, rule, found)
+
+
+def _why(key: str, rule: Rule) -> Message:
+    return Message(key, {"rule": rule.id, "why": rule.why})
+
+
+def _hidden_at(argv: Sequence[str], texts: frozenset[int]) -> tuple[int, hidden.Hidden] | None:
+    """The first hidden character: the word's index, and the character. Free text was checked by its type."""
+    for index, word in enumerate(argv):
+        if index not in texts and not hidden.plain(word):
+            return index, hidden.hidden(word)[0]
+    return None
+
+
+def _hidden(argv: tuple[str, ...], number: int, found: tuple[int, hidden.Hidden]) -> _Judged:
+    index, char = found
+    params: Params = {
+        "place": char.position + 1,
+        "word": index + 1,
+        "code": f"U+{char.codepoint:04X}",
+        "name": char.name,
+    }
+    failure = Failure(number, index, argv[index], "", "hidden")
+    return _Judged(Stage(argv, argv, DEFAULT, Verdict.DENY), Message("policy.deny.hidden", params), failure=failure)
+
+
+def _runs_others(judged: _Judged) -> bool:
+    return programs.runs_others(judged.stage.typed[0])
+
+
+def _widest(limits: Sequence[Limits]) -> Limits:
+    """The limits of stages that run together in one group."""
+    return Limits(
+        max(one.seconds for one in limits),
+        max(one.output_kb for one in limits),
+        max(one.pids for one in limits),
+        max(one.memory_mb for one in limits),
+        min(one.parallel for one in limits),
+    )
+
+
+def _malformed(request: Request) -> tuple[Message, int, int] | None:
+    """What makes a request no command at all: its reason, stage and word."""
+    if not request.stages or len(request.stages) > (1 if request.scope == "host" else MOST_STAGES):
+        return Message("policy.deny.stages", {"most": MOST_STAGES}), 0, 0
+    if _cwd_outside(request.cwd):
+        return Message("policy.deny.cwd"), 0, 0
+    for number, argv in enumerate(request.stages):
+        if not argv or not argv[0]:
+            return Message("policy.deny.empty"), number, 0
+        if len(argv) > MOST_TOKENS or sum(map(len, argv)) > MOST_BYTES:
+            return Message("policy.deny.long", {"most": MOST_TOKENS}), number, 0
+        name = argv[0]
+        if "=" in name or name[0] == "-" or name.isspace():
+            return Message("policy.deny.name", {"token": name}), number, 0
+        if not name.isascii() and hidden.plain(name):
+            return Message("policy.deny.letters", {"token": name}), number, 0
+    return None
+
+
+def _cwd_outside(cwd: str) -> bool:
+    return cwd.startswith("/") or not hidden.plain(cwd) or ".." in cwd.split("/")

@@ -1,0 +1,54 @@
+"""Programs whose job is to run other programs. No rule lets one run at once, and no lease covers one (AI-5).
+
+Rule: names are compared without folder, case and version, so that ``/usr/bin/Python3.11`` is ``python``.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SHELLS = _names("""
+    sh bash rbash dash zsh ksh mksh lksh pdksh ash yash fish csh tcsh rc es elvish nu nushell xonsh pwsh powershell busybox toybox posh
+    sash oil osh ysh
+""")
+# They start what their arguments name.
+WRAPPERS = _names("""
+    env xargs parallel timeout nice ionice chrt taskset nohup setsid setarch linux32 linux64 i386 x86_64 watch sudo sudoedit doas su
+    runuser pkexec run0 script scriptreplay stdbuf unbuffer strace ltrace gdb lldb valgrind perf time chroot unshare nsenter setpriv
+    capsh systemd-run systemd-nspawn bwrap firejail proot fakeroot fakechroot flock start-stop-daemon screen tmux byobu dtach abduco
+    entr inotifywait socat nc ncat netcat expect rlwrap ld.so ld-linux-x86-64.so.2 ld-linux.so.2 ld-linux-aarch64.so.1 command builtin
+    exec eval source . run-parts cpulimit prlimit choom dbus-run-session dbus-launch xvfb-run direnv dotenv nix-shell rr catchsegv
+    eatmydata torsocks torify proxychains tsocks newgrp sg at batch crontab logsave softlimit chpst envdir envuidgid setuidgid
+    multitime hyperfine numactl cgexec ssh-agent aa-exec faketime cset runcon
+""")
+INTERPRETERS = _names("""
+    python pythonw pypy ipython node nodejs deno bun perl ruby irb jruby php lua luajit tclsh wish awk gawk mawk nawk original-awk sed ed
+    ex vi vim nvim view rvim rview vimdiff nano pico emacs emacsclient joe micro less more most man info bc dc gnuplot octave r rscript
+    julia ghci ghc runghc scala groovy kotlin kotlinc jshell java javaw dotnet mono erl iex elixir guile racket sbcl clisp m4 gcc cc
+    clang g++ c++ clang++ tcc as ld make gmake bmake cmake ctest ninja meson just task rake ant mvn gradle sbt bazel npx pnpx bunx yarn
+    pnpm pipx uv uvx poetry pdm hatch tox nox pytest cargo rustc rustup gdbserver yq sqlite sqlite3 mysql psql redis-cli mongo mongosh
+    ssh scp sftp rsync docker podman nerdctl kubectl helm tar bsdtar zip cpio apt apt-get dpkg snap dnf yum rpm gem bundle composer cpan
+""")
+_STARTERS = SHELLS | WRAPPERS
+_VERSION = re.compile(r"[-_]?[0-9][0-9.]*[a-z]?\Z")
+
+
+def name_of(word: str) -> str:
+    """The program that ``word`` names, without folder, case and version."""
+    name = word.rpartition("/")[2].casefold()
+    return _VERSION.sub("", name) or name
+
+
+def runs_others(word: str) -> bool:
+    """Whether the program's job is to run what it is given or what it reads: a shell, a wrapper or an interpreter."""
+    return wraps(word) or name_of(word) in INTERPRETERS
+
+
+def wraps(word: str) -> bool:
+    """Whether the program starts what its arguments name: a shell or a wrapper."""
+    return name_of(word) in _STARTERS or word.rpartition("/")[2].casefold() in _STARTERS
