@@ -40,6 +40,7 @@ from appliance.identity.invitations import Invitations
 from appliance.identity.links import Links
 from appliance.identity.mail import Mailer
 from appliance.identity.mailed import Mailed
+from appliance.identity.own_data import OwnData
 from appliance.identity.passkeys import Passkeys, RelyingParty
 from appliance.identity.recovery import RecoveryCodes
 from appliance.identity.sessions import Limits, Session, Sessions
@@ -59,6 +60,7 @@ from webui import app as web_app
 from webui import keys
 from webui.assets import Assets
 from webui.guard import IDE_COOKIE
+from webui.handlers.tokens import expiring
 from webui.i18n import Catalogue
 from webui.ide_gate import IdeGate, IdePages
 from webui.needs import on_page
@@ -181,6 +183,7 @@ async def _serve(
             keys.TOKENS: tokens,
             keys.API_TOKENS: api_tokens,
             keys.BEARER: Bearer(store.database, api_tokens, throttle, store.audit),
+            keys.OWN_DATA: OwnData(store.database, store.clock),
             keys.THROTTLE: throttle,
             keys.GRANTS: Grants(store.clock),
             keys.AUDIT: store.audit,
@@ -192,7 +195,7 @@ async def _serve(
             keys.STREAMS: streams,
             keys.MONITOR: monitor,
             keys.VISITS: Visits(store.database, store.clock),
-            keys.NEEDS: [on_page(ways_in.needs, "/account", "key")],
+            keys.NEEDS: [on_page(ways_in.needs, "/account", "key"), expiring(api_tokens)],
             keys.ANCHOR: lambda: read_anchor(settings),
         },
         console_uids=frozenset({0, os.getuid()}),

@@ -19,7 +19,9 @@ BODY_MAX = 1024 * 1024
 def build(parts: dict[web.AppKey[Any], Any], console_uids: frozenset[int]) -> web.Application:
     """An application over ``parts`` (every key of webui.keys). ``console_uids`` may use the control socket."""
     table = _table()
-    guard = Guard(parts[keys.SETTINGS], parts[keys.SESSIONS], parts[keys.AUDIT], table, console_uids)
+    guard = Guard(
+        parts[keys.SETTINGS], parts[keys.SESSIONS], parts[keys.BEARER], parts[keys.AUDIT], table, console_uids
+    )
     app = web.Application(middlewares=[errors, guard.check], client_max_size=BODY_MAX)
     for key, value in parts.items():
         app[key] = value

@@ -16,6 +16,8 @@ from aiohttp import web
 
 from appliance.audit import AuditLog
 from appliance.errors import CroftError, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
+from appliance.identity.api_tokens import ApiToken
+from appliance.identity.bearer import Bearer, carried
 from appliance.identity.sessions import Session, Sessions
 from appliance.identity.users import Role, User
 from appliance.settings import Settings
@@ -31,18 +33,28 @@ DEVICE_COOKIE = "__Host-croft-device"
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # What the control socket serves. Pages are for a person, and behind the console there is none.
 FOR_PROGRAMS = ("/api/", "/healthz", "/readyz")
+# The scope of a route that every token may use: what it learns about, or does to, the token itself.
+ANY_SCOPE = "any"
+DENIALS_MAX = 1000
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who a request acts as. ``session`` and ``user`` are None for the console (``croft`` on the machine itself)."""
+    """Who a request acts as. ``session``, ``user`` and ``token`` are None for the console (``croft`` on the machine itself);
+    a person has a session in a browser, or a token where a program acts for them."""
 
     actor: str
     role: Role
     user: User | None = None
     session: Session | None = None
+    token: ApiToken | None = None
+
+    @property
+    def tag(self) -> str:
+        """What open streams are filed under, so that they end with it."""
+        return self.session.id if self.session else self.actor
 
 
 CONSOLE = Principal("console", Role.admin)
@@ -52,7 +64,10 @@ PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 @dataclass(frozen=True)
 class Route:
     """One row of the table. ``role`` None means anyone; ``form`` says that a plain HTML form may post it; ``fresh`` asks
-    for a proof of identity within the last five minutes; ``host`` is ui, ide or console (the control socket alone)."""
+    for a proof of identity within the last five minutes; ``host`` is ui, ide or console (the control socket alone).
+    ``scope`` is what an API token must hold to come here; without one no token gets in, and where ``fresh`` is asked for none
+    does either. ``program`` marks a route for programs that bring their proof in the body: no cookie is looked at, so no page
+    can lend them a person's, and none needs to be kept away."""
 
     method: str
     path: str
@@ -63,6 +78,26 @@ class Route:
     host: str = "ui"
     slides: bool = True
     fresh: bool = False
+    scope: str = ""
+    program: bool = False
+
+
+class ScopeMissing(Forbidden):
+    """The token may not do this, though its person might."""
+
+    code = "token_scope"
+
+    def __init__(self, route: Route) -> None:
+        possible = bool(route.scope) and not route.fresh
+        super().__init__(
+            f"this token does not hold the scope {route.scope}" if possible else "this is not for tokens",
+            hint="Make a token with that scope, or sign in again with `croft sign-in --scope`."
+            if possible
+            else "A person does this in the browser, or `croft` on the machine itself.",
+        )
+        self.challenge = 'Bearer realm="croft", error="insufficient_scope"' + (
+            f', scope="{route.scope}"' if possible else ""
+        )
 
 
 class Guard:
@@ -72,17 +107,20 @@ class Guard:
         self,
         settings: Settings,
         sessions: Sessions,
+        bearer: Bearer,
         audit: AuditLog,
         routes: dict[tuple[str, str], Route],
         console_uids: frozenset[int],
     ) -> None:
         self._settings = settings
         self._sessions = sessions
+        self._bearer = bearer
         self._audit = audit
         self._routes = routes
         self._console_uids = console_uids
         self._hosts = {settings.host: "ui", settings.ide_host: "ide"}
         self._finishing: set[asyncio.Task[web.StreamResponse]] = set()
+        self._denied: set[tuple[str, Route]] = set()
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -121,10 +159,12 @@ class Guard:
         route = self._route(request, "ui")
         if route is None or route.host == "console":
             raise _no_route(request)
+        sent = carried(request.headers.getall("Authorization", [])) if route.role is not None else []
         if request.method in UNSAFE:
-            check_same_origin(request, self._settings.ui_origin)
+            if not sent and not route.program:
+                check_same_origin(request, self._settings.ui_origin)
             _check_kind(request, route)
-        principal = self._principal(request)
+        principal = await self._principal(request, route, sent)
         if principal is not None:
             request[PRINCIPAL] = principal
         await self._check_role(request, route, principal)
@@ -148,7 +188,14 @@ class Guard:
         path = resource.canonical if resource is not None else ""
         return self._routes.get((method, path if host == "ui" else f"ide:{request.path}"))
 
-    def _principal(self, request: web.Request) -> Principal | None:
+    async def _principal(self, request: web.Request, route: Route, sent: list[str]) -> Principal | None:
+        """Who is asking. A token wins over a cookie, and a bad token is a refusal and not a fall back: a program sends one on
+        purpose, while a browser adds cookies unasked. So the request does what the token may and nothing more."""
+        if route.program:
+            return None
+        if sent:
+            token = await self._bearer.admit(sent, client_address(request))
+            return Principal(token.actor, token.role, token.user, token=token)
         session = self._sessions.check(request.cookies.get(COOKIE, ""))
         return Principal(session.user.id, session.user.role, session.user, session) if session else None
 
@@ -158,12 +205,25 @@ class Guard:
         if principal is None:
             raise Unauthenticated("you are not signed in", hint="Sign in, then try again.")
         if principal.role < route.role:
-            await self._audit.note("access.denied", principal.actor, route=f"{route.method} {route.path}")
+            await self._note_denied(principal, route)
             raise Forbidden(f"this needs the role {route.role.name}", hint="Ask an admin of this appliance.")
+        if principal.token and (route.fresh or route.scope not in {ANY_SCOPE, *principal.token.scopes}):
+            await self._note_denied(principal, route)
+            raise ScopeMissing(route)
         if route.fresh and principal.session and not self._sessions.fresh(principal.session):
             raise Forbidden(
                 "this needs a fresh sign-in", hint="Sign in again, then repeat it within five minutes.", code="step_up"
             )
+
+    async def _note_denied(self, principal: Principal, route: Route) -> None:
+        """A person is recorded each time; a program once for each route, for it will try again and again."""
+        if (principal.actor, route) in self._denied:
+            return
+        if principal.token:
+            if len(self._denied) >= DENIALS_MAX:
+                self._denied.clear()
+            self._denied.add((principal.actor, route))
+        await self._audit.note("access.denied", principal.actor, route=f"{route.method} {route.path}")
 
     def _slide(self, request: web.Request, route: Route, principal: Principal | None) -> None:
         """Navigations and unsafe requests are activity; streams, polls and sub-requests are not (DECIDED 14)."""
@@ -227,8 +287,7 @@ def client_address(request: web.Request) -> str:
 def as_error(error: BaseException) -> tuple[int, CroftError, dict[str, str]]:
     """Any exception as (status, words for people, headers). The cause of a fault of ours goes to the log alone."""
     if isinstance(error, CroftError):
-        retry = getattr(error, "retry_after", None)
-        return error.status, error, {"Retry-After": str(max(1, round(retry)))} if retry is not None else {}
+        return error.status, error, _told_in_headers(error)
     if isinstance(error, web.HTTPException):
         return (
             error.status,
@@ -244,6 +303,16 @@ def as_error(error: BaseException) -> tuple[int, CroftError, dict[str, str]]:
         )
     log.error("a request failed", exc_info=error)
     return 500, CroftError("something went wrong on our side", hint="The log of the daemon says more."), {}
+
+
+def _told_in_headers(error: CroftError) -> dict[str, str]:
+    retry, told = getattr(error, "retry_after", None), {}
+    if retry is not None:
+        told["Retry-After"] = str(max(1, round(retry)))
+    challenge = getattr(error, "challenge", 'Bearer realm="croft"' if error.status == 401 else "")
+    if challenge:
+        told["WWW-Authenticate"] = challenge
+    return told
 
 
 def _is_storage(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from appliance.identity.invitations import Invitations
 from appliance.identity.links import Links
 from appliance.identity.mail import Mailer
 from appliance.identity.mailed import Mailed
+from appliance.identity.own_data import OwnData
 from appliance.identity.passkeys import Passkeys
 from appliance.identity.recovery import RecoveryCodes
 from appliance.identity.sessions import Sessions
@@ -54,6 +55,7 @@ INVITATIONS = web.AppKey("invitations", Invitations)
 TOKENS = web.AppKey("tokens", WorkspaceTokens)
 API_TOKENS = web.AppKey("api_tokens", ApiTokens)
 BEARER = web.AppKey("bearer", Bearer)
+OWN_DATA = web.AppKey("own_data", OwnData)
 THROTTLE = web.AppKey("throttle", Throttle)
 GRANTS = web.AppKey("grants", Grants)
 AUDIT = web.AppKey("audit", AuditLog)

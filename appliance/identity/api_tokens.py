@@ -32,6 +32,10 @@ NAME_MAX, NOTE_MAX = 60, 200
 SCOPES = ("read", "services", "commands", "ai", "workspace", "people", "audit")
 
 
+class TokenConflict(Conflict):
+    """The person has a token of this name (``token_exists``), or too many (``token_many``)."""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What a new token should be; :func:`checked` makes one from what people typed."""
@@ -113,8 +117,8 @@ class ApiTokens:
         )
 
     async def create(self, user: User, wanted: Wanted, actor: str, way: str) -> tuple[ApiToken, str]:
-        """Make a token for ``user``. Returns it and the text that is told once. Raises Conflict when there are too many,
-        or one of that name."""
+        """Make a token for ``user``. Returns it and the text that is told once. Raises TokenConflict; NotFound
+        when the person is gone or suspended."""
         now, text = self._clock.now(), token_text.new()
         days = min(wanted.days, LONGEST_DAYS)
         token = ApiToken(
@@ -177,9 +181,15 @@ class ApiTokens:
     async def _make_room(self, tx: Any, token: ApiToken) -> None:
         theirs = [other for other in self.of(token.user.id) if not self.expired(other)]
         if any(other.name == token.name for other in theirs):
-            raise Conflict("there is a token of this name already", hint="Choose another name, or revoke that one.")
+            raise TokenConflict(
+                "there is a token of this name already",
+                hint="Choose another name, or revoke that one.",
+                code="token_exists",
+            )
         if len(theirs) >= EACH_MAX:
-            raise Conflict(f"there are {EACH_MAX} tokens already", hint="Revoke one that is no longer used.")
+            raise TokenConflict(
+                f"there are {EACH_MAX} tokens already", hint="Revoke one that is no longer used.", code="token_many"
+            )
         gone = [other for other in self.of(token.user.id) if other.expires_at < self._clock.now() - KEEP_EXPIRED]
         for other in gone:
             await tx.execute("DELETE FROM api_tokens WHERE id = ?", (other.id,))

@@ -76,6 +76,11 @@ class Throttle:
         )
         return counted
 
+    async def count(self, key: str) -> None:
+        """Count a failure in a transaction of its own."""
+        async with self._db.transaction() as tx:
+            await self.failed(tx, key)
+
 
 def _left(until: float, now: float) -> float:
     """Seconds of a ban that are left. One that seems longer than any ban is from before the clock was set back: it is over."""

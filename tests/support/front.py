@@ -25,6 +25,7 @@ from appliance.identity.invitations import Invitations
 from appliance.identity.links import Links
 from appliance.identity.mail import Mailer
 from appliance.identity.mailed import Mailed
+from appliance.identity.own_data import OwnData
 from appliance.identity.passkeys import Passkeys, RelyingParty
 from appliance.identity.recovery import RecoveryCodes
 from appliance.identity.sessions import Limits, Session, Sessions
@@ -108,6 +109,7 @@ class Front:
         self.users.on_change(self.api_tokens.follow)
         self.bearer = Bearer(store.database, self.api_tokens, self.throttle, store.audit)
         self.grants = Grants(clock)
+        self.own_data = OwnData(store.database, clock)
         self.devices = Devices(store.database, clock)
         self.sign_in = SignIn(store.database, self.links, self.sessions, self.throttle, store.audit, self.devices)
         self.passkeys = Passkeys(
@@ -176,6 +178,7 @@ class Front:
             keys.TOKENS: self.tokens,
             keys.API_TOKENS: self.api_tokens,
             keys.BEARER: self.bearer,
+            keys.OWN_DATA: self.own_data,
             keys.THROTTLE: self.throttle,
             keys.GRANTS: self.grants,
             keys.AUDIT: self.audit,
