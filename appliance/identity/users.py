@@ -149,6 +149,18 @@ class Users:
             (language, theme, user.id),
         )
 
+    async def rename(self, user: User, name: str) -> User:
+        """Let a person change what they are called. Raises Invalid."""
+        wanted = check_name(name)
+        if not wanted:
+            raise Invalid("a person needs a name", hint="Type what others should call you.")
+        async with self._db.transaction() as tx:
+            await tx.execute("UPDATE users SET name = ? WHERE id = ?", (wanted, user.id))
+            await self._audit.append(tx, "user.change", user.id, user=user.id, name=wanted)
+        renamed = await self.find(user.id)
+        self._tell(renamed)
+        return renamed
+
     async def remove(self, user: User, actor: str) -> None:
         """Remove a person and what is theirs (PRV-4): rows that refer to them go too, and their name where others' rows hold it.
         The audit log keeps their id, which then leads to nobody. Raises Conflict when no active admin would remain."""
