@@ -19,7 +19,9 @@ _NAMED = re.compile(
     r"(?i)((?:pass(?:word|wd|phrase)?|secret|token|api[-_]?key|access[-_]?key|private[-_]?key|credential|auth(?:orization)?|cookie|bearer)"
     r"[a-z0-9_-]*\s*[=: ]\s*(?:(?:bearer|basic|token)\s+)?)(\S+)"
 )
-_FLAG = re.compile(r"(?i)--?[a-z0-9-]*(?:pass(?:word|wd|phrase)?|secret|token|api-?key|credential|authorization|cookie)s?\Z")
+_FLAG = re.compile(
+    r"(?i)--?[a-z0-9-]*(?:pass(?:word|wd|phrase)?|secret|token|api-?key|credential|authorization|cookie)s?\Z"
+)
 _IN_URL = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@]+@")
 _KNOWN = re.compile(
     r"(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk-|rk_live_|sk_live_|AKIA|ASIA|AIza|npm_|pypi-|hf_|dop_v1_)[A-Za-z0-9_-]{10,}"
