@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, fields
@@ -20,6 +19,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from support.browser import FLAGS
+from support.screens import EVIL, SANDBOX_NOTE, axe_source
 
 from appliance.messages import Message
 from appliance.services.model import Health, Problem, Progress, ServiceView, State, Want
@@ -29,26 +30,8 @@ from webui.assets import Assets
 from webui.i18n import Catalogue, Translator
 
 ROOT = Path(__file__).parents[2]
-AXE_VERSION = "4.14.1"
 NOW = float(int(time.time()))
 HOST = "croft.localhost"
-CHROMIUM = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-# Chromium says this of every such frame; ours is of another origin, so it cannot reach its own element.
-SANDBOX_NOTE = (
-    "An iframe which has both allow-scripts and allow-same-origin for its sandbox attribute can escape its sandboxing."
-)
-
-# Text that would run, break out of its element, or reorder its line, wherever a page forgot to treat it as text.
-EVIL = """<img src=x onerror=window.pwned=1>"'></script><script>window.pwned=1</script>{{7*7}}\u202egnp.exe\u2066"""
 EVIL_LINE = f"\x1b]8;;javascript:alert(1)\x07click\x1b]8;;\x07 {EVIL} \u0007\u200b end"
 
 
@@ -398,7 +381,7 @@ def stage(server: SimpleNamespace) -> Stage:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        started = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
         yield started
         await started.close()
 
@@ -420,7 +403,7 @@ class Watch:
             "console",
             lambda message: (
                 message.type in ("error", "warning")
-                and message.text != SANDBOX_NOTE
+                and not message.text.startswith(SANDBOX_NOTE)
                 and self.faults.append(message.text)
             ),
         )
@@ -450,16 +433,7 @@ async def page(browser: Browser, stage: Stage, watch: Watch) -> AsyncIterator[Pa
 @pytest.fixture(scope="session")
 def axe() -> str:
     """The source of axe-core, installed once into the checkout's cache."""
-    folder = ROOT / ".cache" / f"axe-{AXE_VERSION}"
-    script = folder / "node_modules/axe-core/axe.min.js"
-    if not script.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["npm", "install", "--no-save", "--silent", "--prefix", str(folder), f"axe-core@{AXE_VERSION}"],
-            check=True,
-            timeout=100,
-        )
-    return script.read_text("utf-8")
+    return axe_source()
 
 
 def as_event(stage: Stage, catalogue: Catalogue, lang: str = "en") -> dict[str, Any]:
