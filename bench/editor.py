@@ -4,41 +4,59 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from string import Template
 from typing import Any
+from urllib.parse import urljoin
 
-from measure import Figure, NotRun, interleave, medians, ratio, wait_for
+from measure import Figure, NotRun, free_port, interleave, medians, ratio, wait_for
 from playwright.sync_api import Browser, BrowserContext, Frame, Page
-from stage import BARE_HOST, Caddy, running_appliance, scratch
+from stage import BARE_HOST, caddy, running_appliance, scratch
 from support.appliance import Appliance
 from support.browser import chromium, person, sign_in
 from support.waiting import poll
 
+WARM = 3  # visits; Chromium keeps compiled code from the second one on
 TREE = ".explorer-folders-view, .explorer-viewlet"
-BARE = """
-http://%s:%d {
-	bind 127.0.0.1
-	reverse_proxy unix/%s
+# The same TLS, the same authority and HTTP/2, so that what differs is what Croft adds. The browser trusts the root.
+BARE = Template("""
+{
+	admin off
+	auto_https disable_redirects
+	skip_install_trust
+	http_port $http
+	https_port $https
+	storage file_system $folder/storage
+	pki {
+		ca local {
+			root {
+				cert $root.crt
+				key $root.key
+			}
+		}
+	}
 }
-"""
+https://$host:$https {
+	bind 127.0.0.1
+	tls internal
+	reverse_proxy unix/$socket
+}
+""")
 
 
 def opening(rounds: int) -> list[Figure]:
-    """Four figures from one appliance and one signed-in person; the browser's cache is warm, as on every later day."""
+    """Five figures from one appliance and one signed-in person; the browser's caches are warm, as on every later day.
+
+    Both editors are opened from another page of their own site, in a page that stays open: the way a person comes.
+    """
     with _desk() as (appliance, browser, context):
         page = context.new_page()
-        _click(page, appliance)  # fills the browser's cache
         with _bare(appliance) as plain:
-            bare = person(browser)
-            _open_bare(bare.new_page(), plain)
-            found = interleave(
-                {
-                    "croft": lambda: _click(page, appliance),
-                    "plain": lambda: _fresh(bare, lambda p: _open_bare(p, plain)),
-                },
-                rounds,
-            )
+            bare = person(browser).new_page()
+            both = {"croft": lambda: _click(page, appliance), "plain": lambda: _open_bare(bare, plain)}
+            interleave(both, WARM)
+            found = interleave(both, rounds)
         again = _fetched_again(context, appliance)
         shown, awake = _from_sleep(page, appliance, rounds)
     warm = medians(found)
@@ -66,14 +84,19 @@ def _desk() -> Iterator[tuple[Appliance, Browser, BrowserContext]]:
 
 @contextmanager
 def _bare(appliance: Appliance) -> Iterator[str]:
-    """A plain Caddy in front of the same code-server. Yields its address (localhost: a secure context, as HTTPS is)."""
+    """A plain Caddy with TLS in front of the same code-server. Yields its address."""
     with scratch() as folder:
-        port = appliance.http_port + 1
-        caddy = Caddy(folder, BARE % (BARE_HOST, port, appliance.paths.socket("ide")))
-        try:
-            yield f"http://{BARE_HOST}:{port}/?folder={appliance.paths.workspace}"
-        finally:
-            caddy.close()
+        https = free_port()
+        text = BARE.substitute(
+            folder=folder,
+            host=BARE_HOST,
+            http=free_port(),
+            https=https,
+            root=appliance.paths.caddy_data / "caddy/pki/authorities/local/root",
+            socket=appliance.paths.socket("ide"),
+        )
+        with caddy(folder, text):
+            yield f"https://{BARE_HOST}:{https}/?folder={appliance.paths.workspace}"
 
 
 def _click(page: Page, appliance: Appliance) -> float:
@@ -93,15 +116,8 @@ def _frame(page: Page) -> Frame:
     return found
 
 
-def _fresh(context: BrowserContext, measure: Callable[[Page], float]) -> float:
-    page = context.new_page()
-    try:
-        return measure(page)
-    finally:
-        page.close()
-
-
 def _open_bare(page: Page, address: str) -> float:
+    page.goto(urljoin(address, "/healthz"))
     began = time.monotonic()
     page.goto(address, wait_until="commit")
     page.wait_for_selector(TREE, timeout=60_000)
@@ -109,21 +125,30 @@ def _open_bare(page: Page, address: str) -> float:
 
 
 def _fetched_again(context: BrowserContext, appliance: Appliance) -> float:
-    """How many of code-server's versioned files a second visit asks the network for."""
-    seen: list[str] = []
+    """How many of code-server's versioned files that one visit has fetched the next asks the network for again.
+
+    The page of its worker has another address at each visit, whoever serves it, and is therefore none of them.
+    """
+    first, second = _fetched(context, appliance), _fetched(context, appliance)
+    return float(len(second["network"] & (first["network"] | first["cache"])))
+
+
+def _fetched(context: BrowserContext, appliance: Appliance) -> dict[str, set[str]]:
+    """Addresses of the versioned files of one visit, by where they came from."""
+    found: dict[str, set[str]] = {"network": set(), "cache": set()}
     page = context.new_page()
     session = context.new_cdp_session(page)
     session.send("Network.enable")
 
     def note(event: dict[str, object]) -> None:
         response: Any = event["response"]
-        if "/stable-" in response["url"] and not response.get("fromDiskCache") and response["status"] == 200:
-            seen.append(str(response["url"]))
+        if "/stable-" in response["url"] and "/static/" in response["url"] and response["status"] == 200:
+            found["cache" if response.get("fromDiskCache") else "network"].add(str(response["url"]))
 
     session.on("Network.responseReceived", note)
     _click(page, appliance)
     page.close()
-    return float(len([url for url in seen if "/static/" in url]))
+    return found
 
 
 def _from_sleep(page: Page, appliance: Appliance, rounds: int) -> tuple[float, float]:

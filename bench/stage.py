@@ -167,32 +167,38 @@ class Caddy:
         for name in ("web", "ide"):
             self.settings.paths.socket(name).parent.mkdir(parents=True, exist_ok=True)
         text = render(self.settings, "process")
-        self._run((text if check else _unchecked(text)) + extra)
+        self._running = caddy(folder, (text if check else _unchecked(text)) + extra)
+        self._running.__enter__()
 
     @property
     def ide_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def _run(self, text: str) -> None:
-        program = shutil.which("caddy")
-        if not program:
-            raise NotRun("caddy is not installed")
-        (self.folder / "Caddyfile").write_text(text)
-        with (self.folder / "caddy.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [program, "run", "--adapter", "caddyfile", "--config", str(self.folder / "Caddyfile")],
-                stderr=log,
-                env={"PATH": os.environ["PATH"], "HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder)},
-            )
-        wait_for(
-            lambda: b"serving initial configuration" in (self.folder / "caddy.log").read_bytes(),
-            f"Caddy in {self.folder}",
-            20,
-        )
-
     def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
+        self._running.__exit__(None, None, None)
+
+
+@contextmanager
+def caddy(folder: Path, text: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Caddy that serves the Caddyfile ``text``, with all it keeps in ``folder``."""
+    program = shutil.which("caddy")
+    if not program:
+        raise NotRun("caddy is not installed")
+    (folder / "Caddyfile").write_text(text)
+    with (folder / "caddy.log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")],
+            stderr=log,
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_CONFIG_HOME": str(folder)},
+        )
+    try:
+        wait_for(
+            lambda: b"serving initial configuration" in (folder / "caddy.log").read_bytes(), f"Caddy in {folder}", 20
+        )
+        yield process
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 def _unchecked(text: str) -> str:

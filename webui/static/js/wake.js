@@ -3,7 +3,7 @@
 
 import { t, bytes } from "./text.js";
 
-const PAUSE = 700;
+const PAUSE = 300;
 const FETCHING = 2; // pulling, extracting and creating are seldom needed, and hidden until they are
 const page = document.querySelector("[data-wake]");
 const phases = [...page.querySelectorAll("[data-name]")];

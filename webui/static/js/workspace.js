@@ -1,5 +1,5 @@
-/* The workspace: hand the session over to the editor's host, and keep the assistant's panel where the person left it.
-   Rule: the hand-off code goes by a form posted into the frame, never in an address (DECIDED 16). */
+/* The workspace: the editor's state, and the assistant's panel kept where the person left it.
+   Rule: opening the editor waits for nothing here (enter.js). */
 
 import { connect } from "./live.js";
 import { find, setIcon } from "./page.js";
@@ -10,15 +10,6 @@ const desk = find(".desk");
 const grip = find(".grip");
 const panel = find(".panel");
 const toggle = find("#panel-toggle");
-
-function enter() {
-  const form = find("#enter");
-  const frame = find(".editor iframe");
-  const cover = find(".opening");
-  frame.addEventListener("load", () => { if (form.dataset.sent) cover.hidden = true; });
-  form.dataset.sent = "yes";
-  form.submit();
-}
 
 function showPanel(open, remember = true) {
   panel.hidden = grip.hidden = !open;
@@ -67,5 +58,4 @@ function showState({ services }) {
 
 showPanel(localStorage.getItem("croft.panel.open") === "yes" && innerWidth > 720, false);
 setWidth(Number(localStorage.getItem("croft.panel.width")) || 360);
-enter();
 connect("/api/events?topics=services", { services: showState });
