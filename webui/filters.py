@@ -53,8 +53,9 @@ NAVIGATION: tuple[Place, ...] = (
 # The tabs of a place that has several pages; a page names its own as ``tab``. One tab alone is not shown.
 SECTIONS: dict[str, tuple[Place, ...]] = {
     "machine": (Place("services", "/machine", EVERYONE),),
+    "people": (Place("tokens", "/people/tokens", frozenset({"admin"})),),
     # What is one's own; reached from the person's menu.
-    "account": (Place("sessions", "/sessions", EVERYONE),),
+    "account": (Place("tokens", "/account/tokens", EVERYONE), Place("sessions", "/sessions", EVERYONE),),
 }
 
 

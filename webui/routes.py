@@ -8,8 +8,23 @@ from typing import Any
 from appliance import __version__
 from appliance.identity.users import Role
 from webui import ide
-from webui.guard import Route
-from webui.handlers import audit, home, live, machine, people, preferences, sessions, sign_in, system, workspace
+from webui.guard import ANY_SCOPE, Route
+from webui.handlers import (
+    audit,
+    connect,
+    home,
+    live,
+    machine,
+    people,
+    preferences,
+    privacy,
+    sessions,
+    sign_in,
+    system,
+    telemetry,
+    tokens,
+    workspace,
+)
 
 VIEWER, OPERATOR, ADMIN = Role.viewer, Role.operator, Role.admin
 
@@ -35,22 +50,47 @@ UI: tuple[Route, ...] = (
     Route("GET", "/sessions", sessions.sessions, VIEWER, "Sessions"),
     Route("POST", "/sessions/{id}/end", sessions.end_session_form, VIEWER, "End a session", form=True),
     Route("POST", "/sessions/end-others", sessions.end_other_sessions, VIEWER, "End all other sessions", form=True),
-    Route("GET", "/api/openapi.json", system.openapi, VIEWER, "This API"),
-    Route("GET", "/api/status", system.status, VIEWER, "State of the appliance"),
-    Route("GET", "/api/events", live.events, VIEWER, "Live events (SSE)", slides=False),
-    Route("GET", "/api/services", machine.list_services, VIEWER, "Services and problems"),
-    Route("POST", "/api/services/{name}/{action}", machine.act_on_service, OPERATOR, "Start, stop or restart a service"),
-    Route("GET", "/api/services/{name}/logs", machine.service_logs, OPERATOR, "Last lines of a service"),
-    Route("GET", "/api/services/{name}/logs/stream", machine.follow_logs, OPERATOR, "New lines of a service (SSE)", slides=False),
-    Route("GET", "/api/sessions", sessions.list_sessions, VIEWER, "Sessions"),
-    Route("DELETE", "/api/sessions/{id}", sessions.end_session, VIEWER, "End a session"),
+    Route("GET", "/account/tokens", tokens.own_tokens, VIEWER, "One's own API tokens"),
+    Route("GET", "/account/tokens/new", tokens.new_token, VIEWER, "Form for a new API token", fresh=True),
+    Route("POST", "/account/tokens", tokens.create_token_form, VIEWER, "Make an API token and show it", form=True, fresh=True),
+    Route("POST", "/account/tokens/{id}/revoke", tokens.revoke_form, VIEWER, "Revoke an API token", form=True),
+    Route("GET", "/people/tokens", tokens.all_tokens, ADMIN, "Everyone's API tokens"),
+    Route("POST", "/people/tokens/{id}/revoke", tokens.revoke_form, ADMIN, "Revoke anybody's API token", form=True),
+    Route("GET", "/account/data", privacy.own_data, VIEWER, "All of one's own data as a file", fresh=True),
+    Route("GET", "/connect", connect.question, VIEWER, "What a program on this computer asks for", fresh=True),
+    Route("POST", "/connect", connect.decide, VIEWER, "Let it in or turn it away", form=True, fresh=True),
+    Route("GET", "/connect/code", connect.code_page, VIEWER, "Where a program's short code is typed", fresh=True),
+    Route("POST", "/connect/code", connect.look_up_code, VIEWER, "What the program with this code asks for", form=True, fresh=True),
+    Route("POST", "/connect/code/answer", connect.decide_code, VIEWER, "Let it in or turn it away", form=True, fresh=True),
+    Route("GET", "/connect/done", connect.done, VIEWER, "The end of signing in from another program"),
+    Route("GET", "/ca.pem", connect.authority, None, "Certificate of this appliance's own authority"),
+    Route("GET", "/api/openapi.json", system.openapi, VIEWER, "This API", scope="read"),
+    Route("GET", "/api/status", system.status, VIEWER, "State of the appliance", scope="read"),
+    Route("GET", "/api/events", live.events, VIEWER, "Live events (SSE)", slides=False, scope="read"),
+    Route("GET", "/metrics", telemetry.metrics, VIEWER, "Figures of this moment (Prometheus)", scope="read"),
+    Route("GET", "/api/telemetry", telemetry.telemetry, VIEWER, "Figures over time", scope="read"),
+    Route("GET", "/api/charts", telemetry.chart_data, VIEWER, "Charts as the pages draw them", scope="read"),
+    Route("GET", "/api/services", machine.list_services, VIEWER, "Services and problems", scope="read"),
+    Route("POST", "/api/services/{name}/{action}", machine.act_on_service, OPERATOR, "Start, stop or restart a service", scope="services"),
+    Route("GET", "/api/services/{name}/logs", machine.service_logs, OPERATOR, "Last lines of a service", scope="services"),
+    Route("GET", "/api/services/{name}/logs/stream", machine.follow_logs, OPERATOR, "New lines of a service (SSE)", slides=False, scope="services"),
+    Route("GET", "/api/sessions", sessions.list_sessions, VIEWER, "Sessions", scope="people"),
+    Route("DELETE", "/api/sessions/{id}", sessions.end_session, VIEWER, "End a session", scope="people"),
+    Route("GET", "/api/me", tokens.me, VIEWER, "Who the caller is", scope=ANY_SCOPE),
+    Route("GET", "/api/tokens", tokens.list_tokens, VIEWER, "API tokens", scope="people"),
+    Route("POST", "/api/tokens", tokens.create_token, VIEWER, "Make an API token", fresh=True),
+    Route("DELETE", "/api/tokens/current", tokens.revoke_current, VIEWER, "Revoke the token the request came with", scope=ANY_SCOPE),
+    Route("DELETE", "/api/tokens/{id}", tokens.revoke_token, VIEWER, "Revoke an API token", scope="people"),
+    Route("POST", "/api/workspace-token", tokens.workspace_token, OPERATOR, "An access token for the IDE host", scope="workspace"),
+    Route("POST", "/api/connect", connect.ask, None, "A program without a browser asks to be let in", program=True),
+    Route("POST", "/api/connect/token", connect.collect, None, "A program collects its token", program=True),
     Route("POST", "/api/links", sign_in.create_link, ADMIN, "Make a sign-in link", host="console"),
-    Route("GET", "/api/users", people.list_users, ADMIN, "People"),
+    Route("GET", "/api/users", people.list_users, ADMIN, "People", scope="people"),
     Route("POST", "/api/users", people.add_user, ADMIN, "Add a person", fresh=True),
     Route("PATCH", "/api/users/{id}", people.change_user, ADMIN, "Change a person's role or state", fresh=True),
     Route("DELETE", "/api/users/{id}", people.remove_user, ADMIN, "Remove a person", fresh=True),
-    Route("GET", "/api/audit", audit.audit_records, ADMIN, "Audit log"),
-    Route("GET", "/api/audit/verify", audit.audit_verify, ADMIN, "Check the audit chain"),
+    Route("GET", "/api/audit", audit.audit_records, ADMIN, "Audit log", scope="audit"),
+    Route("GET", "/api/audit/verify", audit.audit_verify, ADMIN, "Check the audit chain", scope="audit"),
 )
 
 IDE: tuple[Route, ...] = (
@@ -72,6 +112,7 @@ def openapi() -> dict[str, Any]:
         paths.setdefault(route.path, {})[route.method.lower()] = {
             "summary": route.summary,
             "x-role": route.role.name if route.role else "anyone",
+            "x-scope": route.scope if route.scope and not route.fresh else None,
             "parameters": [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
             ],

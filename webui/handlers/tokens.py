@@ -43,7 +43,8 @@ async def own_tokens(request: web.Request) -> web.StreamResponse:
     """One's own tokens."""
     user = _person(request)
     rows = [token_json(request, token) for token in request.app[keys.API_TOKENS].of(user.id)]
-    return page(request, "tokens.html", page="account", tab="tokens", rows=rows, everyone=False)
+    origin = request.app[keys.SETTINGS].ui_origin
+    return page(request, "tokens.html", page="account", tab="tokens", rows=rows, everyone=False, origin=origin)
 
 
 async def all_tokens(request: web.Request) -> web.StreamResponse:
