@@ -11,6 +11,9 @@ from appliance.errors import Unauthenticated
 from appliance.identity.verify import PageName, relative_path
 from webui import headers, keys, routes
 from webui.guard import Guard, Handler, Route, as_error
+from webui.handlers import step_up
+from webui.handlers.live import Pictures
+from webui.handlers.telemetry import Drawings
 from webui.render import page, set_up
 
 BODY_MAX = 1024 * 1024
@@ -26,6 +29,7 @@ def build(parts: dict[web.AppKey[Any], Any], console_uids: frozenset[int]) -> we
     for key, value in parts.items():
         app[key] = value
     app[keys.OPENAPI] = routes.openapi()
+    app[keys.DRAWINGS], app[keys.PICTURES], app[keys.FACTS] = Drawings(), Pictures(), {}
     set_up(app, parts[keys.ASSETS])
     headers.attach(app, parts[keys.SETTINGS])
     app.on_cleanup.append(guard.drain)
@@ -62,13 +66,15 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception as error:
         if isinstance(error, web.HTTPException) and error.status < 400:
             raise
+        if getattr(error, "code", "") == "step_up" and _wants_page(request) and not on_ide_host(request):
+            return await step_up.ask(request)
         return refuse(request, error)
 
 
 def refuse(request: web.Request, error: Exception) -> web.Response:
     """The response for an exception."""
     status, words, extra = as_error(error)
-    wants_page = "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
+    wants_page = _wants_page(request)
     if isinstance(error, Unauthenticated) and wants_page and request.method == "GET" and not on_ide_host(request):
         if request.headers.get("Sec-Fetch-Site") == "cross-site":
             # Strict cookies stay away when another site's page leads here; asked for from our own page, they come along.
@@ -86,6 +92,10 @@ def refuse(request: web.Request, error: Exception) -> web.Response:
         )
     response.headers.update({"Cache-Control": "no-store", **extra})
     return response
+
+
+def _wants_page(request: web.Request) -> bool:
+    return "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
 
 
 def on_ide_host(request: web.Request) -> bool:

@@ -32,7 +32,7 @@ IDE_COOKIE = "__Host-croft-ide"
 DEVICE_COOKIE = "__Host-croft-device"
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # What the control socket serves. Pages are for a person, and behind the console there is none.
-FOR_PROGRAMS = ("/api/", "/healthz", "/readyz")
+FOR_PROGRAMS = ("/api/", "/healthz", "/readyz", "/metrics")
 # The scope of a route that every token may use: what it learns about, or does to, the token itself.
 ANY_SCOPE = "any"
 DENIALS_MAX = 1000

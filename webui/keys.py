@@ -31,6 +31,7 @@ from appliance.identity.visits import Visits
 from appliance.identity.ways_in import WaysIn
 from appliance.services.manager import Services
 from appliance.settings import Settings
+from appliance.telemetry.machine import Facts
 from appliance.telemetry.monitor import Monitor
 from webui.assets import Assets
 from webui.i18n import Catalogue
@@ -70,6 +71,11 @@ VISITS = web.AppKey("visits", Visits)
 # Who knows of things that wait for a person (webui.needs); Home shows them.
 NEEDS: web.AppKey[Sequence[Provider]] = web.AppKey("needs")
 ANCHOR: web.AppKey[Callable[[], tuple[int, bytes] | None]] = web.AppKey("anchor")
+# webui.handlers.telemetry.Drawings and webui.handlers.live.Pictures: what many readers share.
+DRAWINGS: web.AppKey[Any] = web.AppKey("drawings")
+PICTURES: web.AppKey[Any] = web.AppKey("pictures")
+# What the machine is, once somebody asked.
+FACTS: web.AppKey[dict[str, Facts]] = web.AppKey("facts")
 OPENAPI: web.AppKey[dict[str, Any]] = web.AppKey("openapi")
 # Called with (page name, path, Accept-Language), gives a whole page: webui.ide_gate.IdePages.
 IDE_PAGES: web.AppKey[Any] = web.AppKey("ide_pages")

@@ -23,6 +23,12 @@ STREAMS_MAX = 32
 HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
+def encode(event: str, data: Mapping[str, Any]) -> bytes:
+    """An event without its id, as it goes over the wire; several readers may share it."""
+    body = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return f"event: {event}\ndata: {body}\n\n".encode()
+
+
 class Stream:
     """An open event stream. Use as a context manager; writing to a gone reader ends the handler quietly."""
 
@@ -37,10 +43,10 @@ class Stream:
             await self._response.write(b": open\n\n")
         return self._response
 
-    async def send(self, event: str, data: Mapping[str, Any], event_id: int | None = None) -> None:
-        head = f"id: {event_id}\n" if event_id is not None else ""
-        body = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-        await self._response.write(f"{head}event: {event}\ndata: {body}\n\n".encode())
+    async def send(self, event: str, data: Mapping[str, Any] | bytes, event_id: int | None = None) -> None:
+        """``data`` as it is, or as :func:`encode` made it of the same event."""
+        head = f"id: {event_id}\n".encode() if event_id is not None else b""
+        await self._response.write(head + (data if isinstance(data, bytes) else encode(event, data)))
 
     async def beat(self) -> None:
         await self._response.write(b": beat\n\n")
@@ -48,7 +54,7 @@ class Stream:
 
 async def pump(
     request: web.Request,
-    items: AsyncGenerator[tuple[str, Mapping[str, Any], int | None], None],
+    items: AsyncGenerator[tuple[str, Mapping[str, Any] | bytes, int | None], None],
     heartbeat: float = HEARTBEAT_SECONDS,
 ) -> web.StreamResponse:
     """Send ``items`` (event, data, id) until they end or the reader goes."""
@@ -56,7 +62,7 @@ async def pump(
     response = await stream.open()
     if request.method == "HEAD":
         return response
-    upcoming: asyncio.Future[tuple[str, Mapping[str, Any], int | None]] | None = None
+    upcoming: asyncio.Future[tuple[str, Mapping[str, Any] | bytes, int | None]] | None = None
     try:
         while True:
             upcoming = upcoming or asyncio.ensure_future(anext(items))

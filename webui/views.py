@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.identity.users import Role
 from appliance.messages import Message
 from appliance.services.manager import Services
 from appliance.services.model import LogLine, Problem, ServiceView
@@ -47,8 +48,8 @@ def preferred(accepted: str, default: str) -> str:
     return best
 
 
-def service_json(view: ServiceView, t: Translator) -> dict[str, Any]:
-    """One service; ``reason`` is a sentence, ``shown`` the state people are told."""
+def service_json(view: ServiceView, t: Translator, role: Role = Role.viewer) -> dict[str, Any]:
+    """One service; ``reason`` is a sentence, ``shown`` the state people are told. Logs are for operators."""
     return {
         "name": view.name,
         "state": str(view.state),
@@ -63,7 +64,7 @@ def service_json(view: ServiceView, t: Translator) -> dict[str, Any]:
         "parked": view.parked,
         "retry_at": view.retry_at,
         "safe": view.safe,
-        "log_tail": [clean(line) for line in view.log_tail],
+        "log_tail": [clean(line) for line in view.log_tail] if role >= Role.operator else [],
         "progress": {"phase": view.progress.phase, "current": view.progress.current, "total": view.progress.total}
         if view.progress
         else None,
@@ -79,11 +80,11 @@ def problem_json(problem: Problem, t: Translator) -> dict[str, Any]:
     return {"code": problem.code, "severity": problem.severity, "service": problem.service, **sentences}
 
 
-def services_event(services: Services, t: Translator) -> dict[str, Any]:
+def services_event(services: Services, t: Translator, role: Role = Role.viewer) -> dict[str, Any]:
     """What pages show of the services, whole: a reader that missed something is right again after the next one."""
     views, problems = services.views(), services.problems()
     return {
-        "services": [service_json(view, t) for view in views],
+        "services": [service_json(view, t, role) for view in views],
         "problems": [problem_json(problem, t) for problem in problems],
         "summary": t.message(filters.summary(views, problems)),
     }

@@ -5,8 +5,8 @@ Rule: names end in their base unit, counters in ``_total``; nothing here names a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -21,7 +21,7 @@ class Metric:
     name: str
     kind: Literal["counter", "gauge"]
     help: str
-    values: list[tuple[Labels, float]] = field(default_factory=list)
+    values: Sequence[tuple[Labels, float]] = ()
 
 
 def render(metrics: Iterable[Metric]) -> str:

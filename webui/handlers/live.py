@@ -1,37 +1,64 @@
-"""Everything live, by topic, over one stream a page."""
+"""Everything live, by topic, over one stream a page.
+
+Rule: an event is written down once for everybody who reads the same language in the same role; readers share the bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
 
 from appliance.errors import Invalid
+from appliance.events import LOST
+from appliance.identity.users import Role
 from webui import keys, streams, views
 from webui.guard import principal_of
+from webui.i18n import Translator
 
-TOPICS = frozenset({"services"})
+# What a reader of a topic gets: first, and after each event. The whole picture, so that nothing missed stays missed.
+Picture = Callable[[web.Application, Translator, Role], Mapping[str, Any]]
+PICTURES: dict[str, Picture] = {
+    "services": lambda app, t, role: views.services_event(app[keys.SERVICES], t, role),
+    "telemetry": lambda app, t, role: app[keys.MONITOR].now(),
+}
+
+Item = tuple[str, Mapping[str, Any] | bytes, int | None]
 
 
-Item = tuple[str, Mapping[str, Any], int | None]
+class Pictures:
+    """The latest picture of each topic, by language and role, ready to be sent. One per application."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str, Role], tuple[int, bytes]] = {}
+
+    def of(self, app: web.Application, topic: str, t: Translator, role: Role, event_id: int) -> bytes:
+        """The picture as of event ``event_id``."""
+        key = (topic, t.lang, role)
+        found = self._kept.get(key)
+        if found is None or found[0] != event_id:
+            data = PICTURES[topic](app, t, role)
+            found = self._kept[key] = (event_id, streams.encode(topic, data))
+        return found[1]
 
 
 async def events(request: web.Request) -> web.StreamResponse:
     """Everything live, by topic (SSE). Resumes after ``Last-Event-ID``."""
     topics = set(request.query.get("topics", "services").split(","))
-    if not topics <= TOPICS:
-        raise Invalid("there is no such topic", hint=f"There are {', '.join(sorted(TOPICS))}.")
-    translate = views.translator(request)
-    services = request.app[keys.SERVICES]
+    if not topics <= set(PICTURES):
+        raise Invalid("there is no such topic", hint=f"There are {', '.join(sorted(PICTURES))}.")
+    t, role, app = views.translator(request), principal_of(request).role, request.app
+    pictures, bus = app[keys.PICTURES], app[keys.EVENTS]
 
     async def items() -> AsyncGenerator[Item, None]:
-        yield "services", views.services_event(services, translate), None
-        after = streams.last_event_id(request)
-        async with request.app[keys.EVENTS].subscribe(topics, after, tag=tag_of(request)) as reader:
+        for topic in sorted(topics):
+            yield topic, streams.encode(topic, PICTURES[topic](app, t, role)), None
+        async with bus.subscribe(topics, streams.last_event_id(request), tag=tag_of(request)) as reader:
             async for event in reader:
-                # Rendered now, in this reader's language: a "lost" event then costs nothing but one fresh picture.
-                yield "services", views.services_event(services, translate), event.id
+                # "lost" costs nothing but fresh pictures.
+                for topic in sorted(topics) if event.topic == LOST else (event.topic,):
+                    yield topic, pictures.of(app, topic, t, role, event.id), event.id
 
     return await until_signed_out(request, items())
 
@@ -41,4 +68,5 @@ async def until_signed_out(request: web.Request, items: AsyncGenerator[Item, Non
 
 
 def tag_of(request: web.Request) -> str:
-    return principal_of(request).tag
+    session = principal_of(request).session
+    return session.id if session else "console"

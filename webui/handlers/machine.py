@@ -5,6 +5,7 @@ Rule: an action is announced in the audit log before it is carried out.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 
 from aiohttp import web
@@ -12,10 +13,12 @@ from aiohttp import web
 from appliance.errors import Invalid, NotFound
 from appliance.identity.verify import relative_path
 from appliance.services.model import SERVICES, LogLine, ServiceName
-from webui import keys, views
+from appliance.telemetry.machine import Facts, facts
+from webui import charts, keys, views
 from webui.answers import answer, see
 from webui.guard import principal_of
 from webui.handlers.live import Item, until_signed_out
+from webui.handlers.telemetry import span_of
 from webui.render import page
 
 LOG_LINES = 500
@@ -24,17 +27,36 @@ LOG_LINES_MAX = 5000
 
 
 async def machine(request: web.Request) -> web.StreamResponse:
-    """Services, one by one."""
-    services = request.app[keys.SERVICES]
+    """Services, one by one, and the machine under them."""
+    services, t = request.app[keys.SERVICES], views.translator(request)
+    span, drawings = span_of(request), request.app[keys.DRAWINGS]
+    found = services.views()
     return page(
         request,
         "machine.html",
         page="machine",
         tab="services",
-        services=services.views(),
+        services=found,
         problems=services.problems(),
         machine=request.app[keys.MONITOR].now(),
+        facts=await machine_facts(request),
+        span=span.name,
+        spans=list(charts.SPANS),
+        charts=await drawings.of(request, span, charts.MACHINE, t),
+        of_services={
+            view.name: await drawings.of(request, span, charts.SERVICE[view.name], t)
+            for view in found
+            if view.state != "absent"
+        },
     )
+
+
+async def machine_facts(request: web.Request) -> Facts:
+    """What the machine is; found out once."""
+    kept: dict[str, Facts] = request.app[keys.FACTS]
+    if "machine" not in kept:
+        kept["machine"] = await asyncio.to_thread(facts)
+    return kept["machine"]
 
 
 async def service_form(request: web.Request) -> web.StreamResponse:
@@ -48,7 +70,8 @@ async def service_form(request: web.Request) -> web.StreamResponse:
 
 async def list_services(request: web.Request) -> web.Response:
     """Every service with its state, and what is wrong."""
-    return answer(views.services_event(request.app[keys.SERVICES], views.translator(request)))
+    role = principal_of(request).role
+    return answer(views.services_event(request.app[keys.SERVICES], views.translator(request), role))
 
 
 async def act_on_service(request: web.Request) -> web.Response:

@@ -7,6 +7,7 @@ from aiohttp import web
 from appliance import __version__
 from webui import keys, views
 from webui.answers import answer
+from webui.guard import principal_of
 
 
 async def healthz(request: web.Request) -> web.Response:
@@ -28,7 +29,7 @@ async def status(request: web.Request) -> web.Response:
             "version": __version__,
             "url": settings.ui_origin,
             "ide_url": settings.ide_origin,
-            **views.services_event(request.app[keys.SERVICES], views.translator(request)),
+            **views.services_event(request.app[keys.SERVICES], views.translator(request), principal_of(request).role),
             "machine": request.app[keys.MONITOR].now(),
         }
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
+
 from aiohttp import web
 
 from appliance.errors import Forbidden
@@ -9,6 +12,8 @@ from appliance.identity.verify import relative_path
 from webui import keys
 from webui.guard import principal_of
 from webui.render import page
+
+log = logging.getLogger(__name__)
 
 
 async def workspace(request: web.Request) -> web.StreamResponse:
@@ -18,6 +23,8 @@ async def workspace(request: web.Request) -> web.StreamResponse:
         raise Forbidden("the editor is for a person's browser")
     services = request.app[keys.SERVICES]
     services.wake("ide")
+    target = relative_path(request.query.get("next", "")) or "/"
+    await _remember(request, principal.session.user.id, target)
     response = page(
         request,
         "workspace.html",
@@ -25,9 +32,17 @@ async def workspace(request: web.Request) -> web.StreamResponse:
         service=services.view("ide"),
         enter_url=f"{settings.ide_origin}/__croft/enter",
         handoff_code=request.app[keys.SESSIONS].hand_off(principal.session),
-        next=relative_path(request.query.get("next", "")) or "/",
+        next=target,
     )
     # Under "same-origin" a form posted to another host carries "Origin: null" (Fetch, "append a request Origin header"),
     # and the IDE host must see ours.
     response.headers["Referrer-Policy"] = "strict-origin"
     return response
+
+
+async def _remember(request: web.Request, user_id: str, target: str) -> None:
+    """For Home's offer to go on there. A disk that takes no writes keeps nobody from the editor (R10)."""
+    try:
+        await request.app[keys.VISITS].record(user_id, target)
+    except (sqlite3.Error, OSError) as error:
+        log.warning("cannot remember a visit to the workspace", exc_info=error)

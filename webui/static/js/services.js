@@ -2,10 +2,8 @@
    Rule: the server decides what is true and says it; this only writes it into the elements the server made. */
 
 import { connect } from "./live.js";
-import { announce, ask, copyOf, find, findAll, Refused, setIcon } from "./page.js";
+import { announce, copyOf, find, findAll, setIcon } from "./page.js";
 import { bytes, duration, percent, setTime, t } from "./text.js";
-
-const PAUSE = 10_000;
 
 /** Fill one service row. Fields of a view: webui/views.py. */
 function showService(view) {
@@ -101,28 +99,15 @@ function showMachine(machine) {
   gauge("cpu", machine.cpu_percent, percent(machine.cpu_percent));
   ["memory", "swap", "disk"].forEach(part);
   findAll("[data-field=uptime]").forEach((element) => { element.textContent = duration(machine.uptime); });
+  findAll("[data-field=load]").forEach((element) => { element.textContent = machine.load.toFixed(2); });
 }
 
 function show(event) {
   event.services?.forEach(showService);
   if (event.problems) showProblems(event.problems);
-  if (event.machine) showMachine(event.machine);
   const summary = document.getElementById("summary");
   if (summary && event.summary) summary.textContent = event.summary;
 }
 
-/** Events come when a service changes; load and memory move all the time and are asked for while somebody looks. */
-async function look() {
-  if (document.hidden) return;
-  try {
-    show(await ask("GET", "/api/status"));
-  } catch (error) {
-    // A lost connection is told by the event stream.
-    if (!(error instanceof Refused)) throw error;
-  }
-}
-
 document.addEventListener("croft:done", (event) => show(event.detail));
-document.addEventListener("visibilitychange", look);
-setInterval(look, PAUSE);
-connect("/api/events?topics=services", { services: show });
+connect("/api/events?topics=services,telemetry", { services: show, telemetry: showMachine });
