@@ -19,13 +19,14 @@ PERMISSIONS = ", ".join(
         "microphone",
         "midi",
         "payment",
-        "publickey-credentials-create",
         "screen-wake-lock",
         "serial",
         "usb",
         "xr-spatial-tracking",
     )
 )
+# Passkeys are made and asked for by our own pages, and by nothing on the IDE host, which could otherwise overwrite them.
+PASSKEYS = "publickey-credentials-create=({0}), publickey-credentials-get=({0})"
 
 
 def policy(settings: Settings) -> str:
@@ -58,14 +59,18 @@ def common(settings: Settings) -> dict[str, str]:
         "Strict-Transport-Security": "max-age=63072000",
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
-        "Permissions-Policy": PERMISSIONS,
+        "Permissions-Policy": f"{PERMISSIONS}, {PASSKEYS.format('self')}",
     }
 
 
 def for_ide_host(settings: Settings) -> dict[str, str]:
     """The same for our few pages on the IDE host, which the UI frames."""
     ancestors = policy(settings).replace("frame-ancestors 'none'", f"frame-ancestors {settings.ui_origin}")
-    headers = common(settings) | {"Content-Security-Policy": ancestors, "Cross-Origin-Resource-Policy": "same-site"}
+    headers = common(settings) | {
+        "Content-Security-Policy": ancestors,
+        "Cross-Origin-Resource-Policy": "same-site",
+        "Permissions-Policy": f"{PERMISSIONS}, {PASSKEYS.format('')}",
+    }
     del headers["X-Frame-Options"]
     return headers
 

@@ -28,7 +28,7 @@ _MISREAD = str.maketrans("OIL", "011")
 class CodeRefused(ProofRefused):
     """The code is unknown or used, or the caller is throttled; which one is not told."""
 
-    code = "code_refused"
+    code = "recovery_refused"
 
     def __init__(self) -> None:
         super().__init__(

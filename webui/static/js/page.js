@@ -8,18 +8,21 @@ export const findAll = (selector, root = document) => [...root.querySelectorAll(
 
 /** What the server said no to, in words for people. */
 export class Refused extends Error {
-  constructor(status, message, hint) {
+  constructor(status, message, hint, code) {
     super(message);
     this.status = status;
     this.hint = hint ?? "";
+    this.code = code ?? "";
   }
 }
 
-/** Ask the API. Returns the JSON answer; throws Refused with the server's words, or ours when it cannot be reached. */
-export async function ask(method, path, signal) {
+/** Ask the API. Returns the JSON answer; throws Refused with the server's words, or ours when it cannot be reached.
+    What needs a fresh proof of identity is asked for again, exactly as it was, once the person has given one. */
+export async function ask(method, path, signal, body) {
   let response;
+  const headers = { Accept: "application/json", ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
   try {
-    response = await fetch(path, { method, headers: { Accept: "application/json" }, cache: "no-store", signal });
+    response = await fetch(path, { method, headers, cache: "no-store", signal, body: body === undefined ? undefined : JSON.stringify(body) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refused(0, t("js.unreachable"));
@@ -27,14 +30,18 @@ export async function ask(method, path, signal) {
   const answer = response.headers.get("content-type")?.startsWith("application/json") ? await response.json() : {};
   if (response.ok) return answer;
   if (response.status === 401) throw new Refused(401, t("js.signed_out"));
+  if (answer.error?.code === "step_up" && document.getElementById("step-up")) {
+    const { proveAgain } = await import("./step_up.js");
+    if (await proveAgain()) return ask(method, path, signal, body);
+  }
   throw refusal(response.status, answer.error);
 }
 
 /** The API speaks English; people who read another language get the catalogue's words for the code. */
 function refusal(status, error) {
   if (!error) return new Refused(status, t("js.unreachable"));
-  if (lang === "en") return new Refused(status, error.message, error.hint);
-  return new Refused(status, t(has(`fault.${error.code}`) ? `fault.${error.code}` : "fault.error"));
+  if (lang === "en") return new Refused(status, error.message, error.hint, error.code);
+  return new Refused(status, t(has(`fault.${error.code}`) ? `fault.${error.code}` : "fault.error"), "", error.code);
 }
 
 /** A copy of the <template> with this id, as its first element. */
