@@ -11,11 +11,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from appliance.errors import CroftError
+from appliance.errors import CroftError, Invalid
 from appliance.settings import Paths, Settings, load
-from appliance.verbs import audit, machine, people, services
+from appliance.verbs import audit, laptop, machine, people, services, tokens
 from appliance.verbs.base import Verbs, shown
+
+if TYPE_CHECKING:
+    from appliance.control import Control
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,9 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load(_paths(args))
         if args.command == "serve":
             return serve(args, settings)
-        from appliance.control import Control
-
-        result = args.verb(args, settings, Control(settings.paths.socket("control")))
+        result = args.verb(args, settings, _control(args, settings))
         if args.json and result is not None:
             print(json.dumps(result, ensure_ascii=False, indent=2))
         elif result is not None:
@@ -45,6 +47,27 @@ def _paths(args: argparse.Namespace) -> Paths:
     return Paths.under(Path(home)) if home else Paths.system()
 
 
+def _control(args: argparse.Namespace, settings: Settings) -> Control:
+    """The appliance that is meant: the one named, else this machine if it is one, else the one this person signed in to."""
+    from appliance.control import Control
+
+    named, here = args.host or os.environ.get("CROFT_HOST", ""), Control(settings.paths.socket("control"))
+    if getattr(args, "here", False):
+        if args.host and not getattr(args, "names_host", False):
+            raise Invalid("this verb is about the machine it runs on", hint="Leave --host out, or run it there.")
+        return here
+    home = args.home or os.environ.get("CROFT_HOME")
+    if not named and (home or settings.paths.config.exists() or settings.paths.socket("control").exists()):
+        return here
+    from appliance import hosts
+
+    if not named and not hosts.path().exists():
+        return here
+    from appliance.remote import Remote
+
+    return Remote.to(hosts.find(named))
+
+
 def _complain(args: argparse.Namespace, error: CroftError) -> None:
     if args.json:
         words = {"code": error.code, "message": error.message, "hint": error.hint}
@@ -58,6 +81,7 @@ def _complain(args: argparse.Namespace, error: CroftError) -> None:
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON")
+    common.add_argument("--host", default="", help="the appliance to use, as signed in to with `croft sign-in`")
     common.add_argument("--home", help="use the appliance beneath this folder instead of the installed one")
     parser = argparse.ArgumentParser(prog="croft", description="Your private cloud workspace on this machine.")
     added = parser.add_subparsers(dest="command", required=True, metavar="VERB")
@@ -65,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "serve", parents=[common], help="run Croft in the foreground", description="Run Croft in the foreground."
     )
     verbs = Verbs(added, common)
-    for area in (machine, people, services, audit):
+    for area in (machine, people, services, audit, tokens, laptop):
         area.register(verbs)
     return parser
 

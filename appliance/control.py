@@ -37,7 +37,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class Control:
-    """Calls the running daemon as actor ``console``."""
+    """Calls the running daemon as actor ``console``. :class:`appliance.remote.Remote` does the same from another machine."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -56,7 +56,7 @@ class Control:
                 if raw.startswith(b"data: "):
                     yield json.loads(raw[6:])
 
-    def _send(self, method: str, path: str, body: Any) -> _Connection:
+    def _send(self, method: str, path: str, body: Any) -> http.client.HTTPConnection:
         connection = _Connection(self._path)
         headers = {"Content-Type": "application/json", "Accept": "application/json"} if body is not None else {}
         try:
@@ -73,7 +73,7 @@ class Control:
 
 
 @contextmanager
-def _conversation(connection: _Connection) -> Iterator[http.client.HTTPResponse]:
+def _conversation(connection: http.client.HTTPConnection) -> Iterator[http.client.HTTPResponse]:
     """The answer, and the connection closed afterwards. Raises Unavailable when the daemon goes away in the middle."""
     try:
         yield connection.getresponse()

@@ -20,7 +20,7 @@ def register(verbs: Verbs) -> None:
     verbs.add("status", status, show_status, "state of the appliance")
     check = verbs.add("doctor", doctor, show_doctor, "check this machine and this installation")
     check.add_argument("--settings", action="store_true", help="list every setting instead")
-    check.set_defaults(exit=lambda result: 1 if result.get("failed") else 0)
+    check.set_defaults(here=True, exit=lambda result: 1 if result.get("failed") else 0)
     verbs.add("version", version, lambda result: print(result["version"]), "print the version")
 
 
