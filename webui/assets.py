@@ -55,6 +55,10 @@ class Assets:
             raise KeyError(f"there is no static file {name}")
         return f"{self._prefix}/{self.version}/{name}"
 
+    def text(self, name: str) -> str:
+        """What a file says. Raises KeyError when there is none."""
+        return self._files[name].plain.decode("utf-8")
+
     def at(self, prefix: str) -> Callable[[str], str]:
         """The same addresses under another prefix, for another host."""
         return lambda name: prefix + self(name).removeprefix(self._prefix)

@@ -17,7 +17,7 @@ None), ``notice`` (None, or ``.key`` and ``.params``: the answer to a form; keys
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -25,8 +25,9 @@ from jinja2 import Environment
 
 from appliance.messages import Message
 from appliance.services.model import Health, Problem, ServiceView, State, Want
+from webui import manifest, palette
 from webui.assets import Assets
-from webui.i18n import LANGUAGES, Translator
+from webui.i18n import LANGUAGES
 
 THEMES = ("auto", "light", "dark")
 
@@ -43,19 +44,29 @@ class Place(NamedTuple):
 
 EVERYONE = frozenset({"viewer", "operator", "admin"})
 OPERATORS = frozenset({"operator", "admin"})
+ADMINS = frozenset({"admin"})
 
-# The order of the rail. A page joins here when it exists; the phone's bottom bar shows the first four and the person.
+# The order of the rail. A page joins here when it exists. The phone's bottom bar shows the first four; the rest is behind More.
 NAVIGATION: tuple[Place, ...] = (
     Place("home", "/", EVERYONE, "H"),
     Place("workspace", "/workspace", OPERATORS, "W"),
     Place("machine", "/machine", EVERYONE, "M"),
+    Place("people", "/people", ADMINS, "P"),
 )
 # The tabs of a place that has several pages; a page names its own as ``tab``. One tab alone is not shown.
 SECTIONS: dict[str, tuple[Place, ...]] = {
     "machine": (Place("services", "/machine", EVERYONE),),
-    "people": (Place("tokens", "/people/tokens", frozenset({"admin"})),),
+    "people": (
+        Place("members", "/people", ADMINS),
+        Place("invitations", "/people/invitations", ADMINS),
+        Place("tokens", "/people/tokens", ADMINS),
+    ),
     # What is one's own; reached from the person's menu.
-    "account": (Place("tokens", "/account/tokens", EVERYONE), Place("sessions", "/sessions", EVERYONE),),
+    "account": (
+        Place("account", "/account", EVERYONE),
+        Place("tokens", "/account/tokens", EVERYONE),
+        Place("sessions", "/sessions", EVERYONE),
+    ),
 }
 
 
@@ -75,6 +86,17 @@ def tabs(page: str, role: str) -> list[Place]:
     """The tabs of ``page`` for a person with ``role``; empty when there is nothing to choose."""
     found = [place for place in SECTIONS.get(page, ()) if role in place.roles]
     return found if len(found) > 1 else []
+
+
+def own_places(role: str) -> list[Place]:
+    """What is one's own: the head of the person's menu."""
+    return [place for place in SECTIONS["account"] if role in place.roles]
+
+
+def icons_of(assets: Assets) -> Callable[[str], str]:
+    """The icon of a place: the one with its id where it is drawn, else an arrow."""
+    drawn = frozenset(re.findall(r'<symbol id="([a-z-]+)"', assets.text("icons.svg")))
+    return lambda name: name if name in drawn else "next"
 
 
 def may_operate(role: str) -> bool:
@@ -196,21 +218,9 @@ def level(percent: float) -> str:
     return "bad" if percent >= 95 else "warn" if percent >= 85 else "ok"
 
 
-def palette(t: Translator, role: str, services: Sequence[str]) -> list[dict[str, str]]:
-    """The entries of the command palette: where one can go and what one can do, in the reader's language."""
-    entries = [{"label": t(f"nav.{place.id}"), "icon": place.id, "href": place.path} for place in places(role)]
-    entries.append({"label": t("nav.sessions"), "icon": "sessions", "href": "/sessions"})
-    for name in services if may_operate(role) else ():
-        entries.append({"label": t(f"service.{name}.logs"), "icon": "log", "href": f"/machine/logs/{name}"})
-        entries.extend(
-            {"label": t(f"service.{name}.{action}"), "icon": action, "service": name, "action": action}
-            for action in ("start", "restart", "stop")
-        )
-    return entries
-
-
 def register(environment: Environment, assets: Assets) -> None:
     """Make everything above known to the templates."""
+    icon_of = icons_of(assets)
     environment.globals.update(
         asset=assets,
         places=places,
@@ -219,10 +229,14 @@ def register(environment: Environment, assets: Assets) -> None:
         shown_state=shown_state,
         share=share,
         level=level,
-        palette=palette,
+        own_places=own_places,
+        icon_of=icon_of,
+        palette=palette.entries((palette.pages(NAVIGATION, SECTIONS, icon_of), palette.services)),
+        shortcuts=palette.shortcuts(NAVIGATION),
+        GROUND=manifest.GROUND,
         LANGUAGES=tuple(LANGUAGES),
         THEMES=THEMES,
-        SERVICE_NAMES=("ide", "proxy", "ai"),
+        SERVICE_NAMES=palette.SERVICE_NAMES,
     )
     environment.filters.update(iso=iso, pieces=pieces, device=device)
     environment.trim_blocks = environment.lstrip_blocks = True

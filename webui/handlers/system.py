@@ -8,6 +8,7 @@ from appliance import __version__
 from webui import keys, views
 from webui.answers import answer
 from webui.guard import principal_of
+from webui.manifest import manifest as describe
 
 
 async def healthz(request: web.Request) -> web.Response:
@@ -48,3 +49,13 @@ async def static(request: web.Request) -> web.StreamResponse:
 async def favicon(request: web.Request) -> web.StreamResponse:
     """The icon browsers ask for unasked."""
     return request.app[keys.ASSETS].serve(request, "", "favicon.svg")
+
+
+async def manifest(request: web.Request) -> web.StreamResponse:
+    """What installing Croft on a phone or desktop needs, in the reader's language."""
+    settings = request.app[keys.SETTINGS]
+    data = describe(views.translator(request), request.app[keys.ASSETS], settings.host)
+    # Not kept: its words follow the person's language, its addresses the version.
+    return web.json_response(
+        data, content_type="application/manifest+json", headers={"Cache-Control": "no-cache", "Vary": "Cookie"}
+    )

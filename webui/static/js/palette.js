@@ -1,5 +1,5 @@
 /* The command palette (Ctrl/Cmd-K) and the keys of the pages.
-   Rule: a key works only while no field has the focus, and never inside the editor's frame, which keeps its own keys. */
+   Rule: a plain key works only while no field has the focus, and none inside the editor's frame, which keeps its own keys. */
 
 import { ask, complain, confirmed, copyOf, find, findAll, setIcon, toast } from "./page.js";
 import { t } from "./text.js";
@@ -24,10 +24,16 @@ function score(label, query) {
   return 200 + from;
 }
 
+/** A page is also found by the place it belongs to, after those found by their own name. */
+function rank(entry, query) {
+  const own = score(entry.label, query);
+  return own < 0 && entry.where && score(entry.where, query) >= 0 ? 500 : own;
+}
+
 function render() {
   const input = find("input", dialog);
   const query = input.value.trim().toLocaleLowerCase();
-  shown = entries.map((entry) => ({ entry, rank: score(entry.label, query) })).filter((item) => item.rank >= 0)
+  shown = entries.map((entry) => ({ entry, rank: rank(entry, query) })).filter((item) => item.rank >= 0)
     .sort((a, b) => a.rank - b.rank).map((item) => item.entry);
   current = Math.min(current, Math.max(0, shown.length - 1));
   const list = find("[role=listbox]", dialog);
@@ -39,7 +45,8 @@ function render() {
 function option(entry, index) {
   const item = copyOf("palette-option");
   item.id = `palette-${index}`;
-  find("span", item).textContent = entry.label;
+  find("[data-field=label]", item).textContent = entry.label;
+  find("[data-field=where]", item).textContent = entry.where ?? "";
   setIcon(find(".icon", item), entry.icon);
   item.addEventListener("click", () => choose(entry));
   item.addEventListener("pointermove", () => { if (current !== index) { current = index; mark(); } });
@@ -92,25 +99,43 @@ function onPaletteKey(event) {
   }
 }
 
-/** Ctrl/Cmd-K, ? and G followed by a letter (each place names its own in data-key). */
+/** The row of the key help that names `press` says what it does: the help and the keys are one table. */
+function act(press) {
+  const row = find(`#keys [data-press="${CSS.escape(press)}"]`);
+  if (!row) return false;
+  const { does } = row.dataset;
+  if (does === "palette") openPalette();
+  else if (does === "keys") document.getElementById("keys").showModal();
+  else if (does === "find") return focusFilter();
+  else location.assign(does);
+  return true;
+}
+
+function focusFilter() {
+  const field = findAll("main input[type=search]").find((input) => input.checkVisibility());
+  field?.focus();
+  return Boolean(field);
+}
+
+/** What was pressed, as the table writes it; letters by where the key is, so that any keyboard layout will do. */
+function pressed(event) {
+  const letter = event.code.startsWith("Key") ? event.code.slice(3) : "";
+  if (event.altKey) return "";
+  if (event.ctrlKey || event.metaKey) return letter && !event.shiftKey ? `Mod+${letter}` : "";
+  return letter || { "\u061f": "?" }[event.key] || event.key;
+}
+
 export function watchKeys() {
   if (!dialog) return;
   find("input", dialog).addEventListener("input", () => { current = 0; render(); });
   dialog.addEventListener("keydown", onPaletteKey);
   let leader = 0;
   document.addEventListener("keydown", (event) => {
-    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k" && !event.shiftKey && !event.altKey) {
-      event.preventDefault();
-      openPalette();
-      return;
-    }
-    if (event.ctrlKey || event.metaKey || event.altKey || find("dialog[open]")) return;
-    if (event.target.closest("input, select, textarea, [contenteditable]")) return;
-    if (event.key === "?") document.getElementById("keys").showModal();
-    if (event.code === "KeyG") leader = event.timeStamp;
-    else if (event.timeStamp - leader < LEADER_MS) {
-      leader = 0;
-      find(`[data-key="${CSS.escape(event.code)}"]`)?.click();
-    }
+    const press = pressed(event);
+    const typing = event.target.closest("input, select, textarea, [contenteditable]");
+    if (!press || find("dialog[open]") || (typing && !press.startsWith("Mod+"))) return;
+    const second = event.timeStamp - leader < LEADER_MS;
+    leader = press === "G" ? event.timeStamp : 0;
+    if (act(second ? `G ${press}` : press)) event.preventDefault();
   });
 }
