@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from appliance.telemetry.series import UNITS, Unit
+from appliance.telemetry.series import SERVICES, UNITS, Unit
 from appliance.telemetry.store import Points
 from webui.i18n import Translator
 
@@ -57,8 +57,8 @@ HOME = (
 )
 MACHINE = (*HOME, Spec("disk_io", ("disk_read", "disk_write")), Spec("load", ("load",)))
 SERVICE = {
-    name: (Spec(f"cpu_{name}", (f"cpu_{name}",)), Spec(f"memory_{name}", (f"memory_{name}",)))
-    for name in ("ide", "proxy", "ai")
+    name: (Spec(f"cpu_{name}", (f"cpu_{name}",)), Spec(f"memory_{name}", (f"memory_{name}",), f"limit_{name}"))
+    for name in SERVICES
 }
 
 
@@ -134,9 +134,7 @@ def chart(spec: Spec, points: Points, limits: Mapping[str, float], span: Span, t
         unit=unit,
         title=t(f"chart.{spec.name}"),
         summary=_summary(spec, points, span, t),
-        latest=t("chart.between", a=_amount(unit, newest[0], t), b=_amount(unit, newest[1], t))
-        if len(newest) > 1
-        else _amount(unit, newest[0], t),
+        latest=_latest(spec, newest, t),
         begin=points.begin,
         slot=points.width,
         slots=points.slots,
@@ -158,8 +156,17 @@ def amount(unit: Unit, value: float, t: Translator) -> str:
     return t("chart.per_second", amount=t.bytes(value)) if unit == "rate" else f"{value:.2f}"
 
 
-def _amount(unit: Unit, value: float | None, t: Translator) -> str:
-    return amount(unit, value, t) if value is not None else ""
+def _latest(spec: Spec, newest: Figures, t: Translator) -> str:
+    """The newest figures; "" where they are not known."""
+    known = [
+        amount(UNITS[name], value, t) for name, value in zip(spec.series, newest, strict=True) if value is not None
+    ]
+    if len(known) < len(spec.series):
+        return ""
+    if len(known) == 1:
+        return known[0]
+    first, second = (t(f"series.{name}") for name in spec.series)
+    return t("chart.two", first=first, a=known[0], second=second, b=known[1])
 
 
 def _top(unit: Unit, highest: float, limit: float) -> float:

@@ -43,16 +43,22 @@ class Drawings:
         kept = self._points.get(span.name)
         if kept is None or kept[0] != state:
             kept = self._points[span.name] = (state, await monitor.points(begin, end, span.slot))
-        now, drawn = monitor.now(), []
+        limits, drawn = _limits(request), []
         for spec in specs:
-            if spec.limit and not now[spec.limit]:
+            if spec.name == "swap" and not limits["swap_total"]:
                 continue  # a machine without swap has no chart of it
             found = self._charts.get((span.name, spec.name, t.lang))
             if found is None or found[0] != state:
-                made = charts.chart(spec, kept[1], now, span, t)
+                made = charts.chart(spec, kept[1], limits, span, t)
                 found = self._charts[span.name, spec.name, t.lang] = (state, made)
             drawn.append(found[1])
         return drawn
+
+
+def _limits(request: web.Request) -> dict[str, float]:
+    """What the machine has, and what each service may use of it."""
+    limits = {f"limit_{view.name}": float(view.memory_limit) for view in request.app[keys.SERVICES].views()}
+    return limits | request.app[keys.MONITOR].now()
 
 
 def span_of(request: web.Request) -> Span:

@@ -67,7 +67,7 @@ function read(figure, slot) {
   cursor.setAttribute("x2", x);
   cursor.setAttribute("visibility", "visible");
   const values = chart.lines.map((line) => (line.values[at] == null ? t("chart.unknown") : WORDS[chart.unit](line.values[at])));
-  const value = values.length > 1 ? t("chart.between", { a: values[0], b: values[1] }) : values[0];
+  const value = values.length > 1 ? t("chart.two", { first: chart.lines[0].label, a: values[0], second: chart.lines[1].label, b: values[1] }) : values[0];
   const time = dayAndClock.format(new Date((chart.begin + at * chart.slot) * 1000));
   find("[data-field=latest]", figure).textContent = t("chart.at", { time, value });
 }
