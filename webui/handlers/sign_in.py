@@ -28,23 +28,39 @@ class LinkRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 async def sign_in(request: web.Request) -> web.StreamResponse:
     """How to sign in."""
-    if request.get(PRINCIPAL):
-        return see(relative_path(request.query.get("next", "")) or "/")
     wanted = relative_path(request.query.get("next", ""))
-    response = page(request, "sign_in.html", claimed=not await request.app[keys.USERS].none_yet(), next=wanted)
+    if request.get(PRINCIPAL):
+        return see(wanted or "/")
+    response = await sign_in_page(request)
     if wanted:
-        # The link comes by another way (the console), so what was asked for waits in the browser.
+        # The link comes by another way (mail, the console), so what was asked for waits in the browser.
         cookies.put(response, NEXT_COOKIE, quote(wanted, safe=""), keep=True, seconds=NEXT_SECONDS)
     return response
+
+
+async def sign_in_page(
+    request: web.Request, *, fault: CroftError | None = None, email: str = "", remember: bool = False
+) -> web.Response:
+    """The sign-in page, with what was typed before a fault."""
+    return page(
+        request,
+        "sign_in.html",
+        status=fault.status if fault else 200,
+        notice=Message(f"fault.{fault.code}") if fault else None,
+        claimed=not await request.app[keys.USERS].none_yet(),
+        mail=request.app[keys.MAILER].on,
+        email=email,
+        remember=remember,
+    )
 
 
 async def link(request: web.Request) -> web.StreamResponse:
     """The page a sign-in link leads to: a button, nothing consumed (DECIDED 20)."""
     secret = request.query.get("t", "")
-    return _link_page(request, secret, await request.app[keys.LINKS].look(secret))
+    return link_page(request, secret, await request.app[keys.LINKS].look(secret))
 
 
-def _link_page(
+def link_page(
     request: web.Request,
     secret: str,
     kind: str | None,
@@ -54,6 +70,7 @@ def _link_page(
     email: str = "",
     name: str = "",
 ) -> web.Response:
+    """The page of a link: ``kind`` is login, setup or mailed, elsewhere (good, but not in this browser), or None (no good)."""
     notice = Message(f"fault.{fault.code}") if fault else None
     response = page(request, "link.html", status=status, kind=kind, token=secret, email=email, name=name, notice=notice)
     # The address holds the token: it must not travel in a Referer.
@@ -76,9 +93,9 @@ async def use_link(request: web.Request) -> web.StreamResponse:
             held=held_session(request),
         )
     except LinkRefused as refusal:
-        return _link_page(request, "", None, status=refusal.status)
+        return link_page(request, "", None, status=refusal.status)
     except Invalid as fault:
-        return _link_page(request, secret, "setup", status=fault.status, fault=fault, email=email, name=name)
+        return link_page(request, secret, "setup", status=fault.status, fault=fault, email=email, name=name)
     response = see("/account/start" if kind == "setup" else next_path(request))
     let_in(request, response, signed_in)
     return response
