@@ -20,7 +20,7 @@ Teller = Callable[[User], Awaitable[Any]]
 # Table and columns, by the name people read. ``?`` is the person's id.
 _TABLES = {
     "sessions": "SELECT id, agent, address, created_at, seen_at, remember FROM sessions WHERE user_id = ?",
-    "devices": "SELECT agent, address, created_at, seen_at FROM devices WHERE user_id = ?",
+    "devices": "SELECT agent, address, created_at FROM devices WHERE user_id = ?",
     "passkeys": "SELECT name, synced, created_at, used_at FROM passkeys WHERE user_id = ?",
     "recovery_codes": "SELECT created_at FROM recovery_codes WHERE user_id = ?",
     "tokens": "SELECT id, name, note, scopes, role, created_at, expires_at, used_at, used_address FROM api_tokens "
