@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
@@ -206,11 +206,6 @@ class History:
         return int(cursor.rowcount)
 
 
-def asked_again(run: Run, role: Role) -> Asker:
-    """Who asked for a run, with the role they have now."""
-    return replace(run.asker, role=role, fresh=False)
-
-
 def _sweep(folder: Path, wanted: set[str]) -> None:
     for path in _files(folder):
         if path.name not in wanted:
@@ -222,10 +217,22 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from folder.iterdir()
 
 
+# Everything else of a row is as it was proposed, for good.
 _CHANGING = frozenset(
-    ("state", "uptime", "boot_id", "hash", "stages", "reason", "intent", "decided_by", "decided_at", "lease")
-    + ("started_at", "ended_at", "outcome", "kept")
-)
+    (
+        "state",
+        "uptime",
+        "boot_id",
+        "hash",
+        "stages",
+        "reason",
+        "intent",
+        "decided_by",
+        "decided_at",
+        "lease",
+        "started_at",
+    )
+) | {"ended_at", "outcome", "kept"}
 
 
 def _row(run: Run) -> dict[str, Any]:

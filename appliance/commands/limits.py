@@ -23,13 +23,15 @@ FORGET_AFTER = 2 * DAY
 
 
 class LimitReached(TooMany):
-    """Too many commands: which limit it was is ``code`` (``rate_minute``, ``rate_day`` or ``rate_parallel``)."""
+    """Too many commands: which limit it was is ``code`` (``rate_minute``, ``rate_day``,
+    ``rate_parallel`` or ``rate_pending``)."""
 
     def __init__(self, code: str, retry_after: float) -> None:
         words = {
             "rate_minute": "that is too many commands in a short time",
             "rate_day": "that is too many commands for one day",
             "rate_parallel": "too many of these commands are running already",
+            "rate_pending": "too many of your commands wait for a decision",
         }
         super().__init__(words[code], retry_after=retry_after, hint=f"Try again in {_human(retry_after)}.")
         self.code = code

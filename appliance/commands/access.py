@@ -1,0 +1,33 @@
+"""Who may see a run and who may decide one, checked here and nowhere else in this room.
+
+Rule: only a person decides: in a session of their own, or root at the machine's console (POL-11).
+"""
+
+from __future__ import annotations
+
+from appliance.commands.asker import Asker
+from appliance.commands.history import Run
+from appliance.commands.model import Actor, Scope
+from appliance.errors import Forbidden
+
+
+def may_see(asker: Asker, run: Run) -> bool:
+    """Operators and admins see every run; viewers and tokens their own."""
+    return sees_all(asker) or (asker.account == run.asker.account and bool(asker.person or asker.token))
+
+
+def sees_all(asker: Asker) -> bool:
+    return not asker.token and asker.actor is Actor.HUMAN and asker.role != "viewer"
+
+
+def check_decider(decider: Asker, scope: Scope) -> None:
+    """Raises Forbidden unless this is a person who may decide (POL-11, AUTH-10)."""
+    if not decider.may_decide:
+        raise Forbidden("only a person decides this", hint="Decide on the Commands page.", code="not_a_person")
+    if decider.role == "viewer" or (scope == "host" and decider.role != "admin"):
+        wanted = "admin" if scope == "host" else "operator"
+        raise Forbidden(f"this needs the role {wanted}", hint="Ask an admin of this appliance.")
+    if scope == "host" and decider.session and not decider.fresh:
+        raise Forbidden(
+            "this needs a fresh sign-in", hint="Sign in again, then repeat it within five minutes.", code="step_up"
+        )

@@ -1,0 +1,445 @@
+"""The only way to a run: propose, have it judged, have a person decide where the policy asks, start it, see it to its end.
+
+Rules: nothing starts before its audit record, its row and the approval or lease it uses up are on disk, in one transaction
+(LOG-2, POL-11). What is judged, approved, recorded and started is one value. Only a person decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from appliance.commands.access import check_decider, may_see, sees_all
+from appliance.commands.asker import Asker
+from appliance.commands.execution import Execution, shape
+from appliance.commands.history import History, Run, State
+from appliance.commands.judge import Policy
+from appliance.commands.leases import Lease, Leases, Terms
+from appliance.commands.limits import DAY, LimitReached, RateLimits, budgets
+from appliance.commands.lines import JudgedLine, judge_line
+from appliance.commands.model import Actor, Judgement, Request, Role, Scope, Verdict
+from appliance.commands.records import Records, name_of, said
+from appliance.commands.runs import Live, Runs, Work
+from appliance.commands.starter import Starter, executed
+from appliance.commands.tokenizer import joined
+from appliance.commands.values import lexical
+from appliance.commands.verify import Check, verified
+from appliance.commands.workspace import WorkspaceFiles
+from appliance.errors import Conflict, CroftError, Forbidden, Invalid, NotFound
+from appliance.messages import Message
+
+log = logging.getLogger(__name__)
+
+APPROVAL_SECONDS = 300.0
+MUTE_SECONDS = 600.0
+MOST_PENDING = 10
+MOST_BYTES = 48_000  # of all words together: a request to the broker is one packet
+MOST_WHY = 2000
+TICK_SECONDS = 5.0
+FORGET_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What commands need of the rest of the appliance, as callables.
+
+    ``role_of`` answers None for a person who is gone or suspended. ``ready`` returns once commands can run (it wakes the
+    IDE in the docker runtime). ``verbs`` carries out the host's typed verbs: it raises NotFound for one that is none.
+    """
+
+    runtime: str
+    uid: int
+    instance: str
+    workspace: str
+    policy: Callable[[], Policy]
+    role_of: Callable[[str], Awaitable[Role | None]]
+    ready: Callable[[], Awaitable[None]]
+    check: Check
+    verbs: Callable[[tuple[str, ...]], Work]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What somebody asks for. ``line`` or ``stages``; ``why`` is what the asker says, shown apart from what we say."""
+
+    line: str = ""
+    stages: tuple[tuple[str, ...], ...] = ()
+    cwd: str = ""
+    why: str = ""
+    view: str = "plain"
+    scope: Scope = "workspace"
+
+
+class Commands:
+    """Start it with :meth:`run`; cancel that to stop. Live runs go on and are found again."""
+
+    def __init__(self, machine: Machine, records: Records, runs: Runs, files: WorkspaceFiles) -> None:
+        self._machine, self._records, self._runs, self._files = machine, records, runs, files
+        self._limits = RateLimits(records.database, records.clock, records.boot_id)
+        self._leases = Leases(records.database, records.clock, records.boot_id)
+        self._starter = Starter(records, self._limits, self._leases, runs, machine.verbs)
+
+    # Life
+
+    async def load(self) -> None:
+        """Read what survived the last stop; before anything is proposed."""
+        await self._limits.load()
+
+    async def run(self) -> None:
+        """Keep the broker's connection and the clockwork going until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._runs.run(self._starter.recover), name="runs")
+                group.create_task(self._tick(), name="approvals run out")
+        finally:
+            self._files.close()
+            self._starter.stop()
+
+    @property
+    def active(self) -> int:
+        """How many runs are under way in the workspace."""
+        return self._runs.active
+
+    # Asking
+
+    def judge(self, asker: Asker, proposal: Proposal) -> JudgedLine:
+        """What the policy alone says; nothing is recorded. Raises Invalid for a folder that is none."""
+        cwd = self._folder(proposal.cwd)
+        policy, actor, role = self._machine.policy(), asker.actor, asker.role
+        if not proposal.stages:
+            return judge_line(policy, proposal.line, actor, role, scope=proposal.scope, cwd=cwd)
+        return JudgedLine(policy.judge(Request(proposal.stages, actor, role, proposal.scope, cwd)))
+
+    async def propose(self, asker: Asker, proposal: Proposal) -> Run:
+        """Ask for a command. The run is refused, waiting or running then. Raises CroftError, LimitReached."""
+        _check_size(proposal)
+        judgement = self.judge(asker, proposal).judgement
+        taken = budgets(asker, judgement.rule, judgement.rate)
+        self._limits.take(taken)
+        run = self._fresh(asker, proposal, judgement)
+        if judgement.verdict is not Verdict.DENY and run.scope == "workspace":
+            await self._machine.ready()
+            judgement = await self._verified(judgement, run.cwd)
+            run = replace(run, verdict=judgement.verdict, reason=judgement.reason, stages=executed(judgement))
+        if judgement.verdict is Verdict.DENY:
+            return await self._refuse(run, taken)
+        if judgement.verdict is Verdict.ALLOW:
+            return await self._starter.start(run, judgement, taken)
+        return await self._ask(run, judgement, taken)
+
+    async def rerun(self, asker: Asker, run_id: str) -> Run:
+        """Ask for the same again; it is judged anew. Raises CroftError."""
+        run = await self.get(asker, run_id)
+        return await self.propose(asker, Proposal(run.line, run.typed, run.cwd, "", run.view, run.scope))
+
+    # Deciding
+
+    async def approve(self, decider: Asker, run_id: str, digest: str, terms: Terms | None = None) -> Run:
+        """Let exactly the execution with this hash run, once; with ``terms``, again without asking. Raises CroftError."""
+        run = await self._waiting(decider, run_id)
+        if not hmac.compare_digest(digest.encode(), run.hash.encode()):
+            raise Conflict(
+                "this is not the command that was shown", hint="Reload and look at it again.", code="changed"
+            )
+        if terms is not None:
+            terms.check()
+            if not run.leasable:
+                raise Invalid("this command cannot be leased", hint="Approve it once.", code="not_leasable")
+        judgement, expected = await self._unchanged(run)
+
+        async def also(tx: Any) -> None:
+            await self._records.audit.append(tx, "command.approve", decider.auditor, run=run.id, hash=run.hash)
+            if terms is not None:
+                account = run.asker.account
+                lease = await self._leases.give(
+                    tx, terms, digest=run.hash, account=account, name=run.asker.name, line=run.line, cwd=run.cwd,
+                    run=run.id, by=name_of(decider),
+                )  # fmt: skip
+                await self._records.audit.append(
+                    tx, "lease.give", decider.auditor, lease=lease, run=run.id, runs=terms.runs, minutes=terms.minutes
+                )
+
+        decided = replace(run, decided_by=name_of(decider), decided_at=self._records.clock.now())
+        return await self._starter.start(decided, judgement, {}, expected=expected, was=State.WAITING, also=also)
+
+    async def deny(self, decider: Asker, run_id: str) -> Run:
+        """Turn a proposal down; the same one of the same asker is muted for ten minutes. Raises CroftError."""
+        run = await self._waiting(decider, run_id)
+        now = self._records.clock.now()
+        denied = replace(
+            run,
+            state=State.DENIED,
+            uptime=self._records.clock.uptime(),
+            decided_by=name_of(decider),
+            decided_at=now,
+            ended_at=now,
+        )
+        await self._records.settle(denied, State.WAITING, "command.deny", decider.auditor)
+        return denied
+
+    async def cancel(self, asker: Asker, run_id: str) -> Run:
+        """Withdraw a proposal, or end everything of a run. Raises CroftError."""
+        run = await self.get(asker, run_id)
+        if run.state is State.WAITING:
+            withdrawn = replace(
+                run, state=State.CANCELLED, decided_by=name_of(asker), ended_at=self._records.clock.now()
+            )
+            await self._records.settle(withdrawn, State.WAITING, "command.cancel", asker.auditor)
+            return withdrawn
+        if run.state is not State.RUNNING:
+            raise Conflict("this run is over already", hint="There is nothing to cancel.", code="over")
+        await self._records.audit.note("command.cancel", asker.auditor, run=run.id)
+        await self._starter.cancel(run)
+        return await self.wait(run.id, 2.0)
+
+    async def revoke(self, decider: Asker, lease: str) -> None:
+        """End a lease now. Raises CroftError."""
+        check_decider(decider, "workspace")
+        async with self._records.transaction() as tx:
+            await self._leases.revoke(tx, lease)
+            await self._records.audit.append(tx, "lease.revoke", decider.auditor, lease=lease)
+        self._records.bus.publish("approvals", {"lease": lease})
+
+    # Looking
+
+    async def get(self, asker: Asker, run_id: str) -> Run:
+        """A run that ``asker`` may see. Raises NotFound."""
+        run = self._starter.active.get(run_id) or await self._records.history.get(run_id)
+        if not may_see(asker, run):
+            raise NotFound("there is no such run")
+        return self._as_of_now(run)
+
+    async def page(
+        self, asker: Asker, *, state: str = "", text: str = "", before: float | None = None, limit: int = 50
+    ) -> list[Run]:
+        """Runs that ``asker`` may see, the newest first."""
+        own = None if sees_all(asker) else asker
+        found = await self._records.history.page(account=own, state=state, text=text, before=before, limit=limit)
+        return [self._as_of_now(self._starter.active.get(run.id, run)) for run in found]
+
+    async def waiting(self, asker: Asker) -> list[Run]:
+        """Proposals that wait for a decision, the oldest first."""
+        found = [self._as_of_now(run) for run in await self._records.history.in_state(State.WAITING)]
+        return [run for run in found if run.state is State.WAITING and may_see(asker, run)]
+
+    async def leases(self) -> list[Lease]:
+        """Live leases."""
+        return await self._leases.all()
+
+    async def proposals(self, since: float) -> list[Run]:
+        """What was asked for since a Unix time, for "which verdicts would change"."""
+        return await self._records.history.proposals(since)
+
+    async def wait(self, run_id: str, seconds: float) -> Run:
+        """The run once it is over, or as it stands after ``seconds``. Raises NotFound."""
+        return await self._starter.wait(run_id, seconds) or await self._records.history.get(run_id)
+
+    def live(self, run_id: str) -> Live | None:
+        """A run under way, for its output."""
+        return self._runs.get(run_id)
+
+    @property
+    def history(self) -> History:
+        return self._records.history
+
+    def remaining(self, run: Run) -> float:
+        """Seconds until a waiting proposal runs out."""
+        same_boot = run.boot_id == self._records.boot_id
+        return max(0.0, run.uptime + APPROVAL_SECONDS - self._records.clock.uptime()) if same_boot else 0.0
+
+    # Inside: from proposal to decision
+
+    def _fresh(self, asker: Asker, proposal: Proposal, judgement: Judgement) -> Run:
+        typed = tuple(stage.typed for stage in judgement.stages) or proposal.stages
+        cwd = self._folder(proposal.cwd)
+        return Run(
+            id=f"run-{secrets.token_hex(8)}",
+            state=State.REFUSED,
+            asker=asker,
+            scope=proposal.scope,
+            line=proposal.line or joined(proposal.stages),
+            typed=typed,
+            stages=executed(judgement),
+            cwd=cwd,
+            view=proposal.view,
+            why=proposal.why[:MOST_WHY],
+            verdict=judgement.verdict,
+            rule=judgement.rule,
+            reason=judgement.reason,
+            limits=judgement.limits,
+            policy=judgement.digest,
+            shape=shape(proposal.scope, typed, cwd, proposal.view),
+            created_at=self._records.clock.now(),
+            uptime=self._records.clock.uptime(),
+            boot_id=self._records.boot_id,
+        )
+
+    async def _verified(self, judgement: Judgement, cwd: str) -> Judgement:
+        if not (cwd or judgement.paths or judgement.checks or any("/" in one.argv[0] for one in judgement.stages)):
+            return judgement
+        return await verified(judgement, cwd, self._machine.workspace, self._files, self._machine.check)
+
+    async def _refuse(self, run: Run, taken: Mapping[str, Any]) -> Run:
+        refused = replace(run, state=State.REFUSED, ended_at=self._records.clock.now())
+        async with self._records.transaction() as tx:
+            await self._records.audit.append(tx, "command.refuse", run.asker.auditor, **said(refused))
+            await self._records.history.add(tx, refused)
+            await self._limits.save(tx, taken)
+        self._records.tell(refused)
+        return refused
+
+    async def _ask(self, run: Run, judgement: Judgement, taken: Mapping[str, Any]) -> Run:
+        """Use a lease, or put the question. The same question that waits already is not put twice."""
+        since = self._records.clock.uptime() - MUTE_SECONDS
+        if await self._records.history.denied_since(run.shape, run.asker, self._records.boot_id, since):
+            return await self._refuse(replace(run, reason=Message("command.refused.muted")), taken)
+        execution = await self._execution(run, judgement)
+        run = replace(run, hash=execution.digest(), leasable=judgement.leasable)
+        expected = _expected(execution)
+        if lease := await self._leases.find(run.hash, run.asker.account):
+            return await self._starter.start(replace(run, lease=lease), judgement, taken, expected=expected)
+        mine = [one for one in await self.waiting(run.asker) if one.asker.account == run.asker.account]
+        for one in mine:
+            if one.hash == run.hash:
+                return one
+        if len(mine) >= MOST_PENDING:
+            raise LimitReached("rate_pending", self.remaining(mine[0]))
+        waiting = replace(run, state=State.WAITING)
+        async with self._records.transaction() as tx:
+            await self._records.audit.append(tx, "command.ask", run.asker.auditor, hash=run.hash, **said(run))
+            await self._records.history.add(tx, waiting)
+            await self._limits.save(tx, taken)
+        self._records.tell(waiting)
+        return waiting
+
+    async def _execution(self, run: Run, judgement: Judgement) -> Execution:
+        """Everything that an approval binds, looked at now. Raises CroftError."""
+        stages = executed(judgement)
+        look = {"folder": "", "programs": [""] * len(stages)}
+        if run.scope == "workspace":
+            look = await self._runs.fingerprint([argv[0] for argv in stages], run.cwd)
+        return Execution(
+            scope=run.scope,
+            runtime=self._machine.runtime,
+            uid=self._machine.uid,
+            workspace=self._machine.instance,
+            cwd=run.cwd,
+            folder=str(look["folder"]),
+            programs=tuple(look["programs"]),
+            stages=stages,
+            env=dict(judgement.env),
+            limits=judgement.limits,
+            rule=judgement.rule,
+            policy=judgement.digest,
+            view=run.view,
+        )
+
+    async def _waiting(self, decider: Asker, run_id: str) -> Run:
+        """A proposal that waits and that ``decider`` may decide. Raises CroftError."""
+        run = await self.get(decider, run_id)
+        check_decider(decider, run.scope)
+        if run.asker.actor is Actor.AI and decider.session and decider.session == run.asker.session:
+            raise Forbidden("a proposal cannot be approved by the session it came from")
+        if run.state is State.EXPIRED:
+            raise Conflict("this proposal has run out", hint="Ask for the command again.", code="expired")
+        if run.state is not State.WAITING:
+            raise Conflict("this was decided already", hint="Reload to see how.", code="decided")
+        return run
+
+    async def _unchanged(self, run: Run) -> tuple[Judgement, Mapping[str, Any] | None]:
+        """The judgement and the fingerprints if all that was hashed is as it was. Raises Conflict after closing the proposal."""
+        role = await self._role(run.asker)
+        reason = Message("command.gone")
+        if role is not None:
+            request = Request(run.typed, run.asker.actor, role, run.scope, run.cwd)
+            judgement = self._machine.policy().judge(request)
+            if run.scope == "workspace":
+                await self._machine.ready()
+                judgement = await self._verified(judgement, run.cwd)
+            if judgement.verdict is not Verdict.DENY:
+                execution = await self._execution(run, judgement)
+                if hmac.compare_digest(execution.digest(), run.hash):
+                    return judgement, _expected(execution)
+            reason = Message("command.changed")
+        await self._records.settle(
+            replace(run, state=State.EXPIRED, reason=reason, ended_at=self._records.clock.now()),
+            State.WAITING,
+            "command.expire",
+            "daemon",
+        )
+        raise Conflict(
+            "what was shown is not what would run any more, so nothing was started",
+            hint="Ask for the command again.",
+            code="changed",
+        )
+
+    async def _role(self, asker: Asker) -> Role | None:
+        """The role the asker has now: a token or the assistant never more than it was given."""
+        if not asker.person:
+            return asker.role
+        found = await self._machine.role_of(asker.person)
+        if found is None or (asker.actor is Actor.HUMAN and not asker.token):
+            return found
+        return min(found, asker.role, key=("viewer", "operator", "admin").index)
+
+    # Inside: small things
+
+    async def _tick(self) -> None:
+        forgotten = -FORGET_SECONDS
+        while True:
+            try:
+                await self._expire()
+                if self._records.clock.uptime() - forgotten >= FORGET_SECONDS:
+                    forgotten = self._records.clock.uptime()
+                    await self._records.history.forget(self._records.clock.now())
+                    await self._leases.forget(self._records.clock.now() - 30 * DAY)
+                    await self._limits.forget()
+            except (CroftError, sqlite3.Error, OSError) as error:
+                log.error("cannot tidy up after commands; it is tried again", exc_info=error)
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _expire(self) -> None:
+        for run in await self._records.history.in_state(State.WAITING):
+            if self.remaining(run) <= 0:
+                over = replace(run, state=State.EXPIRED, ended_at=self._records.clock.now())
+                try:
+                    await self._records.settle(over, State.WAITING, "command.expire", "daemon")
+                except Conflict:
+                    continue  # decided in the last moment
+
+    def _as_of_now(self, run: Run) -> Run:
+        over = run.state is State.WAITING and self.remaining(run) <= 0
+        return replace(run, state=State.EXPIRED) if over else run
+
+    def _folder(self, cwd: str) -> str:
+        """``cwd`` relative to the workspace, without dots. Raises Invalid."""
+        root = self._machine.workspace
+        inner = cwd[len(root) :].lstrip("/") if cwd == root or cwd.startswith(f"{root}/") else cwd
+        found = None if inner.startswith("/") or "\0" in inner else lexical("", inner)
+        if found is None:
+            raise Invalid("the folder is not in the workspace", hint="Name one beneath it.", code="outside")
+        return found
+
+
+def _check_size(proposal: Proposal) -> None:
+    if bool(proposal.line) == bool(proposal.stages) and not proposal.stages:
+        raise Invalid("there is no command", hint="Type one.", code="empty")
+    if proposal.view != "plain":
+        raise Invalid("there is no such view", hint="There is plain.")
+    size = len(proposal.line.encode("utf-8", "replace")) + sum(
+        len(word.encode("utf-8", "replace")) + 8 for argv in proposal.stages for word in argv
+    )
+    if size > MOST_BYTES:
+        raise Invalid("the command is too long", hint=f"At most {MOST_BYTES} bytes.", code="too_long")
+
+
+def _expected(execution: Execution) -> Mapping[str, Any] | None:
+    if execution.scope == "host":
+        return None
+    return {"folder": execution.folder, "programs": list(execution.programs)}

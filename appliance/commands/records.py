@@ -1,0 +1,95 @@
+"""Writing a run down: its row and its audit record in one transaction, then telling the pages.
+
+Rule: what the disk does not take does not happen (LOG-3), and no secret goes into the log (LOG-5).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.audit import AuditLog, AuditUnavailable
+from appliance.clock import Clock
+from appliance.commands import redact
+from appliance.commands.asker import Asker
+from appliance.commands.history import History, Run, State
+from appliance.database import Database
+from appliance.errors import Conflict
+from appliance.events import EventBus
+
+
+@dataclass(frozen=True)
+class Records:
+    """Where runs are written: used by whoever asks, decides and starts."""
+
+    database: Database
+    audit: AuditLog
+    history: History
+    clock: Clock
+    boot_id: str
+    bus: EventBus
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """A transaction of which the audit log is part. Raises AuditUnavailable when the disk does not take it (LOG-3)."""
+        try:
+            async with self.database.transaction() as tx:
+                yield tx
+        except (sqlite3.Error, OSError) as error:
+            raise AuditUnavailable(
+                "the audit log cannot be written, so this was not done", hint="Free disk space, then try again."
+            ) from error
+
+    async def settle(self, run: Run, was: State, event: str, actor: str) -> None:
+        """Close a proposal. Raises Conflict when somebody else did, AuditUnavailable."""
+        async with self.transaction() as tx:
+            if not await self.history.change(tx, run, was):
+                raise decided()
+            await self.audit.append(tx, event, actor, run=run.id)
+        self.tell(run)
+
+    def tell(self, run: Run) -> None:
+        """Tell the pages that a run changed."""
+        self.bus.publish("runs", {"run": run.id, "state": str(run.state)})
+        if run.hash:
+            self.bus.publish("approvals", {"run": run.id, "state": str(run.state)})
+
+
+def decided() -> Conflict:
+    """The refusal of whoever comes second."""
+    return Conflict("this was decided already", hint="Reload to see how.", code="decided")
+
+
+def name_of(person: Asker) -> str:
+    """How people read who decided."""
+    return person.name or person.auditor
+
+
+def said(run: Run) -> dict[str, Any]:
+    """What the audit log keeps of a proposal, without secrets (LOG-5)."""
+    return {
+        "run": run.id,
+        "stages": [redact.argv(argv) for argv in run.stages or run.typed],
+        "cwd": run.cwd,
+        "scope": run.scope,
+        "verdict": str(run.verdict),
+        "rule": run.rule,
+        "policy": run.policy[:16],
+        "lease": run.lease,
+    }
+
+
+def ended(run: Run) -> dict[str, Any]:
+    outcome = run.outcome
+    return {
+        "run": run.id,
+        "result": str(run.state),
+        "exit_code": outcome.exit_code,
+        "signal": outcome.signal,
+        "cause": outcome.cause,
+        "bytes": outcome.stdout_bytes + outcome.stderr_bytes,
+        "truncated": outcome.truncated,
+    }
