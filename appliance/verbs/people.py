@@ -29,6 +29,12 @@ def _users(group: Verbs) -> None:
     new.add_argument("email")
     new.add_argument("--name", default="")
     new.add_argument("--role", choices=("viewer", "operator", "admin"), default="operator")
+    invite = group.add("invite", users_invite, show_invitation, "invite a person by a link")
+    invite.add_argument("email")
+    invite.add_argument("--role", choices=("viewer", "operator", "admin"), default="viewer")
+    invite.add_argument("--days", type=int, default=7, help="how long it lasts, 1 to 30")
+    invite.add_argument("--note", default="", help="a few words for the person")
+    invite.add_argument("--language", choices=("en", "ar"), default="", help="language of the mail")
     role = group.add("role", users_role, show_user, "change a person's role")
     role.add_argument("email")
     role.add_argument("role", choices=("viewer", "operator", "admin"))
@@ -65,6 +71,11 @@ def users_add(args: argparse.Namespace, settings: Settings, control: Control) ->
     return control.call("POST", "/api/users", {"email": args.email, "name": args.name, "role": args.role})
 
 
+def users_invite(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
+    wanted = {name: getattr(args, name) for name in ("email", "role", "days", "note", "language")}
+    return control.call("POST", "/api/invitations", wanted)
+
+
 def users_role(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
     return control.call("PATCH", _user_path(args.email), {"role": args.role})
 
@@ -82,12 +93,27 @@ def _user_path(email: str) -> str:
 
 
 def show_link(result: dict[str, Any]) -> None:
-    import segno
-
     whose = f"for {result['email']}" if result["email"] else "that makes you the owner"
     print(f"One-time sign-in link {whose}, good for {round(result['seconds'] / 60)} minutes:\n\n  {result['url']}\n")
-    if sys.stdout.isatty() or os.environ.get("CROFT_QR"):
-        segno.make(result["url"], error="l").terminal(compact=True)
+    _show_qr(result["url"])
+
+
+def show_invitation(result: dict[str, Any]) -> None:
+    made = result["invitation"]
+    sent = "It was also mailed to that address." if result["mailed"] else "Mail is not set up: pass it on yourself."
+    print(
+        f"Invitation for {made['email']} as {made['role']}, good until {when(made['expires_at'])}:\n\n  {result['url']}\n"
+    )
+    print(sent)
+    _show_qr(result["url"])
+
+
+def _show_qr(url: str) -> None:
+    if not sys.stdout.isatty() and not os.environ.get("CROFT_QR"):
+        return
+    import segno
+
+    segno.make(url, error="l").terminal(compact=True)
 
 
 def show_users(result: dict[str, Any]) -> None:
