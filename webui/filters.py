@@ -55,7 +55,7 @@ NAVIGATION: tuple[Place, ...] = (
 )
 # The tabs of a place that has several pages; a page names its own as ``tab``. One tab alone is not shown.
 SECTIONS: dict[str, tuple[Place, ...]] = {
-    "machine": (Place("services", "/machine", EVERYONE),),
+    "machine": (Place("services", "/machine", EVERYONE), Place("logs", "/machine/logs/ide", OPERATORS)),
     "people": (
         Place("members", "/people", ADMINS),
         Place("invitations", "/people/invitations", ADMINS),
@@ -86,11 +86,6 @@ def tabs(page: str, role: str) -> list[Place]:
     """The tabs of ``page`` for a person with ``role``; empty when there is nothing to choose."""
     found = [place for place in SECTIONS.get(page, ()) if role in place.roles]
     return found if len(found) > 1 else []
-
-
-def own_places(role: str) -> list[Place]:
-    """What is one's own: the head of the person's menu."""
-    return [place for place in SECTIONS["account"] if role in place.roles]
 
 
 def icons_of(assets: Assets) -> Callable[[str], str]:
@@ -229,7 +224,6 @@ def register(environment: Environment, assets: Assets) -> None:
         shown_state=shown_state,
         share=share,
         level=level,
-        own_places=own_places,
         icon_of=icon_of,
         palette=palette.entries((palette.pages(NAVIGATION, SECTIONS, icon_of), palette.services)),
         shortcuts=palette.shortcuts(NAVIGATION),

@@ -129,13 +129,13 @@ export function watchKeys() {
   if (!dialog) return;
   find("input", dialog).addEventListener("input", () => { current = 0; render(); });
   dialog.addEventListener("keydown", onPaletteKey);
-  let leader = 0;
+  let leader = -Infinity;
   document.addEventListener("keydown", (event) => {
     const press = pressed(event);
     const typing = event.target.closest("input, select, textarea, [contenteditable]");
     if (!press || find("dialog[open]") || (typing && !press.startsWith("Mod+"))) return;
     const second = event.timeStamp - leader < LEADER_MS;
-    leader = press === "G" ? event.timeStamp : 0;
+    leader = press === "G" ? event.timeStamp : -Infinity;
     if (act(second ? `G ${press}` : press)) event.preventDefault();
   });
 }
