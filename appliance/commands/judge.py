@@ -116,9 +116,7 @@ class Policy:
         best: Miss | None = None
         nearest = ""
         fits: tuple[Rule, Match] | None = None
-        for rule in self._index.get((request.scope, argv[0]), ()):
-            if not rule.concerns(request.actor, request.role) or rule.stdin != (number > 0 and rule.stdin):
-                continue
+        for rule in self._candidates(request, number, argv[0]):
             result = match(rule, argv, request.cwd)
             if isinstance(result, Match):
                 if fits is None or (rule.mode is not fits[0].mode and _WEIGHT[rule.mode] > _WEIGHT[fits[0].mode]):
@@ -131,14 +129,22 @@ class Policy:
             return _hidden(argv, number, place)
         return self._unmatched(request, number, argv, best, nearest)
 
+    def _candidates(self, request: Request, number: int, program: str) -> list[Rule]:
+        """Rules for ``program``; behind a pipe those that read what comes in are tried first."""
+        found = [
+            rule
+            for rule in self._index.get((request.scope, program), ())
+            if rule.concerns(request.actor, request.role) and (number > 0 or not rule.stdin)
+        ]
+        return sorted(found, key=lambda rule: not rule.stdin) if number else found
+
     def _denying(self, request: Request, argv: Sequence[str]) -> Rule | None:
         """The first deny rule that fits the command, or what it would start as a wrapper (POL-5)."""
         if request.scope == "host":
             return None
-        starts = range(len(argv)) if programs.wraps(argv[0]) else range(1)
-        for start in starts:
-            for rule in self._denied.get(programs.name_of(argv[start]), ()):
-                if rule.concerns(request.actor, request.role) and isinstance(match(rule, argv[start:], ""), Match):
+        for words in (argv, *programs.started_by(argv)):
+            for rule in self._denied.get(programs.name_of(words[0]), ()):
+                if rule.concerns(request.actor, request.role) and isinstance(match(rule, words, ""), Match):
                     return rule
         return None
 

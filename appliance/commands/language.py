@@ -161,7 +161,7 @@ class _Reader:
             id=self.id(table, line),
             mode=_MODES[mode],
             programs=self.programs(table, line),
-            sub=self.words(table, "sub", line),
+            subs=self.subs(table, line),
             exec=self.string(table, "exec", line),
             scope=scope,
             actors=self.actors(table.get("actors", list(Actor)), line, "actors"),
@@ -199,7 +199,7 @@ class _Reader:
             self.sound_host(rule, line)
         elif auto and not rule.exec:
             raise PolicyFault(line, "no_exec", rule=rule.id)
-        elif rule.exec and not re.fullmatch(r"/[A-Za-z0-9._/+-]+", rule.exec):
+        elif rule.exec and not re.fullmatch(r"/[A-Za-z0-9._/+-]+(\{bin\})?", rule.exec):
             raise PolicyFault(self.line_of("exec", line), "exec", rule=rule.id)
         if auto and rule.anything:
             raise PolicyFault(self.line_of("anything", line), "auto_anything", rule=rule.id)
@@ -210,7 +210,7 @@ class _Reader:
         if auto and rule.effect != "read" and rule.scope == "workspace":
             raise PolicyFault(self.line_of("effect", line), "auto_effect", rule=rule.id)
         if auto and rule.scope == "workspace":
-            for program in (*rule.programs, rule.exec):
+            for program in (*rule.programs, *([] if "{bin}" in rule.exec else [rule.exec])):
                 if programs.runs_others(program) and not _only_versions(rule):
                     raise PolicyFault(line, "interpreter", rule=rule.id, program=program)
         for name in rule.need:
@@ -221,8 +221,9 @@ class _Reader:
 
     def sound_host(self, rule: Rule, line: int) -> None:
         for program in rule.programs:
-            if (program, *rule.sub) not in HOST_VERBS:
-                raise PolicyFault(line, "host_verb", rule=rule.id, verb=" ".join((program, *rule.sub)))
+            for sub in rule.subs:
+                if (program, *sub) not in HOST_VERBS:
+                    raise PolicyFault(line, "host_verb", rule=rule.id, verb=" ".join((program, *sub)))
         if rule.exec or rule.prepend or rule.prepend_global or rule.append or rule.anything:
             raise PolicyFault(line, "host_exec", rule=rule.id)
 
@@ -271,6 +272,17 @@ class _Reader:
         if not names:
             raise PolicyFault(self.line_of("bin", line), "bin")
         return names
+
+    def subs(self, table: Mapping[str, Any], line: int) -> tuple[tuple[str, ...], ...]:
+        """``sub = ["remote", "get-url"]`` or several: ``subs = ["fetch", "remote update"]``, the longest first."""
+        if "subs" in table and "sub" in table:
+            raise PolicyFault(self.line_of("subs", line), "twice", what="sub")
+        if "subs" not in table:
+            return (self.words(table, "sub", line),)
+        found = [tuple(words.split()) for words in self.words(table, "subs", line)]
+        if not all(found):
+            raise PolicyFault(self.line_of("subs", line), "words", key="subs")
+        return tuple(sorted(found, key=len, reverse=True))
 
     def exact(self, table: Mapping[str, Any], line: int) -> tuple[tuple[str, ...], ...]:
         """Whole argument lists: ``exact = ["aux", "-e -f"]``, words between blanks; "" is none at all."""
@@ -394,7 +406,8 @@ class _Reader:
 
 
 _RULE_KEYS = (
-    "id", "scope", "bin", "exec", "sub", "prepend_global", "prepend", "append", "flags", "args", "need", "exact", "anything", "tokens",
+    "id", "scope", "bin", "exec", "sub", "subs", "prepend_global", "prepend", "append", "flags", "args", "need", "exact", "anything",
+    "tokens",
     "dashes", "stdin", "mode", "roles", "actors", "effect", "requires", "why", "limits", "rate", "examples_allow", "examples_deny",
 )  # fmt: skip
 _LIMITS = {
@@ -414,11 +427,12 @@ def _no_disagreement(rules: Sequence[Rule], defaults: Defaults) -> None:
         if rule.mode is not Verdict.ALLOW:
             continue
         for program in rule.programs:
-            key = (rule.scope, program, rule.sub, rule.stdin)
-            for other in seen.setdefault(key, []):
-                if _together(rule, other) and _manner(rule, defaults) != _manner(other, defaults):
-                    raise PolicyFault(rule.line, "disagree", rule=rule.id, other=other.id)
-            seen[key].append(rule)
+            for sub in rule.subs:
+                others = seen.setdefault((rule.scope, program, sub, rule.stdin), [])
+                for other in others:
+                    if _together(rule, other) and _manner(rule, defaults) != _manner(other, defaults):
+                        raise PolicyFault(rule.line, "disagree", rule=rule.id, other=other.id)
+                others.append(rule)
 
 
 def _together(one: Rule, other: Rule) -> bool:
@@ -455,6 +469,6 @@ def _decided_by(policy: Policy, rule: Rule, line: str) -> bool:
         return False
     before = (("true",),) if rule.stdin and len(stages) == 1 else ()
     actor = next(actor for actor in Actor if actor in rule.actors)
-    role = next(role for role in ROLES if role in rule.roles)
+    role = next(role for role in reversed(ROLES) if role in rule.roles)
     judged = policy.judge(Request((*before, *stages), actor, role, rule.scope))
     return any(stage.rule == rule.id for stage in judged.stages)

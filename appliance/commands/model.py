@@ -85,13 +85,15 @@ class TypedPath:
     """A path beneath the workspace, resolved there again when the run starts (POL-9).
 
     ``value`` is relative to the run's folder and lies in ``stages[stage].argv[index]`` (after a ``=`` where it belongs to a
-    flag). ``new``: it need not exist yet, its folder must.
+    flag). ``new``: it need not exist yet, its folder must. ``maybe``: it may be no path at all (a revision); where something of that
+    name exists, it must lie in the workspace.
     """
 
     stage: int
     index: int
     value: str
     new: bool = False
+    maybe: bool = False
 
 
 @dataclass(frozen=True, slots=True)

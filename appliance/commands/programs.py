@@ -6,6 +6,7 @@ Rule: names are compared without folder, case and version, so that ``/usr/bin/Py
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 
 
 def _names(text: str) -> frozenset[str]:
@@ -52,3 +53,23 @@ def runs_others(word: str) -> bool:
 def wraps(word: str) -> bool:
     """Whether the program starts what its arguments name: a shell or a wrapper."""
     return name_of(word) in _STARTERS or word.rpartition("/")[2].casefold() in _STARTERS
+
+
+# Between these a shell may find a command; quotes are taken as ends of words too, since what they hold may be read again.
+_SHELL_WORDS = re.compile(r"[\s;&|<>(){}$`'\"\\]+")
+_FIND_STARTS = frozenset({"-exec", "-execdir", "-ok", "-okdir"})
+MOST_STARTS, MOST_WORDS = 256, 64
+
+
+def started_by(argv: Sequence[str]) -> Iterator[list[str]]:
+    """Every command that ``argv`` might start as a wrapper: too many rather than too few (POL-5)."""
+    if name_of(argv[0]) == "find":
+        starts = [place + 1 for place, word in enumerate(argv[:-1]) if word in _FIND_STARTS]
+        words = list(argv)
+    elif wraps(argv[0]):
+        words = [word for token in argv[1:] for word in _SHELL_WORDS.split(token) if word]
+        starts = list(range(len(words)))
+    else:
+        return
+    for start in starts[:MOST_STARTS]:
+        yield words[start : start + MOST_WORDS]

@@ -19,7 +19,7 @@ class Takes(StrEnum):
 
     NOTHING = "nothing"
     VALUE = "value"  # --x=v, --x v, -x v, -xv
-    EQUALS = "equals"  # --x=v only: the value may be left out
+    EQUALS = "equals"  # --x or --x=v: the value may be left out
     JOINED = "joined"  # -xv only
 
 
@@ -48,7 +48,7 @@ class Rule:
     id: str
     mode: Verdict
     programs: tuple[str, ...]
-    sub: tuple[str, ...] = ()
+    subs: tuple[tuple[str, ...], ...] = ((),)
     exec: str = ""
     scope: Scope = "workspace"
     actors: frozenset[Actor] = frozenset(Actor)
@@ -84,10 +84,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A command that fits: what is executed, and which of its words are paths (index, value, new)."""
+    """A command that fits: what is executed, and which of its words are paths (index, value, new, maybe)."""
 
     argv: tuple[str, ...]
-    paths: tuple[tuple[int, str, bool], ...] = ()
+    paths: tuple[tuple[int, str, bool, bool], ...] = ()
     texts: frozenset[int] = frozenset()  # indexes of free text in what was typed
 
 
@@ -107,59 +107,66 @@ class _Fail(Exception):
 
 def match(rule: Rule, argv: Sequence[str], cwd: str) -> Match | Miss:
     """Whether ``argv``, whose first word is one of the rule's programs, has the rule's shape."""
-    sub = rule.sub
-    if sub and tuple(argv[1 : 1 + len(sub)]) != sub:
-        return Miss(_first_difference(argv, sub), "sub")
-    if rule.tokens and rule.tokens.isdisjoint(argv[1:]):
+    sub = next((sub for sub in rule.subs if tuple(argv[1 : 1 + len(sub)]) == sub), None)
+    if sub is None:
+        return Miss(min(max(_common(argv, sub) for sub in rule.subs), len(argv)), "sub")
+    if rule.tokens and rule.tokens.isdisjoint(word.rstrip("/") or "/" for word in argv[1:]):
         return Miss(len(argv), "need")
     if rule.anything:
-        return Match((rule.exec or argv[0], *argv[1:]))
-    rest = tuple(argv[1 + len(sub) :])
+        return Match((_program(rule, argv), *argv[1:]))
     if rule.exact:
-        return _exact(rule, argv, rest)
+        return _exact(rule, argv, sub)
     try:
-        return _Shape(rule, argv, cwd).read()
+        return _Shape(rule, argv, sub, cwd).read()
     except _Fail as fail:
         return Miss(fail.index, fail.code)
 
 
-def _first_difference(argv: Sequence[str], sub: Sequence[str]) -> int:
-    for place, word in enumerate(sub, start=1):
+def _program(rule: Rule, argv: Sequence[str]) -> str:
+    return rule.exec.replace("{bin}", argv[0]) if rule.exec else argv[0]
+
+
+def _common(argv: Sequence[str], sub: Sequence[str]) -> int:
+    """The index in ``argv`` of the first word that is not as in ``sub``."""
+    place = 1
+    for word in sub:
         if place >= len(argv) or argv[place] != word:
-            return place
-    return len(argv)
+            break
+        place += 1
+    return place
 
 
-def _exact(rule: Rule, argv: Sequence[str], rest: tuple[str, ...]) -> Match | Miss:
+def _exact(rule: Rule, argv: Sequence[str], sub: Sequence[str]) -> Match | Miss:
+    rest = tuple(argv[1 + len(sub) :])
     if rest in rule.exact:
-        return Match((rule.exec or argv[0], *rule.prepend_global, *rule.sub, *rule.prepend, *rest, *rule.append))
-    return Miss(min(1 + len(rule.sub), len(argv)), "exact")
+        return Match((_program(rule, argv), *rule.prepend_global, *sub, *rule.prepend, *rest, *rule.append))
+    return Miss(min(1 + len(sub), len(argv)), "exact")
 
 
 class _Shape:
     """Reading one command against one rule's flags and operands."""
 
-    def __init__(self, rule: Rule, argv: Sequence[str], cwd: str) -> None:
-        self.rule, self.argv, self.cwd = rule, argv, cwd
+    def __init__(self, rule: Rule, argv: Sequence[str], sub: Sequence[str], cwd: str) -> None:
+        self.rule, self.argv, self.sub, self.cwd = rule, argv, sub, cwd
         self.flags = rule.flags or {}
-        self.at = 1 + len(rule.sub)
+        self.at = 1 + len(sub)
         # (word, path value or None, new): options first when "--" is put between, else all in the typed order.
         self.options: list[tuple[str, ValueType | None, str]] = []
         self.rest: list[tuple[str, ValueType | None, str]] = []
         self.seen: set[str] = set()
         self.texts: set[int] = set()
-        self.place, self.count = 0, 0
+        self.place, self.count, self.ended = 0, 0, False
 
     def read(self) -> Match:
-        argv, ended = self.argv, False
+        argv = self.argv
         while self.at < len(argv):
             word = argv[self.at]
-            if ended or not word.startswith("-") or word == "-":
+            if self.ended or not word.startswith("-") or word == "-":
                 self._operand(word)
             elif word == "--":
                 if self.rule.dashes == "none":
                     raise _Fail(self.at, "flag")
-                ended = True
+                self.ended = True
                 self._dashes()
             else:
                 self._flag(word)
@@ -195,6 +202,8 @@ class _Shape:
             self._option(word, flag)
             self.at += 1
             self._option(self.argv[self.at], flag, self.argv[self.at])
+        elif flag.takes is Takes.EQUALS:
+            self._option(word, flag)
         else:
             raise _Fail(self.at, "lacks_value")
 
@@ -243,6 +252,9 @@ class _Shape:
             try:
                 if word.startswith("-"):
                     raise _Fail(self.at, "start")
+                # Where revisions and paths mix, git reads "REV:PATH" as a file of a commit.
+                if ":" in word and self.rule.dashes == "typed" and not self.ended and operand.type.path:
+                    raise _Fail(self.at, "colon")
                 self._check(word, operand.type)
             except _Fail:
                 # A word that does not fit here may fit the next place, where this one has had enough.
@@ -272,12 +284,12 @@ class _Shape:
 
     def _built(self) -> Match:
         rule = self.rule
-        out: list[str] = [rule.exec or self.argv[0], *rule.prepend_global, *rule.sub, *rule.prepend]
-        paths: list[tuple[int, str, bool]] = []
+        out: list[str] = [_program(rule, self.argv), *rule.prepend_global, *self.sub, *rule.prepend]
+        paths: list[tuple[int, str, bool, bool]] = []
         for group in (self.options, self.rest):
             for word, kind, value in group:
-                if kind is not None and kind.path:
-                    paths.append((len(out), value, kind.new))
+                if kind is not None and (kind.path or kind.maybe):
+                    paths.append((len(out), value, kind.new, kind.maybe))
                 out.append(word)
             if group is self.options:
                 out += rule.append

@@ -28,12 +28,16 @@ class BadType(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ValueType:
-    """One type of value. ``path`` says that it names something beneath the workspace, ``new`` that it need not exist."""
+    """One type of value.
+
+    ``path``: it names something beneath the workspace; ``new``: which need not exist; ``maybe``: it could be read as a path.
+    """
 
     spec: str
     check: Check
     path: bool = False
     new: bool = False
+    maybe: bool = False
     text: bool = False
 
 
@@ -89,7 +93,7 @@ def parse_type(spec: str, exclusions: Exclusions) -> ValueType:
     check = _SIMPLE.get(name)
     if check is None:
         raise BadType(f"there is no type {name!r}; there are {', '.join(sorted(TYPES))}")
-    return ValueType(spec, check)
+    return ValueType(spec, check, maybe=name == "rev")
 
 
 def lexical(cwd: str, value: str) -> str | None:
@@ -111,7 +115,8 @@ def path_fault(value: str, exclusions: Exclusions) -> str:
         return "length"
     if value[0] in "/\\":
         return "absolute"
-    if value[0] in "-~:":
+    # "(", ")", "!" and "," alone are words of find's own language.
+    if value[0] in "-~:" or value in ("(", ")", "!", ","):
         return "start"
     if not value.isascii() and unicodedata.normalize("NFKC", value) != unicodedata.normalize("NFC", value):
         return "look_alike"
@@ -222,13 +227,28 @@ _SIMPLE: dict[str, Check] = {
     "word": _grammar(r"(@[A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_][A-Za-z0-9._+-]*", 128),
     "unit": _grammar(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*\.(service|socket|timer|target)", 128),
     "container": _grammar(r"[a-z][a-z0-9_-]*", 32),
+    # How many lines, from the end or (with +) from the start.
+    "count": _grammar(r"\+?[0-9]{1,9}", 10),
+    # Numbers and permissions as find(1) takes them; a sign says more or less.
+    "compared": _grammar(r"[+-]?[0-9]{1,12}[bcwkMG]?", 15),
+    "permissions": _grammar(r"[-/]?([0-7]{3,4}|[ugoa]*[+=-]?[rwxst]+(,[ugoa]*[+=-]?[rwxst]+)*)", 32),
+    # Lines as git blame takes them.
+    "lines": _grammar(r"[0-9]{1,7},\+?[0-9]{1,7}", 16),
+    # What to sort references by: a name of a field, "-" for the other way round.
+    "refsort": _grammar(r"-?(version:|v:)?[a-z]{2,20}", 32),
+    # git's --format with placeholders that only print: %G runs gpg, %(describe) runs git.
+    "format": _grammar(
+        r"(oneline|short|medium|full|fuller|reference|raw|email)|(t?format:)?([^%]|%([HhTtPpsbBfdDne%]|[ac][nNeEdDrisItlL]"
+        r"|C(red|green|blue|reset)|C\([a-z0-9 ,]+\)))*",
+        300,
+    ),
     # What git takes as a date; "now", "2 weeks ago", 2026-01-31T10:00.
     "date": _grammar(r"[A-Za-z0-9][A-Za-z0-9 :.+/-]*", 40),
     # strftime(3), as date(1) takes it.
     "timeformat": _grammar(r"\+[A-Za-z0-9 %:.,/_-]+", 64),
     # Columns as cut(1) takes them.
     "columns": _grammar(r"[0-9]{1,4}(-[0-9]{0,4})?(,[0-9]{1,4}(-[0-9]{0,4})?)*|-[0-9]{1,4}", 64),
-    "character": _grammar(r"[^\s-]|\\[tn0]", 2),
+    "character": _grammar(r"[^\s-]| ", 1),
     # Characters as tr(1) takes them; classes and ranges included.
     "characters": _grammar(r"[^-\s][^\n]*| ", 64),
     # A key of sort(1).
