@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 def register(verbs: Verbs) -> None:
     """Add the verbs of this page to the command."""
     group = verbs.group("mail", "sign-in mail and invitations by mail")
-    group.add(
+    secret = group.add(
         "password", password, done("Kept. The next mail uses it."), "set the mail account's password (standard input)"
     )
     test = group.add("test", test_mail, show_test, "send a test mail")
     test.add_argument("email", metavar="ADDRESS")
+    for verb in (secret, test):
+        verb.set_defaults(here=True)  # the console's alone
 
 
 def password(args: argparse.Namespace, settings: Settings, control: Control) -> Any:

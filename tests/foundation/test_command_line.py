@@ -56,7 +56,7 @@ async def test_people_sessions_and_services_from_the_console(home: Path, capsys:
         code, _, said = await croft(home, "sessions", "revoke", "../../users", capsys=capsys)
         assert (code, json.loads(said)["error"]["code"]) == (1, "not_found")
         code, _, said = await croft(home, "users", "remove", "admin@example.org", capsys=capsys)
-        assert (code, json.loads(said)["error"]["code"]) == (1, "conflict")
+        assert (code, json.loads(said)["error"]["code"]) == (1, "last_admin")
         assert (await croft(home, "services", "restart", "ide", capsys=capsys))[0] == 0
         _, lines, _ = await croft(home, "services", "logs", "ide", capsys=capsys)
         assert [line["text"] for line in lines["lines"]] == ["hello", "red </script>"]

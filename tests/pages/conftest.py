@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,12 +22,17 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from support.browser import FLAGS
 from support.screens import EVIL, SANDBOX_NOTE, axe_source
 
+from appliance.identity.visits import Visit
 from appliance.messages import Message
 from appliance.services.model import Health, Problem, Progress, ServiceView, State, Want
 from appliance.settings import Paths, Settings, parse
-from webui import filters, headers, views
+from appliance.telemetry.machine import Facts
+from appliance.telemetry.series import NAMES
+from appliance.telemetry.store import Points
+from webui import charts, filters, headers, log_lines, views
 from webui.assets import Assets
 from webui.i18n import Catalogue, Translator
+from webui.needs import Need
 
 ROOT = Path(__file__).parents[2]
 NOW = float(int(time.time()))
@@ -116,7 +121,7 @@ def sample_problems() -> list[Problem]:
 def sample_machine() -> dict[str, Any]:
     return {
         "cpu_percent": 23.7,
-        "load": (0.42, 0.38, 0.31),
+        "load": 0.42,
         "memory_used": 1288 << 20,
         "memory_total": 1998 << 20,
         "swap_used": 96 << 20,
@@ -125,6 +130,19 @@ def sample_machine() -> dict[str, Any]:
         "disk_total": 19.6 * (1 << 30),
         "uptime": 1_054_320.0,
     }
+
+
+def sample_points(span: charts.Span = charts.SPANS["day"]) -> Points:
+    """A day with a gap in it and a clock that was set."""
+    begin, end = charts.window(span, NOW)
+    slots = (end - begin) // span.slot
+    known = [None if slots // 3 < n < slots // 2 else float(n % 40 + 1) for n in range(slots)]
+    return Points(begin, span.slot, dict.fromkeys(NAMES, known), dict.fromkeys(NAMES, known), [(begin + 7200, 3600.0)])
+
+
+def sample_charts(t: Translator, specs: Sequence[charts.Spec] = charts.HOME) -> list[charts.Chart]:
+    span = charts.SPANS["day"]
+    return [charts.chart(spec, sample_points(span), sample_machine(), span, t) for spec in specs]
 
 
 AGENTS = {
@@ -269,6 +287,9 @@ class Preview:
             return {"lines": self.stage.lines}
         if path == "/api/status":
             return as_event(self.stage, self.catalogue) | {"machine": sample_machine() | {"memory_used": 1998 << 20}}
+        if path == "/api/charts":
+            made = sample_charts(Translator(self.catalogue, "en"), (*charts.MACHINE, *charts.SERVICE["ide"]))
+            return {"span": "day", "charts": [chart.as_json() for chart in made]}
         return self.stage.wake if path == "/__croft/state" else {"ok": True}
 
     def _page(self, request: web.Request) -> web.Response:
@@ -293,7 +314,20 @@ class Preview:
     def _variables(self, request: web.Request) -> tuple[str, dict[str, Any]]:
         stage, path = self.stage, request.path
         log = {"page": "machine", "service": stage.services[0], "lines": stage.lines}
-        shown = {"services": stage.services, "problems": stage.problems, "machine": sample_machine()}
+        t = Translator(self.catalogue, request.query.get("lang") or request.cookies.get("lang", "en"))
+        log |= {"asked": {"q": "", "level": "debug", "since": ""}, "sinces": list(log_lines.SINCE), "tab": "logs"}
+        shown = {"services": stage.services, "problems": stage.problems, "machine": sample_machine(), "span": "day"}
+        waiting = [
+            Need(Message("problem.port_taken_by.why", {"port": 443, "owner": EVIL}), "/account", "key", urgent=True)
+        ]
+        home = {"charts": sample_charts(t), "needs": waiting, "visit": Visit(NOW - 600, f"/?folder={EVIL}")}
+        machine = {
+            "charts": sample_charts(t, charts.MACHINE),
+            "of_services": {"ide": sample_charts(t, charts.SERVICE["ide"])},
+            "spans": list(charts.SPANS),
+            "facts": Facts(EVIL, "6.1.0", "x86_64", EVIL, 1, 2, ("203.0.113.7", "2001:db8::7"), NOW - 86400),
+            "tab": "services",
+        }
         mine = [
             sample_session(1, AGENTS["firefox"], current=True, ide_sockets=2),
             sample_session(2, AGENTS["safari"], remember=True),
@@ -305,8 +339,8 @@ class Preview:
         ]
         gone = {"token": "", "email": "", "name": ""}
         known: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
-            "/": lambda: ("home.html", shown | {"page": "home"}),
-            "/machine": lambda: ("machine.html", shown | {"page": "machine"}),
+            "/": lambda: ("home.html", shown | home | {"page": "home"}),
+            "/machine": lambda: ("machine.html", shown | machine | {"page": "machine"}),
             "/machine/logs/ide": lambda: ("logs.html", log),
             "/sessions": lambda: ("sessions.html", {"page": "sessions", "mine": mine, "others": others}),
             "/sessions-alone": lambda: ("sessions.html", {"page": "sessions", "mine": mine[:1], "others": []}),
@@ -320,8 +354,8 @@ class Preview:
                     "enter_url": f"{self.settings.ide_origin}/__croft/enter",
                 },
             ),
-            "/sign-in": lambda: ("sign_in.html", {"user": None, "claimed": True, "next": ""}),
-            "/sign-in/first": lambda: ("sign_in.html", {"user": None, "claimed": False, "next": ""}),
+            "/sign-in": lambda: ("sign_in.html", {"user": None, "claimed": True, "mail": False, "email": "", "remember": False}),
+            "/sign-in/first": lambda: ("sign_in.html", {"user": None, "claimed": False, "mail": False, "email": "", "remember": False}),
             "/sign-in/link": lambda: ("link.html", gone | {"user": None, "kind": "login", "token": "lnk_1"}),
             "/sign-in/setup": lambda: (
                 "link.html",

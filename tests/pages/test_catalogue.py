@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.services.model import SERVICES, Action, State
+from webui.charts import MACHINE, SERVICE, SPANS
 from webui.filters import NAVIGATION, SECTIONS
 from webui.i18n import FSI, PDI, Catalogue, Translator, UnknownText, missing, plural
+from webui.log_lines import SINCE
 
 WEBUI = Path(__file__).parents[2] / "webui"
 CATALOGUE = Catalogue.load(WEBUI / "locale", strict=True)
@@ -37,14 +39,25 @@ FAMILIES = {
     "action.": list(get_args(Action)),
     "nav.": sorted({place.id for group in (NAVIGATION, *SECTIONS.values()) for place in group}),
     "role.": ["viewer", "operator", "admin"],
+    "invitation.": ["as_viewer", "as_operator", "as_admin"],
+    "invitations.": ["state_expired", "state_accepted", "state_revoked"],
+    "people.": ["done_role", "done_suspend", "done_resume", "done_remove"],
     "theme.": ["auto", "light", "dark"],
     "language.": ["en", "ar"],
     "level.": ["debug", "info", "warning", "error"],
-    "log.": ["from_debug", "from_info", "from_warning", "from_error", "live", "lost"],
+    "log.": ["from_debug", "from_info", "from_warning", "from_error", "live", "lost"]
+    + [f"since_{name or 'all'}" for name in SINCE],
+    "chart.": [spec.name for spec in (*MACHINE, *(spec for pair in SERVICE.values() for spec in pair))],
+    "series.": [
+        name for spec in (*MACHINE, *(spec for pair in SERVICE.values() for spec in pair)) for name in spec.series
+    ],
+    "span.": list(SPANS),
     "link.": [
-        *(f"{kind}.{part}" for kind in ("login", "setup") for part in ("title", "about", "go", "note")),
+        *(f"{kind}.{part}" for kind in ("login", "setup", "mailed") for part in ("title", "about", "go", "note")),
         "gone.title",
         "gone.about",
+        "elsewhere.title",
+        "elsewhere.about",
     ],
     "error.": ["other.title", "other.why", "other.next"],
     "fault.": ["error", "invalid"],
@@ -92,6 +105,7 @@ def test_scripts_get_the_strings_they_ask_for() -> None:
     sent = {
         "services.js": {"state", "phase", "machine"},
         "logs.js": {"level", "log"},
+        "charts.js": {"chart"},
         "workspace.js": {"state"},
         "wake.js": {"machine", "phase"},
     }

@@ -16,9 +16,14 @@ from support import screens
 from support.front import Front
 from support.screens import EVIL, Booth, Screen
 
+from appliance.identity.sign_in import Caller
+from appliance.identity.users import Role
 from webui import routes
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+
+
+ELSEWHERE = Caller("203.0.113.9", "test")
 
 
 async def a_login_link(front: Front) -> dict[str, str]:
@@ -31,6 +36,28 @@ async def a_setup_link(front: Front) -> dict[str, str]:
     """The link the first owner gets."""
     secret, _, _ = await front.links.create(None, "console")
     return {"secret": secret}
+
+
+async def a_mailed_link(front: Front) -> dict[str, str]:
+    """What a sign-in mail leads to."""
+    asked = await front.mailed.ask((await screens.member(front, "operator")).email, ELSEWHERE, "", remember=False)
+    return {"secret": asked.link}
+
+
+async def an_invitation(front: Front) -> dict[str, str]:
+    """Open, by somebody with a hostile name, with a hostile note; the one before it is withdrawn."""
+    admin = next(user for user in await front.users.all() if user.role is Role.admin)
+    for one in await front.invitations.all():
+        if one.state == "open":
+            await front.invitations.revoke(one.id, "test")
+    note = f"أهلًا {screens.EVIL_NAME}\nSee you on Monday."
+    _, secret = await front.invitations.create("ليلى@مثال.إختبار", Role.operator, admin, admin.id, note=note)
+    return {"secret": secret}
+
+
+async def a_member(front: Front) -> dict[str, str]:
+    await several_sessions(front)
+    return {"id": (await screens.member(front, "viewer")).id}
 
 
 async def several_sessions(front: Front) -> None:
@@ -47,6 +74,10 @@ SCREENS: tuple[Screen, ...] = (
     Screen("link", "/sign-in/link?t={secret}", role="", seed=a_login_link),
     Screen("link-setup", "/sign-in/link?t={secret}", role="", seed=a_setup_link, world="fresh"),
     Screen("link-gone", "/sign-in/link?t=used", role=""),
+    Screen("code", "/sign-in/code", role=""),
+    Screen("mailed-link", "/sign-in/mailed?t={secret}", role="", seed=a_mailed_link),
+    Screen("invitation", "/invitation?t={secret}", role="", seed=an_invitation, shows=("{{7*7}}",)),
+    Screen("invitation-gone", "/invitation?t=used", role=""),
     Screen("not-found", "/nowhere", status=404),
     Screen("forbidden", "/workspace", role="viewer", status=403),
     Screen("home", "/"),
@@ -54,6 +85,9 @@ SCREENS: tuple[Screen, ...] = (
     Screen("workspace", "/workspace"),
     Screen("machine", "/machine"),
     Screen("logs", "/machine/logs/ide", role="operator", shows=("</script>",)),
+    Screen("people", "/people", seed=several_sessions, shows=(screens.EVIL_NAME,)),
+    Screen("person", "/people/{id}", seed=a_member, shows=(screens.EVIL_NAME,)),
+    Screen("invitations", "/people/invitations", seed=an_invitation, shows=("{{7*7}}",)),
     Screen("sessions", "/sessions", seed=several_sessions, shows=("viewer@example.org",)),
 )
 # fmt: on
@@ -79,7 +113,7 @@ async def opened() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def worlds(opened: Browser) -> AsyncIterator[dict[str, Booth]]:
-    async with screens.booth(opened) as lived, screens.booth(opened) as fresh:
+    async with screens.booth(opened, '[mail]\nhost = "localhost"\n') as lived, screens.booth(opened) as fresh:
         await screens.sign_in(lived.front, "admin")
         yield {"lived": lived, "fresh": fresh}
 

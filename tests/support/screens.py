@@ -160,13 +160,13 @@ async def sign_in(made: Front, role: str, agent: str = FIREFOX, address: str = "
 
 
 @asynccontextmanager
-async def booth(browser: Browser) -> AsyncIterator[Booth]:
-    """A front of its own behind TLS, and the browser before it."""
+async def booth(browser: Browser, settings: str = "") -> AsyncIterator[Booth]:
+    """A front of its own behind TLS, and the browser before it. ``settings`` is TOML added to croft.toml."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="croft-booth-")))
         port = free_port()
         (folder / "etc").mkdir()
-        (folder / "etc/croft.toml").write_text(f"[proxy]\nhttps_port = {port}\n")
+        (folder / "etc/croft.toml").write_text(f"[proxy]\nhttps_port = {port}\n{settings}")
         made = await stack.enter_async_context(front(folder, SystemClock()))
         await web.TCPSite(made.runner, "127.0.0.1", port, ssl_context=_tls(folder)).start()
         opened = Booth(made, browser, made.settings.ui_origin, await asyncio.to_thread(axe_source))
