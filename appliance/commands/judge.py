@@ -222,6 +222,11 @@ def _judged(
     return _Judged(Stage(found.argv if found else argv, argv, rule.id, verdict), reason, rule, found)
 
 
+def deny_all() -> Policy:
+    """The policy that holds while there is no good one."""
+    return Policy((), (), Defaults(dict.fromkeys(Actor, Verdict.DENY), frozenset(), {}, Limits(), Limits(), Rate()))
+
+
 def _why(key: str, rule: Rule) -> Message:
     return Message(key, {"rule": rule.id, "why": rule.why})
 
