@@ -13,16 +13,12 @@ from aiohttp import web
 from appliance.identity.users import Role
 from appliance.messages import Message
 from appliance.services.manager import Services
-from appliance.services.model import LogLine, Problem, ServiceView
-from webui import filters, keys
+from appliance.services.model import Problem, ServiceView
+from webui import filters, keys, log_lines
 from webui.guard import PRINCIPAL
 from webui.i18n import LANGUAGES, Translator
 
 LANGUAGE_COOKIE = "__Host-croft-language"
-# CSI, OSC and other escape sequences (ECMA-48), whole: their arguments must not stay behind as text (WEB-15).
-_ESCAPES = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]"
-)
 
 
 def translator(request: web.Request) -> Translator:
@@ -31,7 +27,7 @@ def translator(request: web.Request) -> Translator:
     chosen = principal.user.language if principal and principal.user else ""
     language = chosen or request.cookies.get(LANGUAGE_COOKIE, "")
     if language not in LANGUAGES:
-        language = preferred(request.headers.get("Accept-Language", ""), request.app[keys.SETTINGS].language)
+        language = preferred(request.headers.get("Accept-Language", ""), request.app[keys.DESK].current.language)
     return Translator(request.app[keys.CATALOGUE], language)
 
 
@@ -64,7 +60,7 @@ def service_json(view: ServiceView, t: Translator, role: Role = Role.viewer) -> 
         "parked": view.parked,
         "retry_at": view.retry_at,
         "safe": view.safe,
-        "log_tail": [clean(line) for line in view.log_tail] if role >= Role.operator else [],
+        "log_tail": [log_lines.clean(line) for line in view.log_tail] if role >= Role.operator else [],
         "progress": {"phase": view.progress.phase, "current": view.progress.current, "total": view.progress.total}
         if view.progress
         else None,
@@ -103,13 +99,3 @@ def wake_event(services: Services) -> dict[str, Any]:
         "current": progress.current if progress else 0,
         "total": progress.total if progress else 0,
     }
-
-
-def line_json(line: LogLine) -> dict[str, Any]:
-    text = clean(line.text)
-    return {"at": line.at, "level": filters.log_level(text), "text": text}
-
-
-def clean(text: str) -> str:
-    """``text`` without terminal control sequences; other control characters are named where it is shown."""
-    return _ESCAPES.sub("", text)

@@ -14,7 +14,7 @@ from appliance.errors import Invalid, NotFound
 from appliance.identity.verify import relative_path
 from appliance.services.model import SERVICES, LogLine, ServiceName
 from appliance.telemetry.machine import Facts, facts
-from webui import charts, keys, views
+from webui import charts, keys, log_lines, views
 from webui.answers import answer, see
 from webui.guard import principal_of
 from webui.handlers.live import Item, until_signed_out
@@ -24,6 +24,8 @@ from webui.render import page
 LOG_LINES = 500
 PAGE_LINES = 300
 LOG_LINES_MAX = 5000
+FIND_MAX = 200  # characters to look for
+ALL = log_lines.Filter()
 
 
 async def machine(request: web.Request) -> web.StreamResponse:
@@ -100,16 +102,39 @@ def service_name(request: web.Request) -> ServiceName:
 
 
 async def logs(request: web.Request) -> web.StreamResponse:
-    """What a service wrote."""
-    name, services = service_name(request), request.app[keys.SERVICES]
-    lines = [views.line_json(line) for line in await services.logs(name, PAGE_LINES)]
-    return page(request, "logs.html", page="machine", tab="services", service=services.view(name), lines=lines)
+    """What a service wrote; filtered here for browsers without scripts, by the page itself for the others."""
+    name, services, asked = service_name(request), request.app[keys.SERVICES], request.query
+    wanted = _filter(request)
+    # Who filters looks through all that is kept, and sees the newest that fit.
+    rows = log_lines.rows(await services.logs(name, LOG_LINES_MAX if wanted != ALL else PAGE_LINES))
+    return page(
+        request,
+        "logs.html",
+        page="machine",
+        tab="logs",
+        service=services.view(name),
+        lines=[row for row in rows if wanted.wants(row)][-PAGE_LINES:],
+        asked={"q": wanted.text, "level": wanted.level, "since": asked.get("since", "")},
+        sinces=list(log_lines.SINCE),
+    )
+
+
+def _filter(request: web.Request) -> log_lines.Filter:
+    """From the address. Raises Invalid."""
+    level, since = request.query.get("level", "debug"), request.query.get("since", "")
+    if level not in log_lines.LEVELS:
+        raise Invalid("there is no such level", hint=f"There are {', '.join(log_lines.LEVELS)}.")
+    if since not in log_lines.SINCE:
+        raise Invalid("there is no such stretch of time", hint=f"There are {', '.join(filter(None, log_lines.SINCE))}.")
+    seconds = log_lines.SINCE[since]
+    begin = request.app[keys.CLOCK].now() - seconds if seconds else 0.0
+    return log_lines.Filter(request.query.get("q", "")[:FIND_MAX], level, begin)
 
 
 async def service_logs(request: web.Request) -> web.Response:
     """The last lines a service wrote."""
     lines = await request.app[keys.SERVICES].logs(service_name(request), _line_count(request))
-    return answer({"lines": [views.line_json(line) for line in lines]})
+    return answer({"lines": log_lines.rows(lines)})
 
 
 async def follow_logs(request: web.Request) -> web.StreamResponse:
@@ -118,7 +143,7 @@ async def follow_logs(request: web.Request) -> web.StreamResponse:
 
     async def items() -> AsyncGenerator[Item, None]:
         async for line in lines:
-            yield "line", views.line_json(line), None
+            yield "line", log_lines.as_json(line), None
 
     return await until_signed_out(request, items())
 
@@ -128,7 +153,7 @@ async def download_logs(request: web.Request) -> web.Response:
     name = service_name(request)
     lines: list[LogLine] = await request.app[keys.SERVICES].logs(name, LOG_LINES_MAX)
     await request.app[keys.AUDIT].note("export", principal_of(request).actor, what=f"logs of {name}")
-    text = "".join(f"{views.line_json(line)['text']}\n" for line in lines)
+    text = "".join(f"{log_lines.clean(line.text)}\n" for line in lines)
     return web.Response(
         text=text,
         content_type="application/octet-stream",

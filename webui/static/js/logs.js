@@ -12,7 +12,7 @@ const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160
 
 const list = find(".log-lines");
 const api = list.dataset.api;
-const tools = { find: find("#log-find"), level: find("#log-level"), follow: find("#log-follow"), wrap: find("#log-wrap") };
+const tools = { find: find("#log-find"), level: find("#log-level"), since: find("#log-since"), follow: find("#log-follow"), wrap: find("#log-wrap") };
 const toEnd = find(".to-end");
 let waiting = [];
 let catchingUp = false;
@@ -23,12 +23,14 @@ function row(line) {
   const [time, level, words] = item.children;
   item.dataset.level = line.level ?? "info";
   if (line.at) {
+    item.dataset.at = line.at;
     time.dateTime = new Date(line.at * 1000).toISOString();
     time.title = exact(line.at);
     time.textContent = new Date(line.at * 1000).toLocaleTimeString("en-GB");
   }
   level.textContent = t(`level.${item.dataset.level}`);
-  words.append(...spell(line.text));
+  if (line.parts) words.append(coloured(line.parts));
+  else words.append(...spell(line.text));
   item.hidden = !wanted(item);
   return item;
 }
@@ -49,9 +51,28 @@ function spell(text) {
   return nodes;
 }
 
+/** Stretches in the colours the program chose, from the closed list of webui/log_lines.py. */
+function coloured(parts) {
+  const line = document.createElement("bdi");
+  line.append(...parts.map(([text, style]) => {
+    const part = document.createElement("span");
+    if (style) part.dataset.style = style;
+    part.append(...spell(text));
+    return part;
+  }));
+  return line;
+}
+
+/** Unix seconds from which lines are wanted; 0 for all. */
+function begin() {
+  const seconds = { "15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400 }[tools.since.value];
+  return seconds ? Date.now() / 1000 - seconds : 0;
+}
+
 function wanted(item) {
   const query = tools.find.value.toLocaleLowerCase();
   return (RANK[item.dataset.level] ?? 1) >= (RANK[tools.level.value] ?? 0)
+    && !(Number(item.dataset.at) < begin())
     && (!query || item.lastElementChild.textContent.toLocaleLowerCase().includes(query));
 }
 
@@ -114,6 +135,8 @@ function press(button, on) {
 
 tools.find.addEventListener("input", filter);
 tools.level.addEventListener("change", filter);
+tools.since.addEventListener("change", filter);
+find("form.log-tools").addEventListener("submit", (event) => event.preventDefault());
 tools.wrap.addEventListener("click", () => {
   press(tools.wrap, tools.wrap.getAttribute("aria-pressed") !== "true");
   localStorage.setItem("croft.log.wrap", list.dataset.wrap);
