@@ -251,12 +251,17 @@ class Passkeys:
         ):
             raise _none_such()
 
-    async def remove(self, tx: Any, user: User, passkey_id: str) -> None:
-        """Remove one of ``user``'s passkeys in the caller's transaction. Raises NotFound."""
-        gone = await tx.execute("DELETE FROM passkeys WHERE id = ? AND user_id = ?", (passkey_id, user.id))
-        if not gone.rowcount:
+    async def remove(self, tx: Any, user: User, passkey_id: str) -> Passkey:
+        """Remove one of ``user``'s passkeys in the caller's transaction, and say which it was. Raises NotFound."""
+        gone = list(
+            await tx.execute_fetchall(
+                "DELETE FROM passkeys WHERE id = ? AND user_id = ? RETURNING *", (passkey_id, user.id)
+            )
+        )
+        if not gone:
             raise _none_such()
-        await self._audit.append(tx, "passkey.remove", user.id, passkey=passkey_id)
+        await self._audit.append(tx, "passkey.remove", user.id, passkey=passkey_id, name=gone[0]["name"])
+        return Passkey.of(gone[0])
 
     async def _suspect(self, row: Row) -> None:
         async with self._db.transaction() as tx:

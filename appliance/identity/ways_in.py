@@ -39,7 +39,9 @@ class WaysIn:
     async def remove_passkey(self, user: User, passkey_id: str) -> None:
         """Remove one of ``user``'s passkeys. Raises NotFound, or Conflict when it is their last way in."""
         async with self._db.transaction() as tx:
-            await self._passkeys.remove(tx, user, passkey_id)
+            gone = await self._passkeys.remove(tx, user, passkey_id)
+            if gone.suspect_at is not None:
+                return  # it was no way in any more
             others = await tx.execute_fetchall(
                 "SELECT 1 FROM passkeys WHERE user_id = ?1 AND suspect_at IS NULL "
                 "UNION ALL SELECT 1 FROM recovery_codes WHERE user_id = ?1 LIMIT 1",
