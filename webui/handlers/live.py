@@ -21,6 +21,8 @@ from webui.i18n import Translator
 Picture = Callable[[web.Application, Translator, Role], Mapping[str, Any]]
 PICTURES: dict[str, Picture] = {
     "services": lambda app, t, role: views.services_event(app[keys.SERVICES], t, role),
+    "runs": lambda app, t, role: {"changed": app[keys.COMMANDS].changed()},
+    "approvals": lambda app, t, role: {"changed": app[keys.COMMANDS].changed()},
     "telemetry": lambda app, t, role: app[keys.MONITOR].now(),
 }
 
@@ -68,5 +70,4 @@ async def until_signed_out(request: web.Request, items: AsyncGenerator[Item, Non
 
 
 def tag_of(request: web.Request) -> str:
-    session = principal_of(request).session
-    return session.id if session else "console"
+    return principal_of(request).tag
