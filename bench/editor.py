@@ -161,12 +161,23 @@ def _from_sleep(page: Page, appliance: Appliance, rounds: int) -> tuple[float, f
         _let_sleep(appliance)
         began = time.monotonic()
         page.goto(f"{appliance.url}/workspace", wait_until="commit")
-        page.wait_for_selector(".opening, [data-wake]", timeout=10_000)
-        shown.append(time.monotonic() - began)
+        shown.append(_first_paint(page))
         _frame(page).wait_for_selector(TREE, timeout=60_000)
         tree.append(time.monotonic() - began)
     middle = len(shown) // 2
     return sorted(shown)[middle], sorted(tree)[middle]
+
+
+def _first_paint(page: Page) -> float:
+    """Seconds from the click to the browser's first paint of content, by its own clock (Paint Timing, W3C).
+
+    The progress is part of the page's first bytes, so it is on that paint.
+    """
+    if not page.locator(".opening").count():
+        raise NotRun("the workspace page shows no progress")
+    painted = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0"
+    milliseconds: float = page.wait_for_function(painted).json_value()
+    return milliseconds / 1000
 
 
 def _let_sleep(appliance: Appliance) -> None:

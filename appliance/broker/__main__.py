@@ -15,6 +15,7 @@ from pathlib import Path
 from appliance import settings as settings_module
 from appliance.broker import accounts, cgroups, choose, layout
 from appliance.broker.backend import ServiceBackend
+from appliance.broker.fence import Fence
 from appliance.broker.files import Files
 from appliance.broker.logs import Logs
 from appliance.broker.processes import Processes
@@ -44,7 +45,8 @@ class Broker:
         contained = self.backend.runtime == "docker"
         runs = Runs(settings, self.accounts, self.processes, self._notify, self._ide_pid if contained else None)
         files = Files(settings, self.accounts, self.processes)
-        verbs = Verbs(self.accounts, self.backend, self.processes, runs, files).table()
+        self.fence = Fence(settings, self.accounts)
+        verbs = Verbs(self.accounts, self.backend, self.processes, runs, files, self.fence).table()
         uids = frozenset({0, self.accounts.daemon.uid, os.geteuid()})
         self.server = Server(self.selector, settings.paths.socket("broker"), self.accounts.daemon.gid, uids, verbs)
         self._proxy_root = ProxyRoot(settings)
@@ -54,6 +56,8 @@ class Broker:
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT (the supervisor's end comes as SIGTERM too); then stop what was started."""
         self.processes.adopt()
+        if self.backend.runtime == "process":
+            self.fence.put_up()
         self.backend.register(self.selector)
         self.server.begin()
         self.selector.register(self._wake, selectors.EVENT_READ, lambda mask: self._stop())
@@ -61,6 +65,7 @@ class Broker:
             for key, mask in self.selector.select(self._turn()):
                 key.data(mask)
         self.server.close()
+        self.fence.take_down()
         self.processes.hierarchy.close()
         return 0
 

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 
 from appliance.broker.accounts import Account
 from appliance.broker.launch import Launch, end, launch
@@ -17,24 +18,40 @@ _MOST_OUTPUT = 65_536
 
 
 def run(
-    argv: tuple[str, ...], *, seconds: float, account: Account | None = None, env: dict[str, str] | None = None
+    argv: tuple[str, ...],
+    *,
+    seconds: float,
+    account: Account | None = None,
+    env: dict[str, str] | None = None,
+    given: str = "",
+    entry: Callable[[int], None] | None = None,
 ) -> tuple[int, str]:
     """Exit status (negative: the signal that ended it) and the end of what it printed.
 
-    It is killed after ``seconds``. Raises CroftError when it cannot be started.
+    It is killed after ``seconds``. ``given`` is its standard input, ``entry`` as for Launch. Raises CroftError when it
+    cannot be started.
     """
     read, write = os.pipe2(os.O_CLOEXEC)
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    text = _filled(given)
+    plan = Launch(argv, root, text, write, write, env=env or {"LANG": "C.UTF-8"}, account=account, entry=entry)
     try:
         try:
-            pid = launch(Launch(argv, root, null, write, write, env=env or {"LANG": "C.UTF-8"}, account=account))
+            pid = launch(plan)
         finally:
-            for fd in (write, root, null):
+            for fd in (write, root, text):
                 os.close(fd)
         return _collect(pid, read, time.monotonic() + seconds)
     finally:
         os.close(read)
+
+
+def _filled(text: str) -> int:
+    """A descriptor to read ``text`` from."""
+    fd = os.memfd_create("given", os.MFD_CLOEXEC)
+    os.write(fd, text.encode("utf-8"))
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
 
 
 def _collect(pid: int, read: int, deadline: float) -> tuple[int, str]:

@@ -5,10 +5,9 @@ Rule: a container is ours only if its Compose labels say so; one that merely has
 
 from __future__ import annotations
 
-import calendar
 import json
-import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -113,8 +112,7 @@ def seconds(stamp: str) -> float:
     """Unix time of an RFC 3339 stamp in UTC, as the engine writes them; 0.0 for one that was never set."""
     if not stamp or stamp.startswith("0001"):
         return 0.0
-    whole, _, fraction = stamp.rstrip("Z").partition(".")
-    return calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) + float(f"0.{fraction or 0}")
+    return datetime.fromisoformat(stamp).timestamp()
 
 
 def group(pid: int, container: str = "") -> Group:

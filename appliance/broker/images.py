@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import time
 import tomllib
 from collections.abc import Callable
@@ -189,9 +188,10 @@ def expect(answer: Answer, doing: str) -> Any:
 def check_room(info: dict[str, Any], need: int) -> None:
     """Raises PullFailed when the engine's disk would have less than SPARE_BYTES left."""
     try:
-        free = shutil.disk_usage(str(info["DockerRootDir"])).free
+        disk = os.statvfs(str(info["DockerRootDir"]))
     except FileNotFoundError:
         return  # the engine lives on another machine or in another mount namespace
+    free = disk.f_bavail * disk.f_frsize
     if free < need + SPARE_BYTES:
         raise PullFailed(
             f"cannot pull: {(need + SPARE_BYTES) >> 20} MiB of disk are needed, {free >> 20} MiB are free",

@@ -6,11 +6,10 @@ root-owned files and checked settings, and Compose sees no other environment.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 import shlex
 import stat
+from _blake2 import blake2b  # hashlib would bring OpenSSL along: 1.6 MB for one short digest
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,7 +133,7 @@ class Project:
     def _fingerprint(self, values: dict[str, str], image: str) -> str:
         """Changes when, and only when, a container made earlier is no longer what would be made now."""
         text = "\0".join(f"{name}={value}" for name, value in sorted(values.items()))
-        return hashlib.sha256(self.file.read_bytes() + image.encode() + text.encode()).hexdigest()[:32]
+        return blake2b(self.file.read_bytes() + image.encode() + text.encode(), digest_size=16).hexdigest()
 
     def _ensure_state(self) -> None:
         """The folder of what only root writes: names for the uids, the ledger of images, the engine's key."""
@@ -148,7 +147,7 @@ class Project:
     def _ai_key(self) -> str:
         path = self.state / "ai.key"
         if not path.exists() or path.stat().st_size != _KEY_DIGITS:  # a full disk leaves a part of one
-            _keep(path, secrets.token_hex(_KEY_DIGITS // 2), 0o600)
+            _keep(path, os.urandom(_KEY_DIGITS // 2).hex(), 0o600)
         return path.read_text("ascii")
 
 

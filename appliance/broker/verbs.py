@@ -11,6 +11,7 @@ from appliance import __version__
 from appliance.broker import kernel, terminals
 from appliance.broker.accounts import Accounts
 from appliance.broker.backend import SERVICES, ServiceBackend
+from appliance.broker.fence import Fence
 from appliance.broker.files import Files
 from appliance.broker.processes import Processes
 from appliance.broker.protocol import Field, Peer, Reply, Verb, flag, number, one_of, whole
@@ -23,13 +24,20 @@ class Verbs:
     """The verbs that belong to no single part, and the table of all."""
 
     def __init__(
-        self, accounts: Accounts, backend: ServiceBackend, processes: Processes, runs: Runs, files: Files
+        self,
+        accounts: Accounts,
+        backend: ServiceBackend,
+        processes: Processes,
+        runs: Runs,
+        files: Files,
+        fence: Fence,
     ) -> None:
         self._accounts = accounts
         self._backend = backend
         self._processes = processes
         self._runs = runs
         self._files = files
+        self._fence = fence
 
     def table(self) -> dict[str, Verb]:
         memory = Field(whole(64, most_memory_mb()), False)
@@ -59,6 +67,7 @@ class Verbs:
                 "limits": hierarchy.limits,
                 "containment": "cgroup" if hierarchy.contains else "session",
                 "switching": self._accounts.switching,
+                "unfenced": self._fence.problem,
             }
         )
 

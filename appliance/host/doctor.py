@@ -125,6 +125,13 @@ def _answers(settings: Settings, name: str) -> Finding:
             f"answers, runtime {hello['runtime']}; limits of memory and processes do not hold here",
             "This kind of machine gives out no control groups; a runaway program can slow everything.",
         )
+    if hello.get("unfenced"):
+        return Finding(
+            Level.WARN,
+            f"answers, runtime {hello['runtime']}; what runs in the workspace may reach this machine's own services: "
+            f"{hello['unfenced']}",
+            "Install the package nftables and restart Croft; where the kernel has no nf_tables, nothing else can.",
+        )
     return Finding(Level.PASS, f"answers, runtime {hello['runtime']}")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.broker import fence
 from appliance.broker.client import BrokerClient, call
 from appliance.broker.protocol import Object, Reply
 from appliance.settings import Paths
@@ -105,7 +106,8 @@ class Home:
         text = "".join(f"{key} = {_toml(value)}\n" for key, value in rows.items())
         self.paths.config.write_text(text)
 
-    def start(self) -> None:
+    def start(self, inside: Callable[[], None] | None = None) -> None:
+        """``inside`` is called in the child before it starts."""
         if not self.paths.config.exists():
             self.configure()
         self.process = subprocess.Popen(
@@ -115,6 +117,7 @@ class Home:
             group=self.person,
             extra_groups=[] if self.person else None,
             umask=0o077,
+            preexec_fn=inside,
         )
         poll(self._answers, what="the broker")
 
@@ -204,6 +207,8 @@ def _new(names: dict[str, str]) -> Home:
 def _end(home: Home) -> None:
     if home.process is not None and home.process.poll() is None:
         home.stop()
+    if home.switching:
+        fence.remove(pwd.getpwnam(home.names["workspace"]).pw_uid)  # so does one that was killed, its table
     for folder in home.cgroups():
         folder.rmdir()  # a broker that was killed leaves its empty ones
     shutil.rmtree(home.folder)

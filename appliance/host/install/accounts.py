@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from appliance.broker import fence, nft
 from appliance.host.install.host import Host, InstallError
 from appliance.host.install.journal import Journal
 
@@ -87,6 +88,8 @@ class EnsureAccounts:
             )
 
     def undo(self) -> None:
+        if self.host.path(str(nft.PROGRAM)).exists() and WORKSPACE in self._users():
+            fence.remove(self._users()[WORKSPACE])  # left behind by a broker that was killed
         for user in USERS:
             if user.name in self._users():
                 self.host.run("userdel", *self._prefix, user.name)

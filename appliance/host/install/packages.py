@@ -201,7 +201,7 @@ def names_for(runtime: str, os_id: str, python: str, *, engine: bool, compose: b
     """
     common = ("ca-certificates", "git", "libstdc++6", f"{python}-venv")
     if runtime == "process":
-        return (*common, "caddy")
+        return (*common, "caddy", "nftables")
     engines = ("docker.io", "iptables") if os_id == "ubuntu" else ("docker.io", "docker-cli", "iptables")
     plugin = "docker-compose-v2" if os_id == "ubuntu" else "docker-compose"
     return (*common, "nftables", *(() if engine else engines), *(() if compose else (plugin,)))
