@@ -6,14 +6,26 @@ import asyncio
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from appliance.broker.client import BrokerClient
 from appliance.broker.client import call as broker_call
+from appliance.commands.front import Commands, Machine
+from appliance.commands.history import History
+from appliance.commands.host import HostVerbs
+from appliance.commands.judge import Policy
+from appliance.commands.model import Role
+from appliance.commands.records import Records
+from appliance.commands.runs import Runs
+from appliance.commands.verify import Check
+from appliance.commands.workspace import WorkspaceFiles
 from appliance.errors import Unavailable
 from appliance.events import EventBus
 from appliance.host.machine import listeners
 from appliance.identity.mail import Mailer
+from appliance.identity.sessions import Limits as SessionLimits
+from appliance.identity.users import Users
+from appliance.messages import Message
 from appliance.services import health, limits
 from appliance.services.connection import count_terminals
 from appliance.services.manager import Services, Surroundings
@@ -42,6 +54,16 @@ async def ask_broker(settings: Settings) -> dict[str, Any]:
     raise AssertionError("the loop above ends by returning or raising")
 
 
+def session_limits(settings: Settings) -> SessionLimits:
+    """How long sessions last, as the settings say it."""
+    minute, hour, day = 60.0, 3600.0, 86400.0
+    return SessionLimits(
+        idle=settings.session_idle_minutes * minute,
+        absolute=settings.session_hours * hour,
+        remembered=settings.session_remember_days * day,
+    )
+
+
 def ide_uid(settings: Settings) -> int:
     """Uid that must answer on the IDE's socket: the owner of its folder, which only the broker makes."""
     return settings.paths.socket("ide").parent.stat().st_uid
@@ -55,9 +77,10 @@ def build_services(
     proxy_version: str,
     jitter: Callable[[], float],
     more_problems: Callable[[], list[Problem]] = list,
+    active_runs: Callable[[], int] = lambda: 0,
 ) -> Services:
     """``broker`` is what :func:`ask_broker` returned, ``proxy_version`` what :func:`caddy_version` did; ``more_problems``
-    are those that other rooms know of."""
+    are those that other rooms know of, ``active_runs`` says how many commands are under way."""
     docker = broker["runtime"] == "docker"
     client = BrokerClient(settings.paths.socket("broker"))
     shares = limits.shares(limits.measure(), docker=docker, ai=False, ide_memory_mb=settings.ide_memory_mb)
@@ -73,6 +96,7 @@ def build_services(
             acme=settings.proxy_tls == "acme",
             idle_minutes={"ide": settings.ide_idle_minutes},
             terminals=lambda: count_terminals(client),
+            active_runs=active_runs,
             port_owner=port_owner,
             proxy_version="" if docker else proxy_version,
             more_problems=more_problems,
@@ -130,3 +154,58 @@ def caddy_version(settings: Settings) -> str:
     except (OSError, subprocess.TimeoutExpired):  # a machine that is still starting may be that slow
         return ""
     return done.stdout.strip()
+
+
+RUN_READY_SECONDS = 90.0
+
+
+def build_commands(
+    settings: Settings,
+    store: Store,
+    bus: EventBus,
+    services: Services,
+    users: Users,
+    policy: Callable[[], Policy],
+    *,
+    runtime: str,
+) -> Commands:
+    """``runtime`` is the broker's word."""
+    client = BrokerClient(settings.paths.socket("broker"))
+    files = WorkspaceFiles(client)
+    folder = settings.paths.state / "runs"
+
+    async def role_of(person: str) -> Role | None:
+        found = [user for user in await users.all() if user.id == person and not user.suspended]
+        return cast(Role, found[0].role.name) if found else None
+
+    async def ready() -> None:
+        if runtime == "docker" and not services.is_ready("ide"):
+            await services.ready("ide", RUN_READY_SECONDS)
+
+    machine = Machine(
+        runtime=runtime,
+        uid=workspace_uid(settings),
+        instance=store.instance,
+        workspace=str(settings.paths.workspace),
+        policy=policy,
+        role_of=role_of,
+        ready=ready,
+        check=_named_checks(files),
+        verbs=HostVerbs(services, settings.paths.state),
+    )
+    records = Records(store.database, store.audit, History(store.database, folder), store.clock, store.boot_id, bus)
+    return Commands(machine, records, Runs(client, folder), files)
+
+
+def _named_checks(files: WorkspaceFiles) -> Check:
+    """The checks a rule may name. One that is not known asks, like one that does not pass."""
+
+    async def check(name: str, cwd: str) -> Message | None:
+        return Message("command.ask.check", {"name": name})
+
+    return check
+
+
+def workspace_uid(settings: Settings) -> int:
+    """Uid of commands and their files: the owner of the workspace, which the broker made."""
+    return settings.paths.workspace.stat().st_uid

@@ -28,8 +28,18 @@ from aiohttp import web
 import webui
 from appliance import keys as key_files
 from appliance import log as logs
-from appliance.assembly import ask_broker, build_monitor, build_services, caddy_version, ide_uid, problems_of
+from appliance.assembly import (
+    ask_broker,
+    build_commands,
+    build_monitor,
+    build_services,
+    caddy_version,
+    ide_uid,
+    problems_of,
+    session_limits,
+)
 from appliance.audit import AuditUnavailable
+from appliance.commands.policy_file import PolicyFile
 from appliance.errors import CroftError
 from appliance.events import EventBus
 from appliance.identity.api_tokens import ApiToken, ApiTokens
@@ -43,7 +53,7 @@ from appliance.identity.mailed import Mailed
 from appliance.identity.own_data import OwnData
 from appliance.identity.passkeys import Passkeys, RelyingParty
 from appliance.identity.recovery import RecoveryCodes
-from appliance.identity.sessions import Limits, Session, Sessions
+from appliance.identity.sessions import Session, Sessions
 from appliance.identity.sign_in import SignIn
 from appliance.identity.step_up import StepUp
 from appliance.identity.throttle import Throttle
@@ -54,6 +64,7 @@ from appliance.identity.visits import Visits
 from appliance.identity.ways_in import WaysIn
 from appliance.notify import Notifier
 from appliance.settings import Paths, Settings, load
+from appliance.settings_desk import SettingsDesk
 from appliance.sockets import listen
 from appliance.store import Store, open_store, read_anchor
 from webui import app as web_app
@@ -71,9 +82,9 @@ log = logging.getLogger("croft")
 
 HOUSEKEEPING_SECONDS = 60.0
 DRAIN_SECONDS = 8.0
+RESTART_SECONDS = 0.5
 # How a full or failing disk shows. The daemon lives on: people can look and sign out, and writing is tried again (R10).
 UNWRITABLE = (OSError, sqlite3.Error, CroftError)
-MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 
 async def run(settings: Settings) -> None:
@@ -89,7 +100,9 @@ async def run(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings))
         await _announce_start(store)
-        tasks = await stack.enter_async_context(_serve(settings, store, broker, version))
+        desk = SettingsDesk(store.database, store.audit, store.clock, settings)
+        settings = await desk.load()
+        tasks = await stack.enter_async_context(_serve(settings, desk, store, broker, version))
         lean.settle()
         notifier.send("READY=1")
         log.info("croft is up", extra={"url": settings.ui_origin})
@@ -113,7 +126,7 @@ async def _announce_start(store: Store) -> None:
 
 @asynccontextmanager
 async def _serve(
-    settings: Settings, store: Store, broker: Mapping[str, Any], proxy_version: Awaitable[str]
+    settings: Settings, desk: SettingsDesk, store: Store, broker: Mapping[str, Any], proxy_version: Awaitable[str]
 ) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Everything between the store and the sockets."""
     users = Users(store.database, store.audit, store.clock)
@@ -122,11 +135,7 @@ async def _serve(
         store.audit,
         store.clock,
         store.boot_id,
-        Limits(
-            idle=settings.session_idle_minutes * MINUTE,
-            absolute=settings.session_hours * HOUR,
-            remembered=settings.session_remember_days * DAY,
-        ),
+        session_limits(settings),
     )
     await sessions.load()
     api_tokens = ApiTokens(store.database, store.audit, store.clock)
@@ -149,8 +158,19 @@ async def _serve(
     catalogue = Catalogue.load(Path(webui.__file__).parent / "locale")
     monitor = build_monitor(settings, store, bus, lambda: services)
     services = build_services(
-        settings, store, bus, broker, await proxy_version, random.random, lambda: problems_of(monitor, mailer)
+        settings,
+        store,
+        bus,
+        broker,
+        await proxy_version,
+        random.random,
+        lambda: problems_of(monitor, mailer),
+        lambda: commands.active,
     )
+    policy = PolicyFile(settings.paths.policy, store.clock)
+    await policy.open()
+    commands = build_commands(settings, store, bus, services, users, lambda: policy.current, runtime=broker["runtime"])
+    await commands.load()
     relay = Relay(settings.paths.socket("ide"), ide_uid(settings), services.socket_opened, services.socket_closed)
 
     def let_go(session: Session) -> None:
@@ -162,11 +182,20 @@ async def _serve(
         streams.close(token.actor)
         tokens.forget()
 
+    def follow(before: Settings, after: Settings) -> None:
+        sessions.limits = session_limits(after)
+        mailer.use(after)
+        logs.set_level(after.log_level)
+
+    desk.on_change(follow)
+    logs.set_level(settings.log_level)
     sessions.on_end(let_go)
     api_tokens.on_end(let_token_go)
     application = web_app.build(
         {
             keys.SETTINGS: settings,
+            keys.DESK: desk,
+            keys.RESTART: _restart,
             keys.CLOCK: store.clock,
             keys.USERS: users,
             keys.SESSIONS: sessions,
@@ -189,6 +218,7 @@ async def _serve(
             keys.AUDIT: store.audit,
             keys.EVENTS: bus,
             keys.SERVICES: services,
+            keys.COMMANDS: commands,
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
             keys.RELAY: relay,
@@ -213,6 +243,8 @@ async def _serve(
         tasks = [
             asyncio.create_task(services.run(), name="services"),
             asyncio.create_task(monitor.run(), name="telemetry"),
+            asyncio.create_task(commands.run(), name="commands"),
+            asyncio.create_task(policy.watch(), name="policy"),
             asyncio.create_task(mailer.run(), name="mail"),
             asyncio.create_task(_housekeeping((sessions, api_tokens), store), name="housekeeping"),
         ]
@@ -223,6 +255,11 @@ async def _serve(
             relay.close_all()
             await _end(tasks)
             await _last_words((sessions, api_tokens), store)
+
+
+def _restart() -> None:
+    """End as SIGTERM would, once the answer under way is out; whoever watches over the daemon starts it again."""
+    asyncio.get_running_loop().call_later(RESTART_SECONDS, os.kill, os.getpid(), signal.SIGTERM)
 
 
 async def _last_words(kept: Sequence[Sessions | ApiTokens], store: Store) -> None:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from appliance.audit import AuditLog
 from appliance.clock import Clock
+from appliance.commands.front import Commands
 from appliance.events import EventBus
 from appliance.identity.api_tokens import ApiTokens
 from appliance.identity.bearer import Bearer
@@ -31,6 +32,7 @@ from appliance.identity.visits import Visits
 from appliance.identity.ways_in import WaysIn
 from appliance.services.manager import Services
 from appliance.settings import Settings
+from appliance.settings_desk import SettingsDesk
 from appliance.telemetry.machine import Facts
 from appliance.telemetry.monitor import Monitor
 from webui.assets import Assets
@@ -40,6 +42,9 @@ from webui.relay import Relay
 from webui.streams import Streams
 
 SETTINGS = web.AppKey("settings", Settings)
+# What an admin may change while Croft runs: look at ``.current`` for those.
+DESK = web.AppKey("desk", SettingsDesk)
+RESTART: web.AppKey[Callable[[], None]] = web.AppKey("restart")
 CLOCK = web.AppKey("clock", Clock)
 USERS = web.AppKey("users", Users)
 SESSIONS = web.AppKey("sessions", Sessions)
@@ -62,6 +67,7 @@ GRANTS = web.AppKey("grants", Grants)
 AUDIT = web.AppKey("audit", AuditLog)
 EVENTS = web.AppKey("events", EventBus)
 SERVICES = web.AppKey("services", Services)
+COMMANDS = web.AppKey("commands", Commands)
 CATALOGUE = web.AppKey("catalogue", Catalogue)
 ASSETS = web.AppKey("assets", Assets)
 RELAY = web.AppKey("relay", Relay)

@@ -204,7 +204,7 @@ class Commands:
         async with self._records.transaction() as tx:
             await self._leases.revoke(tx, lease)
             await self._records.audit.append(tx, "lease.revoke", decider.auditor, lease=lease)
-        self._records.bus.publish("approvals", {"lease": lease})
+        self._records.bus.publish("approvals", {})
 
     # Looking
 
@@ -247,6 +247,10 @@ class Commands:
     @property
     def history(self) -> History:
         return self._records.history
+
+    def changed(self) -> list[dict[str, str]]:
+        """The runs that changed last, by id and state: what a page needs to know what to look at again."""
+        return [{"id": run, "state": str(state)} for run, state in self._records.changed.items()]
 
     def remaining(self, run: Run) -> float:
         """Seconds until a waiting proposal runs out."""

@@ -242,12 +242,12 @@ def frames_at(path: Path, at: int) -> list[Frame]:
         return list(_frames(file.read(CHUNK + _HEAD.size) or b"", at, file.fileno()))
 
 
-def kept(path: Path) -> Iterator[Frame]:
-    """Every frame of a kept output. Blocks on the disk."""
-    at = 0
-    while frames := frames_at(path, at):
-        yield from frames
-        at = frames[-1].end
+async def saved(path: Path, after: int) -> AsyncGenerator[list[Frame], None]:
+    """The frames of a kept output from offset ``after`` on."""
+    frames = await asyncio.to_thread(_aligned, path, after)
+    while frames:
+        yield frames
+        frames = await asyncio.to_thread(frames_at, path, frames[-1].end)
 
 
 def _frames(data: bytes, at: int, fd: int) -> Iterator[Frame]:

@@ -6,9 +6,10 @@ Rule: what the disk does not take does not happen (LOG-3), and no secret goes in
 from __future__ import annotations
 
 import sqlite3
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.audit import AuditLog, AuditUnavailable
@@ -19,6 +20,8 @@ from appliance.commands.history import History, Run, State
 from appliance.database import Database
 from appliance.errors import Conflict
 from appliance.events import EventBus
+
+CHANGED = 64
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Records:
     clock: Clock
     boot_id: str
     bus: EventBus
+    changed: OrderedDict[str, State] = field(default_factory=OrderedDict)  # the runs that changed last, for the pages
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
@@ -53,9 +57,13 @@ class Records:
 
     def tell(self, run: Run) -> None:
         """Tell the pages that a run changed."""
-        self.bus.publish("runs", {"run": run.id, "state": str(run.state)})
+        self.changed[run.id] = run.state
+        self.changed.move_to_end(run.id)
+        while len(self.changed) > CHANGED:
+            self.changed.popitem(last=False)
+        self.bus.publish("runs", {})
         if run.hash:
-            self.bus.publish("approvals", {"run": run.id, "state": str(run.state)})
+            self.bus.publish("approvals", {})
 
 
 def decided() -> Conflict:

@@ -15,6 +15,7 @@ DOMAINS = ("identity", "broker", "services", "commands", "assistant", "telemetry
 # One domain's page may use another's only where this table says so, with the reason.
 ALLOWED = {
     ("services", "broker"): "the process runtime speaks to the broker through its client",
+    ("commands", "broker"): "runs are started by the broker, which commands reach through its client",
     ("host", "broker"): "the installer prepares what the broker owns",
     ("host", "services"): "doctor and the services page share one table of known problems",
 }

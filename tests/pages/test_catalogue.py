@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.commands.history import State as RunState
 from appliance.services.model import SERVICES, Action, State
 from webui.charts import MACHINE, SERVICE, SPANS
 from webui.filters import NAVIGATION, SECTIONS
@@ -65,6 +66,11 @@ FAMILIES = {
     + ["duration.seconds"],
     "console.": ["link", "person", "doctor"],
     "machine.": ["memory", "swap", "disk"],
+    "command.": [f"state.{state}" for state in RunState]
+    + [
+        f"ended.{how}"
+        for how in ("done", "failed", "signal", "cancelled", "timeout", "oom", "killed", "interrupted", "pids")
+    ],
 }
 
 

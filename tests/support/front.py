@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from aiohttp import web
 
 import webui
 from appliance import keys as key_files
+from appliance.assembly import build_commands
 from appliance.clock import ManualClock
+from appliance.commands.judge import Policy
+from appliance.commands.language import load as load_policy
+from appliance.commands.policy_file import packaged
 from appliance.events import EventBus
 from appliance.identity.api_tokens import ApiToken, ApiTokens
 from appliance.identity.bearer import Bearer
@@ -42,6 +47,7 @@ from appliance.services.model import SERVICES, LogLine, Observed, State
 from appliance.services.model import Limits as ServiceLimits
 from appliance.services.wishes import Wishes
 from appliance.settings import Paths, load
+from appliance.settings_desk import SettingsDesk
 from appliance.sockets import listen
 from appliance.store import Store, open_store, read_anchor
 from appliance.telemetry.monitor import Monitor
@@ -58,6 +64,12 @@ from webui.streams import Streams
 
 UI, IDE = "https://croft.localhost", "https://ide.croft.localhost"
 ROOM = Path(webui.__file__).parent
+
+
+@cache
+def packaged_policy() -> Policy:
+    """The rules an appliance starts with."""
+    return load_policy(packaged())
 
 
 class QuietRuntime:
@@ -101,6 +113,8 @@ class Front:
         self.clock, self.folder, self.store = clock, folder, store
         self.settings = load(Paths.under(folder))
         self.audit = store.audit
+        self.desk = SettingsDesk(store.database, store.audit, clock, self.settings)
+        self.restarts: list[float] = []
         self.users = Users(store.database, store.audit, clock)
         self.sessions = Sessions(store.database, store.audit, clock, store.boot_id, Limits(3600, 86400, 30 * 86400))
         self.links = Links(store.database, self.users, store.audit, clock, store.boot_id)
@@ -136,6 +150,12 @@ class Front:
             Surroundings(state=folder),
             jitter=lambda: 0.0,
         )
+        self.policy = packaged_policy()
+        self.settings.paths.workspace.mkdir(parents=True, exist_ok=True)
+        # Not started: only tests of commands have a broker.
+        self.commands = build_commands(
+            self.settings, store, self.bus, self.services, self.users, lambda: self.policy, runtime="process"
+        )
         # Not started: tests give it the rows they want to see.
         self.monitor = Monitor(clock, self.bus, TelemetryStore(store.database), folder, list)
         self.visits = Visits(store.database, clock)
@@ -162,6 +182,8 @@ class Front:
         assets, catalogue = Assets(ROOM / "static"), Catalogue.load(ROOM / "locale")
         parts: dict[web.AppKey[Any], Any] = {
             keys.SETTINGS: self.settings,
+            keys.DESK: self.desk,
+            keys.RESTART: lambda: self.restarts.append(self.clock.now()),
             keys.CLOCK: self.clock,
             keys.USERS: self.users,
             keys.SESSIONS: self.sessions,
@@ -184,6 +206,7 @@ class Front:
             keys.AUDIT: self.audit,
             keys.EVENTS: self.bus,
             keys.SERVICES: self.services,
+            keys.COMMANDS: self.commands,
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
             keys.RELAY: self.relay,
@@ -262,6 +285,7 @@ async def front(folder: Path, clock: Any = None, *, console_uids: frozenset[int]
         store = await stack.enter_async_context(open_store(load(Paths.under(folder)), clock))
         made = Front(store, folder, clock)
         stack.callback(made.monitor.close)
+        await made.desk.load()
         await made.sessions.load()
         await made.api_tokens.load()
         app = made.build(frozenset({os.getuid()}) if console_uids is None else console_uids)
