@@ -65,13 +65,13 @@ class Catalogue:
     strict: bool = False
 
     @classmethod
-    def load(cls, folder: Path, *, strict: bool = False) -> Catalogue:
-        """Read every catalogue file in ``folder``.
+    def load(cls, folder: Path, *, strict: bool = False, names: str = "*.toml") -> Catalogue:
+        """Read every catalogue file in ``folder``, or those whose names match.
 
         Raises ValueError for a file that is not TOML, a value that is not text, or a key given twice.
         """
         texts: dict[str, dict[str, Text]] = {lang: {} for lang in LANGUAGES}
-        for path in sorted(folder.glob("*.toml")):
+        for path in sorted(folder.glob(names)):
             lang = path.stem.rsplit(".", 1)[-1]
             if lang not in texts:
                 raise ValueError(f"cannot load {path.name}: the name must end in .en.toml or .ar.toml")

@@ -34,6 +34,14 @@ __all__ = [
 
 UNMATCHED = "unmatched"  # rules know the program, none fits
 DEFAULT = "default"  # no rule knows the program
+# Reasons that rules may name; each is a sentence of the catalogue under ``policy.why``.
+WHYS = frozenset(
+    (
+        "runs-project-code", "installs-packages", "reaches-network", "reaches-services", "writes-many-files", "changes-files",
+        "runs-its-own-language", "changes-repository", "changes-the-machine", "wipes-the-machine", "runs-other-programs",
+        "leads-to-a-shell", "changes-a-service",
+    )
+)  # fmt: skip
 MOST_TOKENS = 1024
 MOST_BYTES = 128 * 1024  # MAX_ARG_STRLEN, execve(2)
 MOST_STAGES = 8
@@ -112,7 +120,7 @@ class Policy:
 
     def _stage(self, request: Request, number: int, argv: tuple[str, ...]) -> _Judged:
         if found := self._denying(request, argv):
-            return _judged(argv, found, Verdict.DENY, _why("policy.deny.rule", found))
+            return _judged(argv, found, Verdict.DENY, _why(found))
         best: Miss | None = None
         nearest = ""
         fits: tuple[Rule, Match] | None = None
@@ -153,7 +161,7 @@ class Policy:
             if request.actor not in self.defaults.auto:
                 return _judged(argv, rule, Verdict.ASK, Message("policy.ask.auto_off", {"rule": rule.id}), found)
             return _judged(argv, rule, Verdict.ALLOW, Message("policy.allow", {"rule": rule.id}), found)
-        return _judged(argv, rule, rule.mode, _why("policy.ask.rule", rule), found)
+        return _judged(argv, rule, rule.mode, _why(rule), found)
 
     def _unmatched(
         self, request: Request, number: int, argv: tuple[str, ...], miss: Miss | None, nearest: str
@@ -227,8 +235,12 @@ def deny_all() -> Policy:
     return Policy((), (), Defaults(dict.fromkeys(Actor, Verdict.DENY), frozenset(), {}, Limits(), Limits(), Rate()))
 
 
-def _why(key: str, rule: Rule) -> Message:
-    return Message(key, {"rule": rule.id, "why": rule.why})
+def _why(rule: Rule) -> Message:
+    """The rule's own reason: a sentence of the catalogue where it is a known word, else the owner's text."""
+    if rule.why in WHYS:
+        return Message(f"policy.why.{rule.why.replace('-', '_')}", {"rule": rule.id})
+    kind = "deny" if rule.mode is Verdict.DENY else "ask"
+    return Message(f"policy.{kind}.rule", {"rule": rule.id, "why": rule.why or rule.id})
 
 
 def _hidden_at(argv: Sequence[str], texts: frozenset[int]) -> tuple[int, hidden.Hidden] | None:
