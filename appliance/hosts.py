@@ -45,7 +45,7 @@ def path() -> Path:
 
 def origin_of(text: str) -> str:
     """``https://HOST[:PORT]`` from what a person typed. Raises Invalid: nothing but HTTPS is spoken."""
-    address = text.strip().rstrip("/")
+    address = text.strip()
     try:
         parts = urlsplit(address if "://" in address else f"https://{address}")
         port = parts.port
@@ -54,7 +54,7 @@ def origin_of(text: str) -> str:
     plain = (
         parts.scheme == "https"
         and parts.hostname
-        and not (parts.path or parts.query or parts.fragment or parts.username)
+        and not (parts.path.strip("/") or parts.query or parts.fragment or parts.username)
     )
     if not plain or not parts.hostname or any(not char.isprintable() or char.isspace() for char in parts.netloc):
         raise _no_origin()

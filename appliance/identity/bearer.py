@@ -41,7 +41,7 @@ class Bearer:
 
     async def admit(self, sent: Sequence[str], address: str) -> ApiToken:
         """The live token of a request's ``Authorization`` headers. Raises BearerRefused, or TooMany after five of them."""
-        token = self._tokens.check(sent[0][len(SCHEME) :].strip()) if len(sent) == 1 else None
+        token = self._tokens.check(sent[0].partition(" ")[2].strip()) if len(sent) == 1 else None
         if token is not None:
             self._tokens.used(token, address)
             return token
@@ -60,4 +60,4 @@ class Bearer:
 
 def carried(headers: Sequence[str]) -> list[str]:
     """Those of a request's ``Authorization`` headers that bring a token; other schemes are not ours."""
-    return [header for header in headers if header.lower().startswith(SCHEME)]
+    return [header for header in headers if header.partition(" ")[0].lower() == "bearer"]
