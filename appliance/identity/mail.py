@@ -31,7 +31,7 @@ Deliver = Callable[[Settings, str, Letter], Awaitable[None]]
 
 def pause(tries: int) -> float:
     """Seconds before trying a letter again: 2, 4, 8 ... 60, each shortened at random so that letters spread."""
-    return float(min(2.0**tries, LONGEST_PAUSE) * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+    return float(min(2.0 ** min(tries, 10), LONGEST_PAUSE) * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
 
 
 class Mailer:
@@ -58,6 +58,14 @@ class Mailer:
     def waiting(self) -> int:
         """Letters that have not been handed over yet."""
         return len(self._queue)
+
+    def use(self, settings: Settings) -> None:
+        """Go on with other settings. The password stays behind when the server or the account is another: it must not be
+        handed to whoever somebody who took over an admin's session names."""
+        where = [(one.mail_host, one.mail_port, one.mail_tls, one.mail_user) for one in (self._settings, settings)]
+        self._settings = settings
+        if where[0] != where[1]:
+            password_file(settings).unlink(missing_ok=True)
 
     def post(self, letter: Letter) -> bool:
         """Have ``letter`` sent soon. False when mail is off or too much is waiting already."""

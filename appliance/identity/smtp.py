@@ -89,6 +89,7 @@ async def deliver(settings: Settings, password: str, letter: Letter) -> None:
     try:
         async with asyncio.timeout(LETTER_SECONDS):
             await client.connect()
+            await client.ehlo()  # what it offers now that the connection is protected (RFC 3207 4.2)
             await _sign_in(client, settings, password)
             if wide and not client.supports_extension("smtputf8"):
                 raise MailFault("mail_address")

@@ -240,6 +240,7 @@ def npm(package: str, version: str, file: str, seconds: float = 100) -> Path:
 _OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 # Buttons that something else lies upon: a person would press the other thing.
 _COVERED = """() => [...document.querySelectorAll('main button, main a.button')].filter((item) => {
+  if (!item.checkVisibility()) return false;
   const box = item.getBoundingClientRect(), x = box.left + box.width / 2, y = box.top + box.height / 2;
   if (!box.width || x < 0 || y < 0 || x > innerWidth || y > innerHeight) return false;
   const top = document.elementFromPoint(x, y);

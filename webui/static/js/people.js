@@ -15,6 +15,7 @@ function sortBy(table, head, key) {
   body.append(...(down ? rows.reverse() : rows));
 }
 
+findAll("table.sorts").forEach((table) => table.classList.add("sorted-by-script"));
 findAll("th[data-sort]").forEach((head) => {
   const button = document.createElement("button");
   button.type = "button";

@@ -1,0 +1,43 @@
+"""A front with a real mail server behind it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from support.front import Front, front
+from support.mailbox import PASSWORD, Mailbox, mailbox, toml
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # Not tmp_path: its length would not fit a socket's address.
+    made = Path(tempfile.mkdtemp(prefix="croft-"))
+    (made / "etc").mkdir()
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def box(folder: Path) -> Iterator[Mailbox]:
+    with mailbox(folder) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def door(folder: Path, box: Mailbox) -> AsyncIterator[Front]:
+    """The web application with mail set up."""
+    (folder / "etc/croft.toml").write_text(toml(box, folder))
+    async with front(folder) as opened:
+        await opened.mailer.set_password(PASSWORD)
+        yield opened
+
+
+@pytest.fixture
+async def quiet(folder: Path) -> AsyncIterator[Front]:
+    """The web application without mail."""
+    async with front(folder) as opened:
+        yield opened
