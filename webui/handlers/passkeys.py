@@ -152,9 +152,10 @@ async def remove(request: web.Request) -> web.Response:
 
 async def offering(request: web.Request, make: Any) -> web.Response:
     """The options that ``make`` makes for this browser, which gets its challenge cookie if it has none."""
-    browser = browser_of(request) or secrets.token_urlsafe(32)
+    known = browser_of(request)
+    browser = known or secrets.token_urlsafe(32)
     response = answer(await make(browser))
-    if CHALLENGE_COOKIE not in request.cookies:
+    if not known:
         cookies.put(response, CHALLENGE_COOKIE, browser, keep=False)
     return response
 
