@@ -25,6 +25,7 @@ import commands  # noqa: E402
 import editor  # noqa: E402
 import footprint  # noqa: E402
 import forward_auth  # noqa: E402
+import pages  # noqa: E402
 import relay  # noqa: E402
 from measure import Figure, NotRun, save  # noqa: E402
 
@@ -55,6 +56,7 @@ ITEMS = (
             ("F2", "start to first 200 / JupyterHub", 0.13, 0.09, True),
         ),
     ),
+    Item(footprint.broker_with_containers, (("F1c", "broker PSS, MB, docker runtime", 15, 13, True),)),
     Item(footprint.idle_cpu, (("F3", "idle CPU of daemon and broker / Netdata at 1 s", 0.20, 0.05, True),)),
     Item(
         footprint.whole_appliance,
@@ -71,6 +73,22 @@ ITEMS = (
             ("SHOWN", "click to a progress page, editor asleep, seconds", 0.2, 0.1, True),
         ),
     ),
+    Item(
+        pages.pages,
+        (
+            ("PAGE", "heaviest page with its assets, compressed, kB", 100, 80, True),
+            ("SERVER", "slowest page, server time, median ms", 15, 8, True),
+            ("LOAD", "slowest page, first load in Chromium on loopback, ms", 300, 200, True),
+        ),
+    ),
+    Item(
+        pages.dashboards,
+        (
+            ("DASH", "50 open dashboards, CPU of the daemon, % of a core", 5, 2, True),
+            ("DASHMB", "50 open dashboards, memory they add, MB", 20, 10, True),
+        ),
+    ),
+    Item(pages.sample, (("S2", "one look at the machine / psutil's seven calls", 0.20, 0.13, True),)),
     Item(relay.echo, (("RELAY", "WebSocket echo through Caddy and relay, added ms, p50", 1.0, 0.5, True),)),
 )
 
@@ -84,7 +102,7 @@ def main() -> int:
     wanted = {name.strip().upper() for name in options.only.split(",") if name.strip()}
     figures: list[Figure] = []
     for item in ITEMS:
-        ids = {goal[0] for goal in item.goals}
+        ids = {goal[0].upper() for goal in item.goals}
         if wanted and not wanted & ids:
             continue
         figures += (

@@ -76,7 +76,8 @@ def as_json(line: LogLine) -> dict[str, Any]:
 
 def clean(text: str) -> str:
     """``text`` without terminal control sequences; other control characters are named where it is shown."""
-    return _ESCAPES.sub("", text)
+    # What is left of the two that begin a sequence goes too: with what stands next to it, it might begin another.
+    return _ESCAPES.sub("", text).replace("\x1b", "").replace("\x9b", "")
 
 
 def parts(text: str) -> list[Part]:

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FILES = ("stat", "meminfo", "vmstat", "loadavg", "diskstats", "net/dev", "pressure/memory")
+FILES = ("stat", "meminfo", "loadavg", "net/dev", "vmstat", "diskstats", "pressure/memory")
+# The dear ones, read at every tenth look: counters grow by as much over ten seconds, so the means of a row are the same.
+SLOW, SLOW_EVERY = ("vmstat", "diskstats", "pressure/memory"), 10
+QUICK = tuple(name for name in FILES if name not in SLOW)
 MOST = 64 * 1024  # bytes read of one file; hundreds of CPUs or disks fit
 PAGE = os.sysconf("SC_PAGE_SIZE")
 SECTOR = 512  # of /proc/diskstats, whatever the disk's own is (Documentation/admin-guide/iostats.rst)
@@ -32,10 +35,13 @@ class Look:
 
 
 class Readings:
-    """Keeps the files open. ``root`` is where procfs is."""
+    """Keeps the files open. ``root`` is where procfs is; ``slow_every`` says at which looks the dear files are read."""
 
-    def __init__(self, root: Path = Path("/proc")) -> None:
+    def __init__(self, root: Path = Path("/proc"), *, slow_every: int = SLOW_EVERY) -> None:
         self._files: dict[str, int] = {}
+        self._slow_every = slow_every
+        self._looks = 0
+        self._slow = Look()
         for name in FILES:
             with contextlib.suppress(OSError):  # no pressure on older kernels, no diskstats in some containers
                 self._files[name] = os.open(root / name, os.O_RDONLY | os.O_CLOEXEC)
@@ -47,11 +53,19 @@ class Readings:
 
     def look(self) -> Look:
         """Everything that can be read now."""
-        look = Look()
-        for name, fd in self._files.items():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                _PARSERS[name](os.pread(fd, MOST, 0), look)
+        if self._looks % self._slow_every == 0:
+            self._slow = Look()
+            self._read(SLOW, self._slow)
+        self._looks += 1
+        look = Look(dict(self._slow.counters), dict(self._slow.levels))
+        self._read(QUICK, look)
         return look
+
+    def _read(self, names: tuple[str, ...], look: Look) -> None:
+        for name in names:
+            if name in self._files:
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    _PARSERS[name](os.pread(self._files[name], MOST, 0), look)
 
 
 def _stat(raw: bytes, look: Look) -> None:
@@ -115,7 +129,7 @@ def _rows(raw: bytes, heads: tuple[bytes, ...]) -> list[int]:
 
 
 _PARSERS: dict[str, Callable[[bytes, Look], None]] = dict(
-    zip(FILES, (_stat, _meminfo, _vmstat, _loadavg, _diskstats, _net, _pressure), strict=True)
+    zip(FILES, (_stat, _meminfo, _loadavg, _net, _vmstat, _diskstats, _pressure), strict=True)
 )
 
 

@@ -44,7 +44,23 @@ def version(args: argparse.Namespace, settings: Settings, control: Control) -> A
 
 def show_status(result: dict[str, Any]) -> None:
     print(f"Croft {result['version']} at {result['url']}")
+    print(f"{machine_line(result['machine'])}\n")
     show_services(result)
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """The machine in one line; a machine without swap has no word of it."""
+    parts = [f"CPU {machine['cpu_percent']:.0f} %", f"load {machine['load']:.2f}"]
+    for name in ("memory", "swap", "disk"):
+        if total := machine[f"{name}_total"]:
+            parts.append(f"{name} {gib(machine[f'{name}_used'])} of {gib(total)} GiB")
+    parts.append(f"up {int(machine['uptime'] // 86400)} d {int(machine['uptime'] % 86400 // 3600)} h")
+    return ", ".join(parts)
+
+
+def gib(count: float) -> str:
+    """``count`` bytes in GiB with one decimal."""
+    return f"{count / (1 << 30):.1f}"
 
 
 def show_doctor(result: dict[str, Any]) -> None:

@@ -19,23 +19,15 @@ STAT = "cpu  {busy} 0 0 {idle} 0 0 0 {steal} 0 0\ncpu0 1 0 0 1 0 0 0 0 0 0\n"
 MEMINFO = "MemTotal: 2000000 kB\nMemFree: 1 kB\nMemAvailable: {available} kB\nSwapTotal: 1000 kB\nSwapFree: {swap} kB\n"
 VMSTAT = "nr_free 1\npswpin {swapped}\npswpout 0\noom_kill {oom}\n"
 NET = (
-    "Inter-| Receive
- face |bytes
-"
-    "    lo: 999 0 0 0 0 0 0 0 999 0
-"
-    "  eth0: {received} 0 0 0 0 0 0 0 {sent} 0
-"
-    "docker0: 5 0 0 0 0 0 0 0 5 0
-"
+    "Inter-| Receive\n face |bytes\n"
+    "    lo: 999 0 0 0 0 0 0 0 999 0\n"
+    "  eth0: {received} 0 0 0 0 0 0 0 {sent} 0\n"
+    "docker0: 5 0 0 0 0 0 0 0 5 0\n"
 )
 DISKS = (
-    "   8 0 vda 1 0 {read} 0 1 0 {written} 0 0 0 0
-"
-    "   8 1 vda1 1 0 {read} 0 1 0 {written} 0 0 0 0
-"
-    "   7 0 loop0 1 0 9 0 1 0 9 0 0 0 0
-"
+    "   8 0 vda 1 0 {read} 0 1 0 {written} 0 0 0 0\n"
+    "   8 1 vda1 1 0 {read} 0 1 0 {written} 0 0 0 0\n"
+    "   7 0 loop0 1 0 9 0 1 0 9 0 0 0 0\n"
 )
 
 

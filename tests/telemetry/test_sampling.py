@@ -35,7 +35,7 @@ def test_the_real_kernel_is_read() -> None:
 
 def test_rates_and_shares(kernel: Any, clock: ManualClock) -> None:
     """Whole disks and outer interfaces count once; CPU is a share of all cores; rates are per second of real time."""
-    readings = proc.Readings(kernel.folder)
+    readings = proc.Readings(kernel.folder, slow_every=1)
     before = readings.look()
     kernel.second(clock, 30, received=3000, sent=1500, read=20, written=40, swapped=2, available=500_000, steal=10)
     found = proc.between(before, readings.look(), 2.0)
@@ -48,8 +48,21 @@ def test_rates_and_shares(kernel: Any, clock: ManualClock) -> None:
     assert found["swapping"] == 2 * proc.PAGE / 2
 
 
-def test_a_counter_that_went_back_is_not_known(kernel: Any, clock: ManualClock) -> None:
+def test_dear_files_are_read_seldom_and_means_stay_true(kernel: Any, clock: ManualClock) -> None:
+    """S2: over any ten looks in a row the sum of what a counter grew by is what it grew by."""
     readings = proc.Readings(kernel.folder)
+    before, grown = readings.look(), 0.0
+    for second in range(1, 21):
+        kernel.second(clock, read=second * 8)
+        after = readings.look()
+        grown += proc.between(before, after, 1.0)["disk_read"]
+        before = after
+    readings.close()
+    assert grown == 20 * 8 * 512
+
+
+def test_a_counter_that_went_back_is_not_known(kernel: Any, clock: ManualClock) -> None:
+    readings = proc.Readings(kernel.folder, slow_every=1)
     kernel.second(clock, received=5000)
     before = readings.look()
     kernel.second(clock, received=10)
@@ -63,7 +76,7 @@ def test_a_counter_that_went_back_is_not_known(kernel: Any, clock: ManualClock) 
 @pytest.mark.parametrize("text", [b"", b"\n", b"cpu\n", b"cpu x y z\n", b"\xff\xfe\x00" * 100, b"MemTotal: -\n" * 5])
 def test_a_kernel_that_talks_differently_leaves_things_out(kernel: Any, name: str, text: bytes) -> None:
     """A look never raises: what is told in another shape is left out, the rest stays."""
-    readings = proc.Readings(kernel.folder)
+    readings = proc.Readings(kernel.folder, slow_every=1)
     (kernel.folder / name).write_bytes(text)
     look = readings.look()
     readings.close()
@@ -153,7 +166,7 @@ async def test_figures_come_only_while_somebody_watches(
     kernel: Any, clock: ManualClock, store: Any, tmp_path: Path
 ) -> None:
     bus = EventBus(clock)
-    made = Monitor(clock, bus, store, tmp_path, list, readings=proc.Readings(kernel.folder))
+    made = Monitor(clock, bus, store, tmp_path, list, readings=proc.Readings(kernel.folder, slow_every=1))
     for _ in range(3):
         kernel.second(clock)
         made.tick()
