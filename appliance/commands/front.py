@@ -106,6 +106,11 @@ class Commands:
         """How many runs are under way in the workspace."""
         return self._runs.active
 
+    @property
+    def connected(self) -> bool:
+        """Whether the broker was reached and what an earlier daemon left has been looked after."""
+        return self._runs.found
+
     # Asking
 
     def judge(self, asker: Asker, proposal: Proposal) -> JudgedLine:

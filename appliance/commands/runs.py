@@ -73,17 +73,23 @@ class Runs:
     def __init__(self, broker: BrokerClient, folder: Path) -> None:
         self._broker = broker
         self._folder = folder
-        self._recover: Recover | None = None
+        self._recover: Recover | None = _nobody
         self._live: dict[str, Live] = {}
         self._starting: set[str] = set()
         self._unclaimed: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._looking: asyncio.Task[None] | None = None
+        self._up = asyncio.Event()
         broker.on_event(self._on_event)
 
     @property
     def active(self) -> int:
         """How many runs are under way in the workspace: the IDE stays up meanwhile (DECIDED 14)."""
         return sum(live.work is None for live in self._live.values())
+
+    @property
+    def found(self) -> bool:
+        """Whether what an earlier daemon left has been looked after."""
+        return self._recover is None
 
     def get(self, run: str) -> Live | None:
         return self._live.get(run)
@@ -212,6 +218,10 @@ class Runs:
 
     def _look_again(self) -> None:
         """The connection came or went: events may have been missed."""
+        if self._broker.closed.done():
+            self._up.clear()
+            return
+        self._up.set()
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look(), name="runs after reconnecting")
 
@@ -233,11 +243,16 @@ class Runs:
     async def _call(self, op: str, **arguments: Any) -> Any:
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
+                await self._up.wait()  # a broker that restarts is back within a second
                 return await self._broker.call(op, **arguments)
         except BrokerError as error:
             raise _explained(error) from error
         except TimeoutError as error:
             raise Unavailable("the broker does not answer", hint="Try again in a moment.") from error
+
+
+async def _nobody(alive: set[str], ended: Mapping[str, Mapping[str, Any]]) -> None:
+    """Until somebody says who is told."""
 
 
 class NotStarted(CroftError):
