@@ -11,9 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.commands.history import State as RunState
+from appliance.identity.api_tokens import SCOPES as TOKEN_SCOPES
+from appliance.leaving import LEAVES
 from appliance.services.model import SERVICES, Action, State
+from appliance.settings import ROWS, field_of
 from webui.charts import MACHINE, SERVICE, SPANS
 from webui.filters import NAVIGATION, SECTIONS
+from webui.handlers.settings import GROUPS
 from webui.i18n import FSI, PDI, Catalogue, Translator, UnknownText, missing, plural
 from webui.log_lines import SINCE
 
@@ -45,6 +49,14 @@ FAMILIES = {
     "people.": ["done_role", "done_suspend", "done_resume", "done_remove"],
     "theme.": ["auto", "light", "dark"],
     "language.": ["en", "ar"],
+    "tokens.": [
+        *(f"scope.{scope}.{part}" for scope in TOKEN_SCOPES for part in ("name", "about")),
+        *(
+            f"{family}.{name}"
+            for family, names in (("state", ("expired", "suspended")), ("need", ("soon", "over")))
+            for name in names
+        ),
+    ],
     "level.": ["debug", "info", "warning", "error"],
     "log.": ["from_debug", "from_info", "from_warning", "from_error", "live", "lost"]
     + [f"since_{name or 'all'}" for name in SINCE],
@@ -64,6 +76,12 @@ FAMILIES = {
     "fault.": ["error", "invalid"],
     "time.": [f"{kind}.{unit}" for kind in ("ago", "until", "duration") for unit in ("minutes", "hours", "days")]
     + ["duration.seconds"],
+    "setting.": [f"{field_of(name)}.{part}" for names in GROUPS.values() for name in names for part in ("label", "help")],
+    "choice.": sorted({choice for names in GROUPS.values() for name in names for choice in ROWS[name].choices}),
+    "settings.": [f"{group}.{part}" for group in GROUPS for part in ("title", "about")]
+    + [f"fault.{why}" for why in ("choice", "range", "form")],
+    "leaving.": [f"{one.id}.{part}" for one in LEAVES for part in ("title", "when")]
+    + sorted({f"field.{field}" for one in LEAVES for field in one.fields}),
     "console.": ["link", "person", "doctor"],
     "machine.": ["memory", "swap", "disk"],
     "command.": [f"state.{state}" for state in RunState]

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 from support import screens
 from support.front import Front
-from support.screens import EVIL, Booth, Screen
+from support.screens import EVIL, EVIL_NAME, Booth, Screen
 
+from appliance.identity.api_tokens import checked
 from appliance.identity.sign_in import Caller
 from appliance.identity.users import Role
 from webui import routes
@@ -66,6 +68,49 @@ async def several_sessions(front: Front) -> None:
         await screens.sign_in(front, "viewer", EVIL, "203.0.113.77")
 
 
+async def several_tokens(front: Front) -> None:
+    """One that works, one about to end, one that has ended, of several people; with words that look like an attack."""
+    for role, name, days in (("admin", screens.EVIL_NAME, 30), ("admin", "نسخ احتياطي", 3), ("viewer", "مراقبة", 90)):
+        user = await screens.member(front, role)
+        if name not in {token.name for token in front.api_tokens.of(user.id)}:
+            scopes = ["read", "services", "commands", "people"] if days == 30 else ["read"]
+            wanted = checked(name, scopes, days, Role.admin, screens.EVIL_NAME if days == 30 else "")
+            token, _ = await front.api_tokens.create(user, wanted, user.id, "page")
+            front.api_tokens.used(token, "2001:db8::1")
+            if name == "مراقبة":
+                token.expires_at = front.clock.now() - 60
+
+
+ASKING = "port=50000&state=aaaaaaaaaaaaaaaaaaaaaaaa&challenge=" + "A" * 43 + "&name={name}&scopes=read+services&days=30"
+
+
+async def just_proved(front: Front) -> None:
+    """A proof of identity that is fresh, however long the tour has taken."""
+    for session in front.sessions.of(None):
+        session.proved = front.clock.uptime()
+
+
+async def a_name(front: Front) -> dict[str, str]:
+    """A program that calls itself something hostile."""
+    await just_proved(front)
+    return {"name": quote(screens.EVIL_NAME)}
+
+
+async def ways_in_of_the_admin(front: Front) -> None:
+    """Two passkeys, one with an attack for a name and a copy somewhere, three codes left, and a device that attacks too."""
+    user, database = await screens.member(front, "admin"), front.store.database
+    if await front.passkeys.of(user.id):
+        return
+    for number, (name, suspect) in enumerate((("حاسوب العمل", None), (EVIL_NAME, front.clock.now()))):
+        await database.execute(
+            "INSERT INTO passkeys VALUES (?, ?, ?, x'', 0, ?, '[]', ?, ?, NULL, ?)",
+            (f"key{number}", bytes([number]), user.id, name, number, front.clock.now() - 90_000, suspect),
+        )
+    await front.recovery.replace(user)
+    await database.execute("DELETE FROM recovery_codes WHERE hash NOT IN (SELECT hash FROM recovery_codes LIMIT 3)")
+    await screens.sign_in(front, "admin", EVIL)
+
+
 # name, path, who looks, what it needs. Keep one row a line.
 # fmt: off
 SCREENS: tuple[Screen, ...] = (
@@ -88,13 +133,26 @@ SCREENS: tuple[Screen, ...] = (
     Screen("people", "/people", seed=several_sessions, shows=(screens.EVIL_NAME,)),
     Screen("person", "/people/{id}", seed=a_member, shows=(screens.EVIL_NAME,)),
     Screen("invitations", "/people/invitations", seed=an_invitation, shows=("{{7*7}}",)),
+    Screen("recovery", "/sign-in/recovery", role=""),
+    Screen("account", "/account", seed=ways_in_of_the_admin, shows=(EVIL_NAME, "حاسوب العمل")),
+    Screen("account-empty", "/account", role="operator"),
+    Screen("account-start", "/account/start", role="operator"),
+    Screen("settings", "/settings"),
+    Screen("privacy", "/settings/privacy", shows=("Open VSX",)),
     Screen("sessions", "/sessions", seed=several_sessions, shows=("viewer@example.org",)),
+    Screen("tokens", "/account/tokens", seed=several_tokens, shows=(screens.EVIL_NAME,)),
+    Screen("tokens-none", "/account/tokens", role="operator"),
+    Screen("tokens-all", "/people/tokens", seed=several_tokens, shows=("viewer@example.org", screens.EVIL_NAME)),
+    Screen("tokens-new", "/account/tokens/new", seed=just_proved),
+    Screen("connect", "/connect?" + ASKING, seed=a_name, shows=(screens.EVIL_NAME,)),
+    Screen("connect-code", "/connect/code", seed=just_proved),
+    Screen("connect-done", "/connect/done"),
 )
 # fmt: on
 
 # Routes that answer a GET with something other than a page.
 NOT_PAGES = re.compile(
-    r"/(api/|static/|healthz|readyz|metrics|favicon\.ico|manifest\.webmanifest|v1/)|.*\.(txt|csv|jsonl|json)$"
+    r"/(api/|static/|account/data|ca\.pem|healthz|readyz|metrics|favicon\.ico|manifest\.webmanifest|v1/)|.*\.(txt|csv|jsonl|json)$"
 )
 
 
