@@ -78,6 +78,11 @@ def set_up(level: str, style: str) -> None:
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_level(level)
     for noisy in ("aiohttp.access", "aiosqlite", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def set_level(level: str) -> None:
+    """Log from ``level`` (debug, info, warning, error) on, from now on."""
+    logging.getLogger().setLevel(level.upper())

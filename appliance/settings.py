@@ -10,7 +10,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from appliance.errors import SettingsError
 
@@ -31,7 +31,7 @@ _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table: dotted name, default (its type is the setting's type), help, and what is allowed."""
+    """One row of the table: dotted name, default (its type is the setting's type), help, what is allowed, who may change it."""
 
     name: str
     default: str | int | bool
@@ -40,12 +40,18 @@ class Setting:
     low: int = 0
     high: int = 1 << 31
     pattern: re.Pattern[str] | None = None
+    # Who may change it, and when that counts: root in croft.toml only; an admin on the settings page, after a restart of the
+    # daemon, or at once. What root wrote into croft.toml always wins.
+    change: Literal["root", "restart", "live"] = "root"
 
 
 TABLE: tuple[Setting, ...] = (
     Setting("host", "croft.localhost", "Name of the web interface. The IDE lives at ide.HOST.", pattern=_HOST),
     Setting("runtime", "auto", "How services run.", choices=("auto", "docker", "process")),
-    Setting("language", "en", "Language before a person has chosen one.", choices=("en", "ar")),
+    Setting("language", "en", "Language before a person has chosen one.", choices=("en", "ar"), change="live"),
+    Setting(
+        "theme", "auto", "Appearance before a person has chosen one.", choices=("auto", "light", "dark"), change="live"
+    ),
     Setting("proxy.http_port", 80, "Port for plain HTTP (redirects, ACME).", low=1, high=65535),
     Setting("proxy.https_port", 443, "Port for HTTPS.", low=1, high=65535),
     Setting("proxy.bind", "", "Addresses Caddy listens on, separated by commas; empty means all."),
@@ -59,29 +65,59 @@ TABLE: tuple[Setting, ...] = (
     Setting("proxy.acme_directory", "", "ACME directory URL; empty means Caddy's default.", pattern=_URL),
     Setting("proxy.acme_root", "", "Certificate file that the ACME directory's own TLS is checked against."),
     Setting(
-        "ide.idle_minutes", 30, "Minutes without use after which the IDE is stopped; 0 never stops it.", high=10_080
+        "ide.idle_minutes",
+        30,
+        "Minutes without use after which the IDE is stopped; 0 never stops it.",
+        high=10_080,
+        change="restart",
     ),
-    Setting("ide.memory_mb", 0, "Memory limit of the IDE in MiB; 0 computes it from the machine.", high=1 << 20),
-    Setting("session.idle_minutes", 60, "Minutes without use after which a session ends.", low=1, high=1440),
-    Setting("session.hours", 24, "Hours after which a session ends in any case.", low=1, high=720),
-    Setting("session.remember_days", 30, "Days that 'stay signed in on this device' lasts.", low=1, high=90),
     Setting(
-        "mail.host", "", "Mail server that takes our mail (SMTP); empty means that no mail is sent.", pattern=_MAIL_HOST
+        "ide.memory_mb",
+        0,
+        "Memory limit of the IDE in MiB; 0 computes it from the machine.",
+        high=1 << 20,
+        change="restart",
     ),
-    Setting("mail.port", 587, "Its port: usually 587 with starttls, 465 with tls.", low=1, high=65535),
+    Setting(
+        "session.idle_minutes", 60, "Minutes without use after which a session ends.", low=1, high=1440, change="live"
+    ),
+    Setting("session.hours", 24, "Hours after which a session ends in any case.", low=1, high=720, change="live"),
+    Setting(
+        "session.remember_days", 30, "Days that 'stay signed in on this device' lasts.", low=1, high=90, change="live"
+    ),
+    Setting(
+        "mail.host",
+        "",
+        "Mail server that takes our mail (SMTP); empty means that no mail is sent.",
+        pattern=_MAIL_HOST,
+        change="live",
+    ),
+    Setting("mail.port", 587, "Its port: usually 587 with starttls, 465 with tls.", low=1, high=65535, change="live"),
     Setting(
         "mail.tls",
         "starttls",
         "How the connection to it is protected; none is for a server on this machine alone.",
         choices=("starttls", "tls", "none"),
+        change="live",
     ),
-    Setting("mail.user", "", "Account at the mail server; empty means none. Its password: `croft mail password`."),
-    Setting("mail.from_name", "Croft", "Name that our mail comes from."),
-    Setting("mail.from_address", "", "Address that our mail comes from; empty means croft@HOST.", pattern=_EMAIL),
+    Setting(
+        "mail.user",
+        "",
+        "Account at the mail server; empty means none. Its password: `croft mail password`.",
+        change="live",
+    ),
+    Setting("mail.from_name", "Croft", "Name that our mail comes from.", change="live"),
+    Setting(
+        "mail.from_address",
+        "",
+        "Address that our mail comes from; empty means croft@HOST.",
+        pattern=_EMAIL,
+        change="live",
+    ),
     Setting(
         "mail.root", "", "Certificate file that the mail server is checked against; empty means the machine's own."
     ),
-    Setting("log.level", "info", "How much is logged.", choices=("debug", "info", "warning", "error")),
+    Setting("log.level", "info", "How much is logged.", choices=("debug", "info", "warning", "error"), change="live"),
     Setting(
         "log.format",
         "auto",
@@ -102,7 +138,8 @@ TABLE: tuple[Setting, ...] = (
     Setting("paths.caddy", "", "Caddy's program; empty means the one on PATH."),
 )
 
-NAMES: frozenset[str] = frozenset(setting.name for setting in TABLE)
+ROWS: dict[str, Setting] = {setting.name: setting for setting in TABLE}
+NAMES: frozenset[str] = frozenset(ROWS)
 
 
 @dataclass(frozen=True)
@@ -183,6 +220,7 @@ class Settings:
     host: str
     runtime: str
     language: str
+    theme: str
     proxy_http_port: int
     proxy_https_port: int
     proxy_bind: str
@@ -211,6 +249,7 @@ class Settings:
     paths_ide: str
     paths_caddy: str
     paths: Paths
+    given: frozenset[str] = frozenset()  # the names that croft.toml itself sets
 
     @property
     def ide_host(self) -> str:
@@ -258,7 +297,7 @@ def parse(document: dict[str, Any], paths: Paths) -> Settings:
         raise SettingsError(
             f"croft.toml has an unknown setting: {unknown[0]}", hint="`croft doctor --settings` lists every setting."
         )
-    values = {row.name.replace(".", "_"): _check(row, flat.get(row.name, row.default)) for row in TABLE}
+    values = {field_of(row.name): check(row, flat.get(row.name, row.default)) for row in TABLE}
     if values["proxy_http_port"] == values["proxy_https_port"]:
         raise SettingsError("proxy.http_port and proxy.https_port must differ", hint="The usual ones are 80 and 443.")
     if values["mail_tls"] == "none" and values["mail_host"] not in ("", *LOOPBACK):
@@ -266,7 +305,12 @@ def parse(document: dict[str, Any], paths: Paths) -> Settings:
             "mail.tls can be none only for a mail server on this machine",
             hint=f"Use starttls or tls, or one of the hosts {', '.join(LOOPBACK)}.",
         )
-    return Settings(**values, paths=paths)
+    return Settings(**values, paths=paths, given=frozenset(flat))
+
+
+def field_of(name: str) -> str:
+    """The field of :class:`Settings` that holds the setting ``name``."""
+    return name.replace(".", "_")
 
 
 def _flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -279,7 +323,8 @@ def _flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check(row: Setting, value: Any) -> Any:
+def check(row: Setting, value: Any) -> Any:
+    """``value`` if it is one that ``row`` may have. Raises SettingsError."""
     kind = type(row.default)
     if type(value) is not kind:
         raise SettingsError(f"{row.name} must be of type {kind.__name__}, not {type(value).__name__}", hint=row.help)

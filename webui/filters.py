@@ -52,6 +52,7 @@ NAVIGATION: tuple[Place, ...] = (
     Place("workspace", "/workspace", OPERATORS, "W"),
     Place("machine", "/machine", EVERYONE, "M"),
     Place("people", "/people", ADMINS, "P"),
+    Place("settings", "/settings", ADMINS, "S"),
 )
 # The tabs of a place that has several pages; a page names its own as ``tab``. One tab alone is not shown.
 SECTIONS: dict[str, tuple[Place, ...]] = {
@@ -60,6 +61,10 @@ SECTIONS: dict[str, tuple[Place, ...]] = {
         Place("members", "/people", ADMINS),
         Place("invitations", "/people/invitations", ADMINS),
         Place("tokens", "/people/tokens", ADMINS),
+    ),
+    "settings": (
+        Place("settings", "/settings", ADMINS),
+        Place("privacy", "/settings/privacy", ADMINS),
     ),
     # What is one's own; reached from the person's menu.
     "account": (
@@ -198,6 +203,22 @@ def pieces(text: str) -> list[Piece]:
     return found
 
 
+def unicode_name(host: str) -> str:
+    """A host name as people write it: ``xn--mgbh0fb.example`` in its own letters. One that is not valid stays as it is."""
+    try:
+        return ".".join(_own_letters(label) for label in host.split("."))
+    except UnicodeError:
+        return host
+
+
+def _own_letters(label: str) -> str:
+    if not label.startswith("xn--"):
+        return label
+    own = label.encode("ascii").decode("idna")
+    # What does not lead back to the same name is not this name, however it looks.
+    return own if own.encode("idna").decode("ascii") == label else label
+
+
 def iso(ts: float) -> str:
     """A moment as the ``datetime`` attribute wants it."""
     return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -232,5 +253,5 @@ def register(environment: Environment, assets: Assets) -> None:
         THEMES=THEMES,
         SERVICE_NAMES=palette.SERVICE_NAMES,
     )
-    environment.filters.update(iso=iso, pieces=pieces, device=device)
+    environment.filters.update(iso=iso, pieces=pieces, device=device, unicode_name=unicode_name)
     environment.trim_blocks = environment.lstrip_blocks = True

@@ -69,7 +69,7 @@ def trial(app: web.Application, language: str, to: str) -> Letter:
 
 
 def _words(app: web.Application, language: str) -> Translator:
-    chosen = language if language in LANGUAGES else app[keys.SETTINGS].language
+    chosen = language if language in LANGUAGES else app[keys.DESK].current.language
     return Translator(app[keys.CATALOGUE], chosen)
 
 

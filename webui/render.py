@@ -63,4 +63,4 @@ def _user(principal: Principal | None) -> dict[str, str] | None:
 
 def _theme(request: web.Request, principal: Principal | None) -> str:
     chosen = principal.user.theme if principal and principal.user else request.cookies.get(THEME_COOKIE, "")
-    return chosen if chosen in filters.THEMES else "auto"
+    return chosen if chosen in filters.THEMES else request.app[keys.DESK].current.theme

@@ -71,7 +71,7 @@ class Sessions:
         self._audit = audit
         self._clock = clock
         self._boot = boot_id
-        self._limits = limits
+        self.limits = limits  # may be replaced: it is looked at afresh for every request
         self._by_hash: dict[bytes, Session] = {}
         self._by_ide_hash: dict[bytes, Session] = {}
         self._handoffs: dict[bytes, tuple[Session, float]] = {}
@@ -188,8 +188,8 @@ class Sessions:
         """Seconds until the session ends if nothing is done."""
         uptime = self._clock.uptime()
         if session.remember:
-            return session.born + self._limits.remembered - uptime
-        return min(session.born + self._limits.absolute, session.active + self._limits.idle) - uptime
+            return session.born + self.limits.remembered - uptime
+        return min(session.born + self.limits.absolute, session.active + self.limits.idle) - uptime
 
     def of(self, user_id: str | None = None) -> list[Session]:
         """Live sessions of one person, or of everyone; the most recently used first."""

@@ -20,6 +20,7 @@ from appliance.errors import Conflict, Invalid, NotFound, Unavailable
 from appliance.events import EventBus
 from appliance.services import problems as known
 from appliance.services import views
+from appliance.services.certificate import Certificate
 from appliance.services.health import Answer, Probe
 from appliance.services.history import ENDED, Tuning
 from appliance.services.keeper import Keeper
@@ -312,6 +313,11 @@ class Services:
 
     def _now_facts(self) -> known.Facts:
         return replace(self._facts, gone=self._reconciler.gone, certificate=self._certificate_answer().certificate)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The certificate that the proxy serves, as last looked at."""
+        return self._certificate_answer().certificate
 
     def _certificate_answer(self) -> Answer:
         return self._records["proxy"].answer or Answer(False)

@@ -164,6 +164,7 @@ class Front:
         )
         self.streams = Streams()
         self.runner: web.AppRunner
+        self.app: web.Application
         self.web: aiohttp.ClientSession
         self.control: aiohttp.ClientSession
 
@@ -288,7 +289,7 @@ async def front(folder: Path, clock: Any = None, *, console_uids: frozenset[int]
         await made.desk.load()
         await made.sessions.load()
         await made.api_tokens.load()
-        app = made.build(frozenset({os.getuid()}) if console_uids is None else console_uids)
+        app = made.app = made.build(frozenset({os.getuid()}) if console_uids is None else console_uids)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -39,4 +39,4 @@ async def send_test(request: web.Request) -> web.Response:
     email = check_email(wanted.email)
     await app[keys.AUDIT].note("mail.test", principal_of(request).actor, email=email)
     await app[keys.MAILER].send(letters.trial(app, "", email))
-    return answer({"ok": True, "server": app[keys.SETTINGS].mail_host})
+    return answer({"ok": True, "server": app[keys.DESK].current.mail_host})
