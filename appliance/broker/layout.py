@@ -38,6 +38,7 @@ def table(settings: Settings, accounts: Accounts) -> Iterator[Folder]:
     yield Folder(paths.run / "proxy", own, proxy.gid, 0o755)
     yield Folder(paths.log, own, daemon.gid, 0o750)
     yield Folder(paths.state, own, daemon.gid, 0o1771)
+    yield Folder(paths.policy, daemon.uid, daemon.gid, 0o750)
     yield Folder(paths.workspace, workspace.uid, workspace.gid, 0o750)
     yield Folder(paths.ide_home, workspace.uid, workspace.gid, 0o750)
     yield Folder(paths.caddy_data, proxy.uid, proxy.gid, 0o700)
