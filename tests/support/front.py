@@ -16,7 +16,7 @@ from aiohttp import web
 
 import webui
 from appliance import keys as key_files
-from appliance.assembly import build_commands
+from appliance.assembly import build_commands, build_own_data
 from appliance.clock import ManualClock
 from appliance.commands.judge import Policy
 from appliance.commands.language import load as load_policy
@@ -30,7 +30,6 @@ from appliance.identity.invitations import Invitations
 from appliance.identity.links import Links
 from appliance.identity.mail import Mailer
 from appliance.identity.mailed import Mailed
-from appliance.identity.own_data import OwnData
 from appliance.identity.passkeys import Passkeys, RelyingParty
 from appliance.identity.recovery import RecoveryCodes
 from appliance.identity.sessions import Limits, Session, Sessions
@@ -123,7 +122,7 @@ class Front:
         self.users.on_change(self.api_tokens.follow)
         self.bearer = Bearer(store.database, self.api_tokens, self.throttle, store.audit)
         self.grants = Grants(clock)
-        self.own_data = OwnData(store.database, clock)
+        self.own_data = build_own_data(store, self.users)
         self.devices = Devices(store.database, clock)
         self.sign_in = SignIn(store.database, self.links, self.sessions, self.throttle, store.audit, self.devices)
         self.passkeys = Passkeys(
