@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from appliance.broker.client import BrokerClient
 from appliance.broker.client import call as broker_call
+from appliance.commands import people as history_of_people
 from appliance.commands.front import Commands, Machine
 from appliance.commands.history import History
 from appliance.commands.host import HostVerbs
@@ -23,6 +24,7 @@ from appliance.errors import Unavailable
 from appliance.events import EventBus
 from appliance.host.machine import listeners
 from appliance.identity.mail import Mailer
+from appliance.identity.own_data import OwnData
 from appliance.identity.sessions import Limits as SessionLimits
 from appliance.identity.users import Users
 from appliance.messages import Message
@@ -126,6 +128,14 @@ def problems_of(monitor: Monitor, mailer: Mailer) -> list[Problem]:
     """The monitor's alerts, and what keeps mail from going out, as rows of the table of known problems."""
     found = [problem(alert.code, None, alert.params) for alert in monitor.alerts()]
     return found + ([problem(mailer.fault.code)] if mailer.fault else [])
+
+
+def build_own_data(store: Store, users: Users) -> OwnData:
+    """What is told of a person on request (PRV-6) and forgotten with them (PRV-4); each room that keeps something joins in."""
+    own = OwnData(store.database, store.clock)
+    own.register("runs", lambda user: history_of_people.told(store.database, user.id))
+    users.on_remove(lambda tx, user: history_of_people.forget(tx, user.id, user.name))
+    return own
 
 
 def _docker_runtime(client: BrokerClient, settings: Settings) -> Runtime:

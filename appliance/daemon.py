@@ -32,6 +32,7 @@ from appliance.assembly import (
     ask_broker,
     build_commands,
     build_monitor,
+    build_own_data,
     build_services,
     caddy_version,
     ide_uid,
@@ -50,7 +51,6 @@ from appliance.identity.invitations import Invitations
 from appliance.identity.links import Links
 from appliance.identity.mail import Mailer
 from appliance.identity.mailed import Mailed
-from appliance.identity.own_data import OwnData
 from appliance.identity.passkeys import Passkeys, RelyingParty
 from appliance.identity.recovery import RecoveryCodes
 from appliance.identity.sessions import Session, Sessions
@@ -212,7 +212,7 @@ async def _serve(
             keys.TOKENS: tokens,
             keys.API_TOKENS: api_tokens,
             keys.BEARER: Bearer(store.database, api_tokens, throttle, store.audit),
-            keys.OWN_DATA: OwnData(store.database, store.clock),
+            keys.OWN_DATA: build_own_data(store, users),
             keys.THROTTLE: throttle,
             keys.GRANTS: Grants(store.clock),
             keys.AUDIT: store.audit,

@@ -95,9 +95,7 @@ class Invitations:
                     now + days * DAY,
                 ),
             )
-            await self._audit.append(
-                tx, "invitation.create", actor, invitation=made, email=email, role=role.name, days=days
-            )
+            await self._audit.append(tx, "invitation.create", actor, invitation=made, role=role.name, days=days)
         return await self.find(made), secret
 
     async def renew(self, key: str, actor: str) -> tuple[Invitation, str]:

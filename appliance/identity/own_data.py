@@ -29,6 +29,8 @@ _TABLES = {
     "WHERE inviter_id = ?",
     "invitations_received": "SELECT role, note, inviter, created_at, accepted_at FROM invitations "
     "WHERE email = (SELECT email FROM users WHERE id = ?)",
+    "visits": "SELECT at, target FROM visits WHERE user_id = ?",
+    "hints": "SELECT name, state, at FROM hints WHERE user_id = ?",
     "sign_in_mails": "SELECT address, created_at, used_at FROM mailed WHERE user_id = ?",
 }
 # What they did, what their tokens did (revoked ones too), and what was done about them.

@@ -170,7 +170,7 @@ class Passkeys:
         try:
             async with self._db.transaction() as tx:
                 await self._insert(tx, passkey, found, response)
-                await self._audit.append(tx, "passkey.add", user.id, passkey=passkey.id, name=name)
+                await self._audit.append(tx, "passkey.add", user.id, passkey=passkey.id)
         except sqlite3.IntegrityError as error:
             raise Conflict("this passkey is here already", hint="Use another device or security key.") from error
         return passkey
@@ -260,13 +260,13 @@ class Passkeys:
         )
         if not gone:
             raise _none_such()
-        await self._audit.append(tx, "passkey.remove", user.id, passkey=passkey_id, name=gone[0]["name"])
+        await self._audit.append(tx, "passkey.remove", user.id, passkey=passkey_id)
         return Passkey.of(gone[0])
 
     async def _suspect(self, row: Row) -> None:
         async with self._db.transaction() as tx:
             await tx.execute("UPDATE passkeys SET suspect_at = ? WHERE id = ?", (self._clock.now(), row["id"]))
-            await self._audit.append(tx, "passkey.suspect", row["user_id"], passkey=row["id"], name=row["name"])
+            await self._audit.append(tx, "passkey.suspect", row["user_id"], passkey=row["id"])
 
 
 def encode(data: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -62,10 +62,15 @@ class Users:
         self._audit = audit
         self._clock = clock
         self._on_change: list[Callable[[User, bool], None]] = []
+        self._on_remove: list[Callable[[Any, User], Awaitable[None]]] = []
 
     def on_change(self, callback: Callable[[User, bool], None]) -> None:
         """Call ``callback`` with a person who was changed or (True) removed, before whoever asked for it goes on."""
         self._on_change.append(callback)
+
+    def on_remove(self, forget: Callable[[Any, User], Awaitable[None]]) -> None:
+        """Call ``forget`` inside the transaction that removes a person: a room takes out what it keeps of them (PRV-4)."""
+        self._on_remove.append(forget)
 
     def _tell(self, user: User, *, gone: bool = False) -> None:
         for callback in self._on_change:
@@ -156,7 +161,7 @@ class Users:
             raise Invalid("a person needs a name", hint="Type what others should call you.")
         async with self._db.transaction() as tx:
             await tx.execute("UPDATE users SET name = ? WHERE id = ?", (wanted, user.id))
-            await self._audit.append(tx, "user.change", user.id, user=user.id, name=wanted)
+            await self._audit.append(tx, "user.change", user.id, user=user.id, what="name")
         renamed = await self.find(user.id)
         self._tell(renamed)
         return renamed
@@ -168,6 +173,8 @@ class Users:
             await self._keep_an_admin(tx, user)
             await tx.execute("DELETE FROM invitations WHERE email = ?", (user.email,))
             await tx.execute("UPDATE invitations SET inviter = '' WHERE inviter_id = ?", (user.id,))
+            for forget in self._on_remove:
+                await forget(tx, user)
             await tx.execute("DELETE FROM users WHERE id = ?", (user.id,))
             await self._audit.append(tx, "user.remove", actor, user=user.id)
         self._tell(user, gone=True)
