@@ -18,6 +18,8 @@ from pathlib import Path
 from measure import Figure, NotRun, cpu_seconds, free_port, pss_mb, ratio, tree, wait_for
 from stage import Appliance, peers, running_appliance, scratch, signed_in, throwaway_accounts
 
+from appliance.broker import egress
+
 HUB_VERSION, PROXY_VERSION = "6.1.1", "5"
 SETTLE = 3.0
 CONFIG = """
@@ -165,6 +167,52 @@ def _jupyterhub() -> tuple[Path, Path]:
     except (OSError, subprocess.SubprocessError) as error:
         raise NotRun(f"JupyterHub cannot be installed: {error}") from error
     return hub, proxy
+
+
+def broker_with_containers(rounds: int) -> list[Figure]:
+    """F1c: the broker of the docker runtime, with the proxy and the IDE up and looked at. Needs an engine and the images.
+
+    The engine and the images are the tests' own: tests/docker/setup.sh up, and one run of tests/docker.
+    """
+    with _images(), throwaway_accounts("d") as accounts:
+        found = [_broker_of_containers(accounts) for _ in range(min(rounds, 3))]
+    return [Figure("F1c", "broker PSS, MB, docker runtime", 15, 13, True, statistics.median(found))]
+
+
+def _broker_of_containers(accounts: dict[str, str]) -> float:
+    appliance = Appliance(accounts, runtime="docker")
+    try:
+        appliance.start()
+        appliance.croft("services", "start", "ide")
+        wait_for(lambda: appliance.service("ide")["health"] == "healthy", "the IDE in its container", 90)
+        time.sleep(SETTLE)
+        return pss_mb([appliance.broker_pid()])
+    except AssertionError as error:
+        raise NotRun(f"the appliance did not start: {str(error).splitlines()[0]}") from error
+    finally:
+        appliance.close()
+        _docker("rm", "-f", "croft-ide", "croft-proxy")
+
+
+@contextmanager
+def _images() -> Iterator[None]:
+    """The tests' images under the names that the appliance knows."""
+    for name in ("ide", "proxy"):
+        if _docker("tag", f"croft-test/{name}:slim", f"croft/{name}:pin"):
+            raise NotRun("no Docker engine with the tests' images answers")
+    try:
+        yield
+    finally:
+        egress.remove()
+        _docker("rmi", "--no-prune", "croft/ide:pin", "croft/proxy:pin")
+        _docker("network", "prune", "-f", "--filter", "label=com.docker.compose.project=croft")
+
+
+def _docker(*words: str) -> int:
+    try:
+        return subprocess.run(["docker", *words], capture_output=True, timeout=60, check=False).returncode
+    except OSError as error:
+        raise NotRun(f"docker cannot be run: {error.strerror}") from error
 
 
 def idle_cpu(rounds: int) -> list[Figure]:

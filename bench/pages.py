@@ -218,15 +218,16 @@ def _weight(appliance: Appliance, body: bytes, cookie: str) -> float:
     import gzip
 
     seen: dict[str, int] = {"": len(gzip.compress(body, 6))}
-    waiting = sorted(set(re.findall(r'(?:href|src|data-icons)="(/static/[^"#]+)', body.decode())))
+    waiting = sorted(set(re.findall(r'(?:href|src|data-icons)="(/static/[^"#]+\.(?:js|css|svg))', body.decode())))
     while waiting:
         path = waiting.pop()
         if path in seen:
             continue
         _, content, _ = _get(appliance, path, cookie)
-        seen[path] = len(content if content[:2] == b"\x1f\x8b" else gzip.compress(content, 6))
-        text = gzip.decompress(content).decode() if content[:2] == b"\x1f\x8b" else content.decode("utf-8", "replace")
+        packed = content[:2] == b"\x1f\x8b"
+        seen[path] = len(content if packed else gzip.compress(content, 6))
         if path.endswith(".js"):
+            text = (gzip.decompress(content) if packed else content).decode()
             waiting += [f"{path.rsplit('/', 1)[0]}/{name}" for name in re.findall(r'from "\./([\w.-]+\.js)"', text)]
     return sum(seen.values()) / 1000
 

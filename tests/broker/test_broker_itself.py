@@ -85,11 +85,12 @@ def _ready(home) -> bool:
 
 def test_it_imports_only_what_it_may():
     """The standard library, settings and errors; no asyncio, no database, nothing else of the project."""
-    parts = "appliance.broker.__main__, appliance.broker.forked, appliance.broker.units"
+    parts = "appliance.broker.__main__, appliance.broker.forked, appliance.broker.units, appliance.broker.compose"
     code = f"import sys, {parts}; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert not {"asyncio", "sqlite3", "msgspec", "aiohttp", "ssl", "http.client", "subprocess", "logging"} & loaded
+    assert not {"hashlib", "secrets", "shutil", "calendar", "threading"} & loaded, "a third of the broker's memory"
     ours = {name for name in loaded if name.split(".")[0] in ("appliance", "webui", "control_sync")}
     assert all(
         name in ("appliance", "appliance.settings", "appliance.errors") or name.startswith("appliance.broker")

@@ -49,6 +49,18 @@ def test_both_services_start_serve_stop_and_leave_nothing_running(broker, engine
     assert {one.status for one in ours(engine).values()} == {"exited"}
 
 
+def test_the_broker_stays_small_at_work(broker) -> None:
+    """Figure F1: at most 15 MB with containers too."""
+    broker.up("ide")
+    broker.up("proxy")
+    with contextlib.closing(broker.client()) as client:
+        for _ in range(50):
+            client.containers.list()
+    text = Path(f"/proc/{broker.process.pid}/smaps_rollup").read_text()
+    pss = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+    assert pss <= 15 * 1024
+
+
 def test_what_is_kept_outlives_the_container(broker, engine) -> None:
     """Issue 2: extensions, settings and files survive a new container."""
     broker.up("ide", memory_mb=700)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from appliance.broker import fence
 from appliance.broker.client import call
 from appliance.broker.protocol import Object, Reply
 from appliance.settings import Paths
@@ -141,6 +143,8 @@ def end_home(home: Home) -> None:
     """Stop what runs in it and remove it."""
     if home.process is not None and home.process.poll() is None:
         home.stop()
+    if home.switching:
+        fence.remove(pwd.getpwnam(home.names["workspace"]).pw_uid)  # so does one that was killed, its table
     for folder in home.cgroups():
         folder.rmdir()  # a broker that was killed leaves its empty ones
     shutil.rmtree(home.folder)
