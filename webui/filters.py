@@ -11,7 +11,7 @@ Every template also gets, per request: ``t`` (webui.i18n.Translator), ``user`` (
 ``page`` (an id of NAVIGATION or SECTIONS, or ""), ``tab`` (an id in SECTIONS, or ""), ``host``, ``origin_ide``, ``now``
 (Unix seconds), ``theme`` (auto, light, dark),
 ``path`` (of this request, for forms that lead back), ``state`` (the top line's sentence: ``.key`` and ``.params``, or
-None), ``notice`` (None, or ``.key`` and ``.params``: the answer to a form; keys under ``fault.`` are bad news).
+None), ``notice`` (None, or ``.key`` and ``.params``: the answer to a form; keys under ``fault.`` are bad news), ``can_mail`` (whether mail is set up).
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ SECTIONS: dict[str, tuple[Place, ...]] = {
     "settings": (
         Place("settings", "/settings", ADMINS),
         Place("privacy", "/settings/privacy", ADMINS),
+        Place("audit", "/audit", ADMINS),
     ),
     # What is one's own; reached from the person's menu.
     "account": (

@@ -52,6 +52,7 @@ def _common(request: web.Request, notice: Message | None) -> dict[str, Any]:
         "path": request.path,
         "state": filters.summary(services.views(), services.problems()) if principal else None,
         "notice": notice,
+        "can_mail": request.app[keys.MAILER].on,
     }
 
 

@@ -104,6 +104,8 @@ UI: tuple[Route, ...] = (
     Route("POST", "/people/{id}/remove", people.remove_form, ADMIN, "Remove a member", form=True, fresh=True),
     Route("GET", "/settings", settings.settings, ADMIN, "Settings"),
     Route("GET", "/settings/privacy", settings.privacy, ADMIN, "What may leave the machine"),
+    Route("GET", "/audit", audit.audit, ADMIN, "The audit log as sentences"),
+    Route("GET", "/audit/export", audit.export, ADMIN, "The audit log as a file"),
     Route("POST", "/settings/restart", settings.restart, ADMIN, "Restart the daemon", form=True, fresh=True),
     Route("POST", "/settings/mail/test", settings.send_test, ADMIN, "Send oneself a test mail", form=True),
     Route("POST", "/settings/{group}", settings.change, ADMIN, "Change settings", form=True, fresh=True),
@@ -137,7 +139,8 @@ UI: tuple[Route, ...] = (
     Route("DELETE", "/api/devices/{id}", account.forget, VIEWER, "Forget a known device"),
     Route("POST", "/api/step-up/options", step_up.options, VIEWER, "What a browser needs to prove it by passkey"),
     Route("POST", "/api/step-up/passkey", step_up.by_passkey, VIEWER, "Prove again who one is by passkey"),
-    Route("POST", "/api/step-up/code", step_up.by_code, VIEWER, "The same by recovery code or login link"),
+    Route("POST", "/api/step-up/code", step_up.by_code, VIEWER, "The same by mailed code, recovery code or login link"),
+    Route("POST", "/api/step-up/mail", step_up.mail, VIEWER, "Have a code mailed to prove it by"),
     Route("POST", "/api/links", sign_in.create_link, ADMIN, "Make a sign-in link", host="console"),
     Route("GET", "/api/users", people.list_users, ADMIN, "People", scope="people"),
     Route("POST", "/api/users", people.add_user, ADMIN, "Add a person", fresh=True),
@@ -162,6 +165,7 @@ UI: tuple[Route, ...] = (
     Route("GET", "/api/leases", commands.leases, OPERATOR, "What runs without asking for a while"),
     Route("DELETE", "/api/leases/{id}", commands.revoke_lease, OPERATOR, "End a lease"),
     Route("GET", "/api/audit", audit.audit_records, ADMIN, "Audit log", scope="audit"),
+    Route("GET", "/api/audit/export", audit.export, ADMIN, "The audit log as CSV or JSON lines", scope="audit"),
     Route("GET", "/api/audit/verify", audit.audit_verify, ADMIN, "Check the audit chain", scope="audit"),
 )
 

@@ -23,13 +23,21 @@ class StepUp:
         self._audit = audit
 
     async def by(
-        self, way: Way, proof: Proof, caller: Caller, session: Session, *, refused: Callable[[], ProofRefused]
+        self,
+        way: Way,
+        proof: Proof,
+        caller: Caller,
+        session: Session,
+        *,
+        account: str = "",
+        refused: Callable[[], ProofRefused],
     ) -> str:
-        """Prove by ``proof`` that whoever sits at ``session`` is its person. Returns the session's new cookie.
+        """Prove by ``proof`` that whoever sits at ``session`` is its person. Returns the session's new cookie. ``account`` is as
+        for signing in.
 
         Raises what ``proof`` raises, and ``refused()`` where it names somebody else.
         """
-        async with self._sign_in.attempt(way, caller, refused=refused) as attempt:
+        async with self._sign_in.attempt(way, caller, account, refused=refused) as attempt:
             user = await attempt.who(proof)
             if user.id != session.user.id:
                 raise refused()

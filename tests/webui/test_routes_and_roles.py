@@ -114,6 +114,7 @@ GOLDEN: dict[str, tuple[int, int, int, int, int]] = {
     "POST /api/step-up/options": (OUT, OK, OK, OK, NO),
     "POST /api/step-up/passkey": (OUT, 400, 400, 400, 400),
     "POST /api/step-up/code": (OUT, 400, 400, 400, 400),
+    "POST /api/step-up/mail": (OUT, 409, 409, 409, NO),
     "POST /api/links": (GONE, GONE, GONE, GONE, 201),
     "GET /api/users": (OUT, NO, NO, OK, OK),
     "POST /api/users": (OUT, NO, NO, 400, 400),

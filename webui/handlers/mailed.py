@@ -6,7 +6,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from appliance.errors import Conflict, CroftError, Invalid, TooMany
-from appliance.identity.mailed import LIFETIME, CodeRefused, MailedRefused, OtherBrowser
+from appliance.identity.mailed import LIFETIME, Asked, CodeRefused, MailedRefused, OtherBrowser
 from appliance.identity.sign_in import SignedIn
 from appliance.messages import Message
 from webui import cookies, keys, letters, views
@@ -22,22 +22,34 @@ _MARK = "croft_ask_"
 
 async def ask(request: web.Request) -> web.StreamResponse:
     """Have a sign-in mail sent, if the address is a member's."""
-    form, app = await read_form(request), request.app
+    form = await read_form(request)
     email, remember = form.get("email", ""), form.get("remember") == "on"
     try:
-        app[keys.MAILER].must_be_on()
-        asked = await app[keys.MAILED].ask(email, caller_of(request), _browser(request), remember=remember)
+        asked = await send(request, email, remember=remember)
     except (Invalid, TooMany, Conflict) as fault:
         return await sign_in_page(request, fault=fault, email=email, remember=remember)
+    response = see("/sign-in/code")
+    remember_asking(response, asked)
+    return response
+
+
+async def send(request: web.Request, email: str, *, remember: bool) -> Asked:
+    """Send the mail, if the address is a member's. Raises Invalid, TooMany, and Conflict where mail is off."""
+    app = request.app
+    app[keys.MAILER].must_be_on()
+    asked = await app[keys.MAILED].ask(email, caller_of(request), asking_browser(request), remember=remember)
     # Written for nobody too, so that it takes as long.
     language = (asked.to.language if asked.to else "") or views.translator(request).lang
     url = f"{app[keys.SETTINGS].ui_origin}/sign-in/mailed?t={asked.link}"
     letter = letters.sign_in(app, language, asked.to.email if asked.to else email, url, asked.code)
     if asked.to:
         app[keys.MAILER].post(letter)
-    response = see("/sign-in/code")
+    return asked
+
+
+def remember_asking(response: web.StreamResponse, asked: Asked) -> None:
+    """Let the browser keep the cookie with which alone the mail's link and code work."""
     cookies.put(response, ASK_COOKIE, asked.browser, keep=True, seconds=round(LIFETIME))
-    return response
 
 
 async def code(request: web.Request) -> web.StreamResponse:
@@ -46,7 +58,7 @@ async def code(request: web.Request) -> web.StreamResponse:
 
 
 async def _code_page(request: web.Request, *, fault: CroftError | None = None, typed: str = "") -> web.StreamResponse:
-    waiting = await request.app[keys.MAILED].waiting(_browser(request))
+    waiting = await request.app[keys.MAILED].waiting(asking_browser(request))
     if waiting is None:
         return await sign_in_page(request, fault=fault) if fault else see("/sign-in")
     notice = Message(f"fault.{fault.code}") if fault else None
@@ -57,7 +69,7 @@ async def _code_page(request: web.Request, *, fault: CroftError | None = None, t
 
 async def use_code(request: web.Request) -> web.StreamResponse:
     """Sign in by the code."""
-    form, mailed, browser = await read_form(request), request.app[keys.MAILED], _browser(request)
+    form, mailed, browser = await read_form(request), request.app[keys.MAILED], asking_browser(request)
     typed, waiting, account = form.get("code", ""), await mailed.waiting(browser), await mailed.try_code(browser)
     try:
         signed_in = await request.app[keys.SIGN_IN].by(
@@ -83,7 +95,7 @@ async def link(request: web.Request) -> web.StreamResponse:
 
 async def use_link(request: web.Request) -> web.StreamResponse:
     """Sign in by the link, in the browser that asked for it."""
-    form, mailed, browser = await read_form(request), request.app[keys.MAILED], _browser(request)
+    form, mailed, browser = await read_form(request), request.app[keys.MAILED], asking_browser(request)
     secret, waiting = form.get("t", ""), await mailed.waiting(browser)
     try:
         signed_in = await request.app[keys.SIGN_IN].by(
@@ -108,7 +120,7 @@ def _welcome(request: web.Request, signed_in: SignedIn) -> web.StreamResponse:
     return response
 
 
-def _browser(request: web.Request) -> str:
+def asking_browser(request: web.Request) -> str:
     """The cookie of a browser that asked for a mail; "" when it did not."""
     found = request.cookies.get(ASK_COOKIE, "")
     return found if found.startswith(_MARK) and len(found) == len(_MARK) + 43 else ""

@@ -16,6 +16,8 @@ from aiohttp import web
 
 from appliance.errors import Invalid
 from appliance.identity.links import LinkRefused
+from appliance.identity.mailed import CODE_LENGTH, Asked, folded
+from appliance.identity.mailed import CodeRefused as MailCodeRefused
 from appliance.identity.passkeys import PasskeyRefused
 from appliance.identity.recovery import CodeRefused
 from appliance.identity.throttle import ProofRefused
@@ -26,6 +28,7 @@ from webui.answers import answer, see
 from webui.entering import caller_of
 from webui.forms import FORM, read_form, read_json
 from webui.guard import COOKIE
+from webui.handlers import mailed
 from webui.handlers.passkeys import Credential, browser_of, offering, own
 from webui.render import page
 
@@ -39,7 +42,7 @@ class Proof(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Typed(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /api/step-up/code``: a recovery code, or a login link from the console."""
+    """Body of ``POST /api/step-up/code``: a mailed code, a recovery code, or a login link from the console."""
 
     code: str
 
@@ -73,6 +76,14 @@ async def by_code(request: web.Request) -> web.Response:
     return _with_cookie(answer({"ok": True}), cookie, keep=own(request)[1].remember)
 
 
+async def mail(request: web.Request) -> web.Response:
+    """Send the person a mail with a code; its link works too, in this browser."""
+    asked = await _mail(request)
+    response = answer({"ok": True})
+    mailed.remember_asking(response, asked)
+    return response
+
+
 async def by_form(request: web.Request) -> web.StreamResponse:
     """The same from a plain form, which carries what was asked; the answer leads back to it."""
     form = await read_form(request)
@@ -80,10 +91,15 @@ async def by_form(request: web.Request) -> web.StreamResponse:
     if method not in ("GET", "POST"):
         raise Invalid("cannot go on with what was asked", hint="Go back and try again.")
     fields = dict(parse_qsl(form.get("fields", ""), keep_blank_values=True))
+    if form.get("mail") == "on":
+        asked = await _mail(request)
+        again = _ask(request, target, method, fields, notice="step_up.mailed")
+        mailed.remember_asking(again, asked)
+        return again
     try:
         cookie = await _prove_typed(request, form.get("code", ""))
     except ProofRefused as refusal:
-        return _ask(request, target, method, fields, status=refusal.status, fault=refusal.code)
+        return _ask(request, target, method, fields, status=refusal.status, notice=f"fault.{refusal.code}")
     go_on = see(target) if method == "GET" else _ask(request, target, method, fields, proved=True)
     return _with_cookie(go_on, cookie, keep=own(request)[1].remember)
 
@@ -101,7 +117,7 @@ def _ask(
     fields: Mapping[str, str],
     *,
     status: int = 200,
-    fault: str = "",
+    notice: str = "",
     proved: bool = False,
 ) -> web.Response:
     carried = {name: value for name, value in fields.items() if not _SECRET.search(name)}
@@ -109,7 +125,7 @@ def _ask(
         request,
         "step_up.html",
         status=status,
-        notice=Message(f"fault.{fault}") if fault else None,
+        notice=Message(notice) if notice else None,
         here="/account",  # this address cannot be asked for by itself, so choosing a language leads elsewhere
         target=target,
         method=method,
@@ -127,10 +143,27 @@ async def _prove_typed(request: web.Request, typed: str) -> str:
         return await request.app[keys.STEP_UP].by(
             "link", lambda tx: links.redeem(tx, secret), caller_of(request), session, refused=LinkRefused
         )
+    browser = mailed.asking_browser(request)
+    if browser and len(folded(typed)) <= CODE_LENGTH:  # a recovery code is twice as long
+        mails = request.app[keys.MAILED]
+        account = await mails.try_code(browser)
+        return await request.app[keys.STEP_UP].by(
+            "code",
+            lambda tx: mails.redeem_code(tx, typed, browser),
+            caller_of(request),
+            session,
+            account=account,
+            refused=MailCodeRefused,
+        )
     codes = request.app[keys.RECOVERY]
     return await request.app[keys.STEP_UP].by(
         "recovery", lambda tx: codes.use(tx, typed), caller_of(request), session, refused=CodeRefused
     )
+
+
+async def _mail(request: web.Request) -> Asked:
+    user, session = own(request)
+    return await mailed.send(request, user.email, remember=session.remember)
 
 
 def _link_secret(typed: str) -> str:

@@ -25,14 +25,14 @@ function inDialog() {
 
 /** Wire the ways to prove within `box`; `done` is called once after the server said yes. */
 function prepare(box, done) {
-  const [button, form, fault] = [find("[data-prove=passkey]", box), find("[data-prove=code]", box), find("[data-prove=fault]", box)];
+  const [button, form] = [find("[data-prove=passkey]", box), find("[data-prove=code]", box)];
+  const [fault, mailed] = [find("[data-prove=fault]", box), find("[data-prove=mailed]", box)];
   const tried = async (element, prove) => {
     if (element.hasAttribute("aria-busy")) return;
     element.setAttribute("aria-busy", "true");
     fault.hidden = true;
     try {
-      await prove();
-      done();
+      if (await prove() !== "not yet") done();
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       find("p", fault).textContent = error.message;
@@ -47,10 +47,15 @@ function prepare(box, done) {
   });
   form.onsubmit = (event) => {
     event.preventDefault();
-    tried(find("button", form), () => ask("POST", "/api/step-up/code", undefined, { code: form.elements.code.value }));
+    const byMail = event.submitter?.name === "mail";
+    tried(event.submitter ?? find("button", form), byMail ? async () => {
+      await ask("POST", "/api/step-up/mail");
+      mailed.hidden = false;
+      form.elements.code.focus();
+      return "not yet";
+    } : () => ask("POST", "/api/step-up/code", undefined, { code: form.elements.code.value }));
   };
-  fault.hidden = true;
-  button.hidden = true;
+  fault.hidden = mailed.hidden = button.hidden = true;
   offerPasskey(button);
 }
 
