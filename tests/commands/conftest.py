@@ -1,144 +1,13 @@
-"""Commands as people meet them: the real web application over a real broker that starts real processes."""
+"""A broker for each page or each test, and a daemon's worth of commands beside it."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 from support.accounts import throwaway_accounts
 from support.broker import Home, home_folder
-from support.front import Front, front
-from support.waiting import until
-
-from appliance.clock import ManualClock
-from appliance.commands.language import load
-
-# Rules for what tests start: shells too, which the packaged rules never let run at once.
-POLICY = """
-version = 1
-
-[defaults]
-human = "ask"
-ai = "ask"
-token = "ask"
-auto = ["human", "token", "ai"]
-limits = { seconds = 20, output_kb = 256, pids = 64, memory_mb = 128, parallel = 12 }
-asked_limits = { seconds = 20, output_kb = 256, pids = 64, memory_mb = 128, parallel = 12 }
-rate = { per_minute = 600, per_day = 10000 }
-
-{quick}
-[[rule]]
-id = "cat"
-bin = "cat"
-exec = "/bin/cat"
-args = ["path+"]
-mode = "auto"
-
-[[rule]]
-id = "count"
-bin = "wc"
-exec = "/usr/bin/wc"
-flags = ["-c", "-l"]
-stdin = true
-mode = "auto"
-
-[[pipeline]]
-id = "counted"
-first = ["quick-yes", "quick-seq", "cat"]
-then = ["count"]
-max = 3
-"""
-
-
-_QUICK = """
-[[rule]]
-id = "quick-{name}"
-bin = "{name}"
-exec = "/usr/bin/{name}"
-flags = ["-n"]
-args = ["word*"]
-dashes = "none"
-mode = "auto"
-"""
-QUICK = ("true", "false", "echo", "yes", "sleep", "seq")
-POLICY = POLICY.replace("{quick}", "".join(_QUICK.replace("{name}", name) for name in QUICK))
-
-
-class Room:
-    """A front with commands that run. ``broker`` can be stopped and killed."""
-
-    def __init__(self, made: Front, broker: Home, cookies: dict[str, str]) -> None:
-        self.front, self.broker, self.cookies = made, broker, cookies
-
-    @property
-    def workspace(self) -> Path:
-        return self.broker.paths.workspace
-
-    async def ask(self, method: str, path: str, who: str = "operator", status: int | None = None, **how: Any) -> Any:
-        """The JSON answer of a request as ``who``, after checking its status."""
-        async with self.front.ask(method, path, self.cookies[who], **how) as response:
-            body = await response.read()
-            if status is not None:
-                assert response.status == status, body
-            return json.loads(body)
-
-    async def propose(self, *argv: str, who: str = "operator", status: int | None = 201, **more: Any) -> dict[str, Any]:
-        """The run that was asked for."""
-        body = ({"argv": list(argv)} if argv else {}) | more
-        return (await self.ask("POST", "/api/commands", who, status, json=body))["run"]
-
-    async def approve(self, run: dict[str, Any], who: str = "operator", status: int | None = 200, **more: Any) -> Any:
-        body = {"hash": run["hash"]} | more
-        return await self.ask("POST", f"/api/commands/{run['id']}/approve", who, status, json=body)
-
-    async def shell(self, script: str, *, wait: float = 20, **more: Any) -> dict[str, Any]:
-        """A shell script, asked for and approved; the run as it stands after ``wait`` seconds."""
-        run = await self.propose("sh", "-c", script, **more)
-        return (await self.approve(run, wait=wait))["run"]
-
-    async def over(self, run: str, who: str = "operator") -> dict[str, Any]:
-        """The run once it is over."""
-        found: dict[str, Any] = {}
-
-        async def ended() -> bool:
-            found.update((await self.ask("GET", f"/api/commands/{run}", who, 200))["run"])
-            return found["state"] not in ("waiting", "running")
-
-        async with asyncio.timeout(20):
-            while not await ended():
-                await asyncio.sleep(0.02)
-        return found
-
-    async def output(self, run: str, who: str = "operator", query: str = "") -> bytes:
-        async with self.front.ask("GET", f"/api/commands/{run}/output{query}", self.cookies[who]) as response:
-            assert response.status == 200
-            return await response.read()
-
-    def audit(self) -> Any:
-        return self.front.audit.records(limit=1000)
-
-
-@asynccontextmanager
-async def room_in(broker: Home, policy: str = POLICY, clock: Any = None) -> AsyncIterator[Room]:
-    """A daemon's worth of commands beside a running broker."""
-    async with front(broker.folder, clock or ManualClock()) as made:
-        made.policy = load(policy)
-        await made.commands.load()
-        task = asyncio.create_task(made.commands.run())
-        cookies = {role: (await made.sign_in_as(role))[1] for role in ("viewer", "operator", "admin")}
-        room = Room(made, broker, cookies)
-        await until(lambda: made.commands.connected or task.done(), "the broker is reached")
-        try:
-            yield room
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+from support.commands import Room, forget, room_in
 
 
 @pytest.fixture(scope="session")
@@ -168,11 +37,3 @@ async def room(shared_broker: Home) -> AsyncIterator[Room]:
     async with room_in(shared_broker) as made:
         yield made
     forget(shared_broker)
-
-
-def forget(broker: Home) -> None:
-    """Remove what the daemon's half keeps, so that the next test begins with an empty history."""
-    for path in broker.paths.state.glob("croft.*"):
-        path.unlink()
-    shutil.rmtree(broker.paths.state / "runs", ignore_errors=True)
-    shutil.rmtree(broker.paths.keys, ignore_errors=True)

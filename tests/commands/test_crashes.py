@@ -1,0 +1,248 @@
+"""R1, R10: whatever is killed, a run is seen to its end or said to be interrupted, and never runs twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from support.broker import Home
+from support.commands import POLICY, alive, room_in
+from support.waiting import poll, until
+
+from appliance.audit import AuditUnavailable
+from appliance.control import Control, NotRunning
+from appliance.errors import CroftError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+class Daemon:
+    """A real daemon process beside a running broker; no proxy and no IDE."""
+
+    def __init__(self, broker: Home) -> None:
+        self.broker = broker
+        self.control = Control(broker.paths.socket("control"))
+        broker.paths.policy.mkdir(parents=True, exist_ok=True)
+        (broker.paths.policy / "policy.toml").write_text(POLICY)
+        self.start()
+
+    def start(self) -> None:
+        with (self.broker.folder / "daemon.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "appliance.daemon", "--home", str(self.broker.folder)],
+                cwd=CHECKOUT, stdout=log, stderr=log,
+            )  # fmt: skip
+        poll(self._answers, "the daemon answers", 30)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def run(self, run: str) -> dict:
+        return self.control.call("GET", f"/api/commands/{run}")["run"]
+
+    def shell(self, script: str) -> dict:
+        run = self.control.call("POST", "/api/commands", {"argv": ["sh", "-c", script]})["run"]
+        return self.control.call("POST", f"/api/commands/{run['id']}/approve", {"hash": run["hash"]})["run"]
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, (self.broker.folder / "daemon.log").read_text()[-2000:]
+        with contextlib.suppress(NotRunning):
+            return bool(self.control.call("GET", "/healthz"))
+        return False
+
+
+@pytest.fixture
+def daemon(broker: Home):
+    broker.stop()
+    broker.configure(paths__caddy="/nonexistent/caddy", proxy__https_port=28443, proxy__http_port=28080)
+    broker.start()
+    made = Daemon(broker)
+    yield made
+    made.process.terminate()
+    made.process.wait(20)
+
+
+def test_a_daemon_that_was_killed_finds_its_runs_again(daemon):
+    """The run goes on, its end is recorded by the next daemon, what had ended meanwhile too; nothing ran twice."""
+    marker = daemon.broker.paths.workspace / "marker"
+    long = daemon.shell(f"echo x >> {marker}; while [ -e {marker} ]; do sleep 0.05; done; exit 4")
+    short = daemon.shell("exec sleep 0.3")
+    poll(marker.exists, "the run has begun")
+    daemon.kill()
+    poll(lambda: daemon.broker.call("runs").data["ended"], "the short one ended while nobody watched")
+    daemon.start()
+    poll(lambda: daemon.run(short["id"])["state"] != "running", "the short one is closed")
+    assert (daemon.run(short["id"])["state"], daemon.run(short["id"])["output_lost"]) == ("done", True)
+    assert daemon.run(long["id"])["state"] == "running"
+    assert marker.read_text() == "x\n"
+    marker.unlink()
+    poll(lambda: daemon.run(long["id"])["state"] != "running", "the long one is closed")
+    assert (daemon.run(long["id"])["exit_code"], daemon.run(long["id"])["state"]) == (4, "failed")
+    assert not marker.exists()
+    records = daemon.control.call("GET", "/api/audit?limit=200")["records"]
+    assert sum(one["event"] == "command.run" for one in records) == 2
+    assert daemon.control.call("GET", "/api/audit/verify")["ok"]
+
+
+def test_kills_at_any_moment_leave_no_run_open(daemon):
+    """Intent without outcome never stays: each row ends, and each announced start has exactly one outcome."""
+    for pause in (0.0, 0.005, 0.02, 0.05, 0.1, 0.2):
+        asking = threading.Thread(target=_quietly, args=(daemon, "sleep 0.1"))
+        asking.start()
+        threading.Event().wait(pause)
+        daemon.kill()
+        asking.join()
+        daemon.start()
+
+    def all_closed() -> bool:
+        return not daemon.control.call("GET", "/api/commands?state=running")["runs"]
+
+    poll(all_closed, "every run is closed", 30)
+    records = daemon.control.call("GET", "/api/audit?limit=500")["records"]
+    intents = [one["seq"] for one in records if one["event"] == "command.run"]
+    outcomes = [one["intent"] for one in records if one["event"] == "outcome" and one["intent"] in intents]
+    assert sorted(intents) == sorted(outcomes)
+
+
+def _quietly(daemon: Daemon, script: str) -> None:
+    with contextlib.suppress(CroftError, OSError):
+        daemon.shell(script)
+
+
+def test_a_machine_that_stopped_says_interrupted(daemon):
+    run = daemon.shell("sleep 60")
+    daemon.kill()
+    daemon.broker.stop()
+    daemon.broker.start()
+    daemon.start()
+    poll(lambda: daemon.run(run["id"])["state"] != "running", "the run is closed")
+    found = daemon.run(run["id"])
+    assert (found["state"], found["exit_code"]) == ("interrupted", None)
+    assert "was not run again" in found["ended"]
+
+
+async def test_a_broker_that_was_killed_costs_no_output(broker):
+    """The pipes are ours: what is written meanwhile is read, and the run is closed when it ends."""
+    async with room_in(broker) as room:
+        run = await room.shell("for i in 1 2 3 4 5; do echo $i; sleep 0.2; done", wait=0)
+        await asyncio.to_thread(broker.kill)
+        await asyncio.to_thread(broker.start)
+        over = await room.over(run["id"])
+        assert await room.output(run["id"]) == b"1\n2\n3\n4\n5\n"
+        assert over["state"] == "interrupted", "its status went to nobody"
+        assert (await room.propose("echo", "again", wait=10))["state"] == "done"
+
+
+async def test_a_deliberate_stop_of_the_broker_interrupts(broker):
+    mark = f"43{os.getpid()}"
+    async with room_in(broker) as room:
+        run = await room.shell(f"sleep {mark}", wait=0)
+        await asyncio.to_thread(broker.stop)
+        assert alive(mark) == []
+        await asyncio.to_thread(broker.start)
+        assert (await room.over(run["id"]))["state"] == "interrupted"
+
+
+async def test_cancelling_races_with_the_end(broker):
+    """Whoever wins, the row ends once and says what was so."""
+    async with room_in(broker) as room:
+        for pause in (0, 0.005, 0.01, 0.02, 0.04):
+            run = await room.shell("exec sleep 0.02", wait=0)
+            await asyncio.sleep(pause)
+            answers = await asyncio.gather(*(room.ask("POST", f"/api/commands/{run['id']}/cancel") for _ in range(4)))
+            over = await room.over(run["id"])
+            assert over["state"] in ("cancelled", "done"), answers
+        outcomes = [one for one in await room.audit() if one.event == "outcome"]
+        assert len({one.intent for one in outcomes}) == len(outcomes) == 5
+
+
+async def test_a_folder_swapped_for_a_link_never_leads_out(broker):
+    """POL-9: 2,000 swaps; every run that starts is inside, and through a link none starts."""
+    async with room_in(broker) as room:
+        workspace, done = room.workspace, threading.Event()
+        (workspace / "real").mkdir()
+        (workspace / "real" / "name").write_text("inside\n")
+        shutil.chown(workspace / "real", room.broker.names["workspace"])
+        outside = room.broker.folder / "outside"
+        outside.mkdir(mode=0o755)
+        (outside / "name").write_text("outside\n")
+        (workspace / "evil").symlink_to(outside)
+        swaps = threading.Thread(target=_swap, args=(workspace, done))
+        swaps.start()
+        inside = 0
+        try:
+            for _ in range(40):
+                answer = await room.ask(
+                    "POST", "/api/commands", json={"argv": ["cat", "name"], "cwd": "work", "wait": 10}
+                )
+                run = answer.get("run")
+                if run and run["state"] in ("done", "failed"):
+                    assert b"outside" not in await room.output(run["id"])
+                    inside += run["state"] == "done"
+                elif run and run["state"] == "waiting":
+                    await room.ask("POST", f"/api/commands/{run['id']}/cancel")
+        finally:
+            done.set()
+            await asyncio.to_thread(swaps.join)
+        assert inside
+
+
+def _swap(workspace: Path, done: threading.Event) -> None:
+    work, side = workspace / "work", workspace / "side"
+    (workspace / "real").rename(work)
+    for _ in range(2000):
+        if done.is_set():
+            return
+        work.rename(side)
+        (workspace / "evil").rename(work)
+        work.rename(workspace / "evil")
+        side.rename(work)
+
+
+async def test_a_path_through_a_link_asks_and_one_that_leads_out_is_refused(broker):
+    """POL-9: looked at again when it starts, also for what was approved."""
+    async with room_in(broker) as room:
+        broker.workspace_file("plain", "plain\n")
+        (room.workspace / "inner").symlink_to("plain")
+        (room.workspace / "out").symlink_to("/etc/passwd")
+        (room.workspace / "proc").symlink_to("/proc/self/environ")
+        assert (await room.propose("cat", "plain", wait=10))["state"] == "done"
+        run = await room.propose("cat", "inner")
+        assert (run["state"], run["verdict"]) == ("waiting", "ask")
+        for name in ("out", "proc"):
+            answer = await room.ask("POST", "/api/commands", status=403, json={"argv": ["cat", name]})
+            assert answer["error"]["code"] == "denied"
+        (room.workspace / "inner").unlink()
+        (room.workspace / "inner").symlink_to("/etc/passwd")
+        assert (await room.approve(run, status=409))["error"]["code"] == "changed"
+
+
+async def test_a_full_disk_starts_nothing_and_closes_what_runs(broker):
+    """R10, LOG-3: the run that is under way ends, its row waits for the disk; no other is started."""
+    assert os.geteuid() == 0, "mounting a small disk needs root; ./tests/run runs as root"
+    async with room_in(broker) as room:
+        run = await room.shell("sleep 0.3; echo done", wait=0)
+        broken = room.front.store.database.transaction
+
+        def full():
+            raise OSError(28, "No space left on device")
+
+        room.front.store.database.transaction = full
+        try:
+            await until(lambda: room.front.commands.live(run["id"]) is None, "the run has ended")
+            for argv in (["true"], ["sh", "-c", "true"]):
+                answer = await room.ask("POST", "/api/commands", status=503, json={"argv": argv})
+                assert answer["error"]["code"] == AuditUnavailable.code
+            assert (await room.ask("GET", f"/api/commands/{run['id']}", status=200))["run"]["state"] == "done"
+        finally:
+            room.front.store.database.transaction = broken
+        assert (await room.over(run["id"]))["exit_code"] == 0
+        assert (await room.propose("true", wait=10))["state"] == "done"
