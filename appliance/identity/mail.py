@@ -7,6 +7,7 @@ Rules: posting never touches the network, so what a page answers and how fast sa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
@@ -77,8 +78,10 @@ class Mailer:
         return True
 
     async def run(self) -> None:
-        """Send what is posted, for ever. A letter that fails waits; the others do not wait for it."""
-        while True:
+        """Send what is posted, until cancelled. A letter that fails waits; the others do not wait for it."""
+        task = asyncio.current_task()
+        # The mail client may lose a cancellation (bpo-37658, mended in Python 3.12); the task still knows of it.
+        while task is None or not task.cancelling():
             _, _, tries, until, letter = await self._next()
             if time.monotonic() > until:  # the server was slow for so long that it is of no use any more
                 log.warning("a letter was not sent", extra={"cause": "too_old", "again": False})
@@ -138,10 +141,10 @@ class Mailer:
             left = self._queue[0][0] - time.monotonic() if self._queue else None
             if left is not None and left <= 0:
                 return heapq.heappop(self._queue)
-            try:
-                await asyncio.wait_for(self._arrived.wait(), left)
-            except TimeoutError:
-                continue
+            # Not wait_for, for the reason given at run().
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._arrived.wait()
 
 
 def password_file(settings: Settings) -> Path:

@@ -112,9 +112,9 @@ def compose(settings: Settings, letter: Letter) -> tuple[bytes, str, str, bool]:
     message["Date"] = format_datetime(localtime())
     message["Message-ID"] = make_msgid(domain=settings.host)
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers
-    message["Content-Language"] = letter.language
     message.set_content(letter.text, cte="base64")
     message.add_alternative(letter.html, subtype="html", cte="base64")
+    message["Content-Language"] = letter.language  # last: the lines above move such headers into the first part
     return message.as_bytes(), sender.addr_spec, recipient.addr_spec, wide
 
 

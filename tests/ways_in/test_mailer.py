@@ -97,7 +97,8 @@ async def test_a_certificate_that_is_not_good_stops_everything(folder: Path, tls
     with mailbox(folder, tls=tls) as box:
         certificate(folder, "localhost")  # another authority than the server's
         assert (await fault(await mailer_for(folder, box, tls))).code == "mail_certificate"
-    assert box.letters == [] and box.signed_in == []
+    assert box.letters == []
+    assert box.signed_in == []
 
 
 async def test_protection_that_is_not_offered_is_not_done_without(folder: Path) -> None:
@@ -160,7 +161,8 @@ def test_nothing_typed_becomes_a_header(folder: Path, evil: str) -> None:
         except (ValueError, MailFault):
             continue
         head = raw.split(b"\r\n\r\n")[0].lower()
-        assert b"\r\nbcc:" not in head and b"\r\nx:" not in head
+        assert b"\r\nbcc:" not in head
+        assert b"\r\nx:" not in head
 
 
 async def test_a_letter_waits_for_the_server(folder: Path, box: Mailbox) -> None:
@@ -172,7 +174,8 @@ async def test_a_letter_waits_for_the_server(folder: Path, box: Mailbox) -> None
         assert mailer.post(letter(subject="second"))
         await until(lambda: len(box.letters) == 2, "both letters")
         assert {message["Subject"] for _, message in box.letters} == {"first", "second"}
-        assert mailer.fault is None and mailer.waiting == 0
+        assert mailer.fault is None
+        assert mailer.waiting == 0
 
 
 async def test_a_refused_letter_is_not_tried_again(folder: Path, box: Mailbox) -> None:
@@ -181,7 +184,8 @@ async def test_a_refused_letter_is_not_tried_again(folder: Path, box: Mailbox) -
         mailer.post(letter())
         await until(lambda: mailer.fault is not None, "the refusal")
         await mailer.send(letter(subject="next"))
-        assert mailer.waiting == 0 and [message["Subject"] for _, message in box.letters] == ["next"]
+        assert mailer.waiting == 0
+        assert [message["Subject"] for _, message in box.letters] == ["next"]
 
 
 async def test_a_letter_that_is_too_old_is_given_up(folder: Path) -> None:
@@ -227,3 +231,23 @@ async def test_an_idle_daemon_carries_no_mail_client() -> None:
     code = "import appliance.daemon, sys; print(sorted({'aiosmtplib', 'segno'} & set(sys.modules)))"
     done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+async def test_the_sender_ends_when_it_is_told_to(folder: Path) -> None:
+    """Even where the mail client loses the cancellation, as it may when an answer comes at that very moment."""
+    sending = asyncio.Event()
+
+    async def stubborn(settings: Settings, password: str, sent: Letter) -> None:
+        sending.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return
+
+    mailer = Mailer(settings_for(folder, '[mail]\nhost = "localhost"\n'), deliver=stubborn)
+    task = asyncio.create_task(mailer.run())
+    mailer.post(letter())
+    await sending.wait()
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=5)
+    assert done, "a stop that is lost would keep the daemon from ending"

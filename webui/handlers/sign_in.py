@@ -7,7 +7,7 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import web
 
-from appliance.errors import CroftError, Invalid
+from appliance.errors import CroftError, Invalid, TooMany
 from appliance.identity.links import LinkRefused
 from appliance.identity.users import User
 from appliance.identity.verify import relative_path
@@ -42,7 +42,7 @@ async def sign_in_page(
     request: web.Request, *, fault: CroftError | None = None, email: str = "", remember: bool = False
 ) -> web.Response:
     """The sign-in page, with what was typed before a fault."""
-    return page(
+    response = page(
         request,
         "sign_in.html",
         status=fault.status if fault else 200,
@@ -52,6 +52,9 @@ async def sign_in_page(
         email=email,
         remember=remember,
     )
+    if isinstance(fault, TooMany):
+        response.headers["Retry-After"] = str(max(1, round(fault.retry_after)))
+    return response
 
 
 async def link(request: web.Request) -> web.StreamResponse:
