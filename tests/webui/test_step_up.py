@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.authenticator import SoftKey
-from support.front import Front
+from support.front import Front, front
+from support.mailbox import code_in, mailbox, toml
 
 from appliance.identity.sessions import Session
 from appliance.identity.users import User
 from webui import routes
 from webui.guard import COOKIE
+from webui.handlers.mailed import ASK_COOKIE
 from webui.handlers.passkeys import CHALLENGE_COOKIE
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
@@ -111,6 +115,38 @@ async def test_nonsense_is_refused_in_words(door: Front, nonsense: str) -> None:
     async with door.ask("POST", "/api/step-up/code", cookie, json={"code": nonsense}) as answer:
         assert answer.status == 400
         assert (await answer.json())["error"]["hint"]
+
+
+async def test_a_mailed_code_makes_fresh_in_the_browser_that_asked() -> None:
+    """With mail set up: a code in a letter, for nobody else's session, and without scripts too."""
+    with tempfile.TemporaryDirectory(prefix="croft-") as name, mailbox(Path(name), tls="none") as box:
+        folder = Path(name)
+        (folder / "etc").mkdir()
+        (folder / "etc/croft.toml").write_text(toml(box, folder, tls="none"))
+        async with front(folder) as door:
+            session, cookie = await stale(door, "viewer")
+            async with door.ask("POST", "/api/step-up/mail", cookie) as answer:
+                assert answer.status == 200
+                asking = answer.cookies[ASK_COOKIE].value
+            code = code_in(await box.letter())
+            other, theirs = await stale(door, "operator")
+            both = {"Cookie": f"{COOKIE}={theirs}; {ASK_COOKIE}={asking}"}
+            async with door.ask("POST", "/api/step-up/code", json={"code": code}, headers=both) as answer:
+                assert answer.status == 400
+            await prove(door, cookie, code, 400)
+            both = {"Cookie": f"{COOKIE}={cookie}; {ASK_COOKIE}={asking}"}
+            async with door.ask("POST", "/api/step-up/code", json={"code": code.lower()}, headers=both) as answer:
+                assert answer.status == 200
+                cookie = answer.cookies[COOKIE].value
+            assert (door.sessions.fresh(session), door.sessions.fresh(other)) == (True, False)
+            door.clock.advance(301)
+            proof = {"path": "/account/data", "method": "GET", "mail": "on", "code": ""}
+            async with door.ask("POST", "/step-up", cookie, data=proof, headers=HTML) as answer:
+                assert answer.status == 200
+                both = {"Cookie": f"{COOKIE}={cookie}; {ASK_COOKIE}={answer.cookies[ASK_COOKIE].value}"}
+            proof |= {"mail": "", "code": code_in(await box.letter(1))}
+            async with door.ask("POST", "/step-up", data=proof, headers=HTML | both) as answer:
+                assert (answer.status, answer.headers["Location"]) == (303, "/account/data")
 
 
 async def test_a_passkey_makes_fresh_once(door: Front) -> None:
