@@ -131,6 +131,9 @@ def test_the_machine() -> None:
     assert of_machine(gone="runtime_gone") == ["runtime_gone"]
     assert of_machine(disk_free_mb=500) == ["disk_nearly_full"]
     assert of_machine(disk_free_mb=50_000) == []
+    assert of_machine(disk_free_mb=50_000, disk_percent=84.9) == []
+    assert of_machine(disk_free_mb=50_000, disk_percent=85.0) == ["disk_nearly_full"]
+    assert of_machine(disk_free_mb=1000, disk_percent=95.0) == ["disk_full"]
 
 
 @pytest.mark.parametrize(

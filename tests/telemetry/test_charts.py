@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import jinja2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.telemetry.series import NAMES
@@ -42,6 +42,7 @@ def corners(path: str) -> Iterator[list[tuple[float, float]]]:
         yield [(float(x), float(y)) for x, y in re.findall(r"([\d.]+) ([\d.]+)", stroke)]
 
 
+@settings(deadline=None)
 @given(figures)
 def test_what_is_drawn_is_what_is_known(values: list[float | None]) -> None:
     """Every known slot is a corner at its place and height; no stroke crosses a gap."""
@@ -59,6 +60,7 @@ def test_what_is_drawn_is_what_is_known(values: list[float | None]) -> None:
     assert made.lines[0].area.count("Z") == made.lines[0].path.count("M")
 
 
+@settings(deadline=None)
 @given(figures)
 def test_the_table_says_what_is_drawn(values: list[float | None]) -> None:
     """Each row is the mean and the highest of its slots; nothing known is said as such."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.services.model import LogLine
@@ -37,6 +37,7 @@ def test_known_sequences(written: str, shown: list[tuple[str, str]]) -> None:
     assert log_lines.parts(written) == [Part(*each) for each in shown]
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("\x1b\x9b\x07[]m;?018 9PX^_\\abjHJ\u202e")))
 def test_no_sequence_survives_and_styles_are_ours(text: str) -> None:
     """Whatever is written: what is shown holds no sequence a terminal would obey, and only styles of the list."""

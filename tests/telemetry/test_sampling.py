@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.clock import ManualClock, SystemClock
@@ -100,6 +100,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(steps)
 def test_rows_cover_only_what_was_looked_at(advances: list[tuple[float, float]]) -> None:
     """R9: no row spans a sleep or a jump, rows never overlap in real time, and every jump is marked on the next row."""
