@@ -32,17 +32,18 @@ class Challenges:
         head = _HEAD.pack(secrets.token_bytes(_NONCE), self._clock.uptime())
         return head + self._mark(head, purpose, browser)
 
-    def take(self, challenge: bytes, purpose: str, browser: str) -> bool:
-        """Whether ``challenge`` is one of ours, for this purpose and browser, and comes back for the first time and in time."""
+    def take(self, challenge: bytes, purpose: str, browser: str) -> float | None:
+        """How many seconds ago ``challenge`` was made; None unless it is one of ours, for this purpose and browser, and comes
+        back for the first time and in time."""
         head, mark = challenge[: _HEAD.size], challenge[_HEAD.size :]
         if not browser or not hmac.compare_digest(mark, self._mark(head, purpose, browser)):
-            return False
+            return None
         made, uptime = _HEAD.unpack(head)[1], self._clock.uptime()
         self._taken = {each: at for each, at in self._taken.items() if uptime - at <= SECONDS}
         if uptime - made > SECONDS or head in self._taken:
-            return False
+            return None
         self._taken[head] = made
-        return True
+        return float(uptime - made)
 
     def _mark(self, head: bytes, purpose: str, browser: str) -> bytes:
         bound = f"{purpose}\0{browser}".encode("utf-8", "surrogatepass")

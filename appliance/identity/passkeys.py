@@ -161,7 +161,7 @@ class Passkeys:
         """Keep the passkey that ``response`` (RegistrationResponseJSON) brings. Raises PasskeyNotAdded, Invalid or Conflict."""
         name = check_name(name) or "Passkey"
         challenge = _challenge_in(response)
-        if not self._challenges.take(challenge, f"add {session_id}", browser):
+        if self._challenges.take(challenge, f"add {session_id}", browser) is None:
             raise PasskeyNotAdded
         found = await asyncio.to_thread(_check_new, response, challenge, self._party)
         passkey = Passkey(
@@ -204,12 +204,14 @@ class Passkeys:
         With ``user_id`` it must be that person's, and the device must have asked who is holding it. None says no.
         """
         challenge = _challenge_in(response)
-        if not self._challenges.take(challenge, purpose, browser):
+        age = self._challenges.take(challenge, purpose, browser)
+        if age is None:
             return None
         row = await self._db.row("SELECT * FROM passkeys WHERE credential = ?", (decode(str(response["id"])),))
         if row is None or row["suspect_at"] is not None or (user_id and row["user_id"] != user_id):
             return None
-        handle = response["response"].get("userHandle")
+        # A key that was not named to the browser says itself whose it is (Web Authentication 7.2, step 6).
+        handle = response["response"].get("userHandle", None if user_id else "")
         if handle is not None and decode(handle) != row["user_id"].encode():
             return None
         try:
@@ -219,7 +221,9 @@ class Passkeys:
         except PasskeyRefused:
             return None
         if not _counts_on(row["sign_count"], found.new_sign_count):
-            await self._suspect(row)
+            # An answer that was overtaken on its way by a later one is no sign of a copy.
+            if not row["used_at"] or self._clock.now() - age > row["used_at"]:
+                await self._suspect(row)
             return None
         return Assertion(row["id"], found.new_sign_count, found.user_verified)
 
@@ -317,7 +321,7 @@ def _check_new(response: Mapping[str, Any], challenge: bytes, party: RelyingPart
             supported_pub_key_algs=[COSEAlgorithmIdentifier(number) for number in ALGORITHMS],
         )
     except (WebAuthnException, *MALFORMED) as error:
-        log.info("a new passkey was refused", extra={"cause": str(error)})
+        log.info("a new passkey was refused", extra={"cause": str(error)[:200]})
         raise PasskeyNotAdded from error
 
 
@@ -338,7 +342,7 @@ def _check_used(
             require_user_verification=must_verify,
         )
     except (WebAuthnException, *MALFORMED) as error:
-        log.info("a passkey was refused", extra={"cause": str(error)})
+        log.info("a passkey was refused", extra={"cause": str(error)[:200]})
         raise PasskeyRefused from error
 
 

@@ -156,6 +156,8 @@ def test_an_idle_daemon_carries_nothing_heavy() -> None:
         "openai",
         "docker",
         "segno",
+        "webauthn",
+        "cbor2",
         "requests",
         "urllib3",
         "playwright",

@@ -100,6 +100,7 @@ LIES: dict[str, dict[str, Any]] = {
     "another's signature": {"signature": bytes(70)},
     "no signature": {"signature": b""},
     "another person": {"user": b"somebody-else"},
+    "nobody": {"user": b""},
 }
 
 
@@ -129,6 +130,7 @@ async def test_a_counter_that_went_back_shuts_the_key_out(home: Front) -> None:
     user, key = await home.member("viewer"), SoftKey()
     await added(home, user, key)
     await sign_in(home, key.get(await asked(home), count=10))
+    home.clock.advance(1)
     with pytest.raises(PasskeyRefused):
         await sign_in(home, key.get(await asked(home), count=10))
     with pytest.raises(PasskeyRefused):
@@ -137,6 +139,18 @@ async def test_a_counter_that_went_back_shuts_the_key_out(home: Front) -> None:
     assert [need.key for need in await home.ways_in.needs(user)] == ["needs.suspect", "needs.passkey", "needs.codes"]
     assert "passkey.suspect" in {record.event for record in await home.audit.records()}
     await home.ways_in.remove_passkey(user, (await home.passkeys.of(user.id))[0].id)
+
+
+async def test_an_answer_overtaken_on_its_way_is_no_sign_of_a_copy(home: Front) -> None:
+    key = SoftKey()
+    await added(home, await home.member("viewer"), key)
+    slow = key.get(await asked(home))
+    home.clock.advance(30)
+    await sign_in(home, key.get(await asked(home)))
+    home.clock.advance(30)
+    with pytest.raises(PasskeyRefused):
+        await sign_in(home, slow)
+    await sign_in(home, key.get(await asked(home), count=3))
 
 
 async def test_a_forged_low_counter_does_not_shut_a_key_out(home: Front) -> None:
@@ -302,13 +316,14 @@ def test_challenges_cost_nothing_until_they_come_back(home: Front) -> None:
     assert challenges._taken == {}
     assert len(set(out)) == 1000
     for each in out[:10]:
-        assert challenges.take(each, "sign-in", BROWSER)
-        assert not challenges.take(each, "sign-in", BROWSER)
+        assert challenges.take(each, "sign-in", BROWSER) == 0
+        assert challenges.take(each, "sign-in", BROWSER) is None
     home.clock.advance(301)
-    assert not challenges.take(out[20], "sign-in", BROWSER)
+    assert challenges.take(out[20], "sign-in", BROWSER) is None
     fresh = challenges.make("sign-in", BROWSER)
-    assert challenges.take(fresh, "sign-in", BROWSER)
+    home.clock.advance(2)
+    assert challenges.take(fresh, "sign-in", BROWSER) == 2
     assert len(challenges._taken) == 1, "what is too old to come back is forgotten"
-    assert not Challenges(home.clock).take(challenges.make("sign-in", BROWSER), "sign-in", BROWSER)
+    assert Challenges(home.clock).take(challenges.make("sign-in", BROWSER), "sign-in", BROWSER) is None
     for broken in (b"", b"x", fresh[:-1], fresh + b"x", bytes(64)):
-        assert not challenges.take(broken, "sign-in", BROWSER)
+        assert challenges.take(broken, "sign-in", BROWSER) is None

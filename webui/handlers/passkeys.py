@@ -17,7 +17,7 @@ from appliance.identity.sessions import Session
 from appliance.identity.users import User
 from webui import cookies, filters, keys
 from webui.answers import answer
-from webui.entering import caller_of, let_in, next_path
+from webui.entering import caller_of, held_session, let_in, next_path
 from webui.forms import read_json
 from webui.guard import principal_of
 
@@ -103,6 +103,7 @@ async def sign_in(request: web.Request) -> web.Response:
         remember=entry.remember,
         # A key that was only touched lets in whoever holds it; dangerous acts ask for more.
         fresh=assertion is not None and assertion.verified,
+        held=held_session(request),
         refused=PasskeyRefused,
     )
     response = answer({"next": next_path(request)})

@@ -9,7 +9,7 @@ from appliance.identity.verify import relative_path
 from appliance.messages import Message
 from webui import keys
 from webui.answers import see
-from webui.entering import caller_of, let_in, next_path
+from webui.entering import caller_of, held_session, let_in, next_path
 from webui.forms import read_form
 from webui.handlers.passkeys import own
 from webui.render import page
@@ -38,6 +38,7 @@ async def use(request: web.Request) -> web.StreamResponse:
             lambda tx: codes.use(tx, form.get("code", "")),
             caller_of(request),
             remember=form.get("remember") == "on",
+            held=held_session(request),
             refused=CodeRefused,
         )
     except CodeRefused as refusal:
