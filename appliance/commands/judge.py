@@ -170,6 +170,9 @@ class Policy:
         if miss is None:
             stage = Stage(argv, argv, DEFAULT, verdict)
             return _Judged(stage, Message(f"policy.{verdict}.unknown", {"program": argv[0]}))
+        if programs.runs_others(argv[0]) and verdict is Verdict.ASK:
+            reason = Message("policy.ask.runs_others", {"program": argv[0]})
+            return _Judged(Stage(argv, argv, UNMATCHED, verdict), reason)
         token = argv[miss.index] if miss.index < len(argv) else ""
         failure = Failure(number, miss.index, token, nearest, miss.code)
         reason = Message(f"policy.miss.{miss.code}", {"rule": nearest, "token": token, "place": miss.index + 1})

@@ -111,19 +111,33 @@ def lexical(cwd: str, value: str) -> str | None:
 
 def path_fault(value: str, exclusions: Exclusions) -> str:
     """What is wrong with a relative path, apart from where ``..`` leads: empty, absolute, look_alike, excluded...; or ""."""
-    if not value or len(value) > MOST_PATH:
+    if not value.strip(" ") or len(value) > MOST_PATH:
         return "length"
     if value[0] in "/\\":
         return "absolute"
     # "(", ")", "!" and "," alone are words of find's own language.
     if value[0] in "-~:" or value in ("(", ")", "!", ","):
         return "start"
-    if not value.isascii() and unicodedata.normalize("NFKC", value) != unicodedata.normalize("NFC", value):
+    if not value.isascii() and _looks_otherwise(value):
         return "look_alike"
     parts = value.split("/")
     if any(map(exclusions.covers, parts)):
         return "excluded"
     return ""
+
+
+# Characters that are drawn like "/", "\\" and "-" and that no normalisation turns into them (Unicode, confusables.txt).
+_LIKE_SLASH = frozenset("\u2044\u2215\u29f8\u29f9\u2571\u2572\u30ce\u4e3f\u2cc6\u2216\ufe68")
+_LIKE_DASH = frozenset(
+    "\u00ad\u02d7\u058a\u06d4\u1806\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u2796\u2cba\u30fc\ufe58\ufe63\uff0d"
+)
+
+
+def _looks_otherwise(value: str) -> bool:
+    """Whether a path would be read as another: letters of other widths, strokes that are no slash, a dash that is no flag."""
+    if unicodedata.normalize("NFKC", value) != unicodedata.normalize("NFC", value):
+        return True
+    return value[0] in _LIKE_DASH or not _LIKE_SLASH.isdisjoint(value)
 
 
 def _path(exclusions: Exclusions) -> Check:
@@ -238,7 +252,7 @@ _SIMPLE: dict[str, Check] = {
     "refsort": _grammar(r"-?(version:|v:)?[a-z]{2,20}", 32),
     # git's --format with placeholders that only print: %G runs gpg, %(describe) runs git.
     "format": _grammar(
-        r"(oneline|short|medium|full|fuller|reference|raw|email)|(t?format:)?([^%]|%([HhTtPpsbBfdDne%]|[ac][nNeEdDrisItlL]"
+        r"(oneline|short|medium|full|fuller|reference|raw|email)|(t?format:[^%]*|[^%]*(?=%))([^%]|%([HhTtPpsbBfdDne%]|[ac][nNeEdDrisItlL]"
         r"|C(red|green|blue|reset)|C\([a-z0-9 ,]+\)))*",
         300,
     ),
