@@ -56,6 +56,14 @@ class Control:
                 if raw.startswith(b"data: "):
                     yield json.loads(raw[6:])
 
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """The answer as it is, piece by piece."""
+        with _conversation(self._send("GET", path, None)) as response:
+            if response.status != 200:
+                _read(response)
+            while piece := response.read1(65536):
+                yield piece
+
     def _send(self, method: str, path: str, body: Any) -> http.client.HTTPConnection:
         connection = _Connection(self._path)
         headers = {"Content-Type": "application/json", "Accept": "application/json"} if body is not None else {}

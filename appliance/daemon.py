@@ -40,6 +40,7 @@ from appliance.assembly import (
     session_limits,
 )
 from appliance.audit import AuditUnavailable
+from appliance.audit_search import AuditSearch
 from appliance.commands.policy_file import PolicyFile
 from appliance.errors import CroftError
 from appliance.events import EventBus
@@ -216,6 +217,7 @@ async def _serve(
             keys.THROTTLE: throttle,
             keys.GRANTS: Grants(store.clock),
             keys.AUDIT: store.audit,
+            keys.AUDIT_SEARCH: AuditSearch(store.database),
             keys.EVENTS: bus,
             keys.SERVICES: services,
             keys.COMMANDS: commands,

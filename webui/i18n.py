@@ -84,6 +84,10 @@ class Catalogue:
     def has(self, key: str) -> bool:
         return key in self.texts["en"]
 
+    def values_of(self, key: str) -> frozenset[str]:
+        """The names of what the text for ``key`` wants filled in."""
+        return _params(self.texts["en"].get(key, ""))
+
     def find(self, lang: str, key: str) -> Text:
         """The text as written, from English where ``lang`` lacks it. Raises UnknownText when strict."""
         found = self.texts[lang].get(key, self.texts["en"].get(key))

@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from appliance.audit import AuditLog
+from appliance.audit_search import AuditSearch
 from appliance.clock import Clock
 from appliance.commands.front import Commands
 from appliance.events import EventBus
@@ -65,6 +66,7 @@ OWN_DATA = web.AppKey("own_data", OwnData)
 THROTTLE = web.AppKey("throttle", Throttle)
 GRANTS = web.AppKey("grants", Grants)
 AUDIT = web.AppKey("audit", AuditLog)
+AUDIT_SEARCH = web.AppKey("audit_search", AuditSearch)
 EVENTS = web.AppKey("events", EventBus)
 SERVICES = web.AppKey("services", Services)
 COMMANDS = web.AppKey("commands", Commands)

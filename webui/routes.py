@@ -116,7 +116,7 @@ UI: tuple[Route, ...] = (
     Route("GET", "/api/telemetry", telemetry.telemetry, VIEWER, "Figures over time", scope="read"),
     Route("GET", "/api/charts", telemetry.chart_data, VIEWER, "Charts as the pages draw them", scope="read"),
     Route("GET", "/api/services", machine.list_services, VIEWER, "Services and problems", scope="read"),
-    Route("POST", "/api/services/{name}/{action}", machine.act_on_service, OPERATOR, "Start, stop or restart a service", scope="services"),
+    Route("POST", "/api/services/{name}/{action}", machine.act_on_service, OPERATOR, "Start, stop, restart or update a service", scope="services"),
     Route("GET", "/api/services/{name}/logs", machine.service_logs, OPERATOR, "Last lines of a service", scope="services"),
     Route("GET", "/api/services/{name}/logs/stream", machine.follow_logs, OPERATOR, "New lines of a service (SSE)", slides=False, scope="services"),
     Route("GET", "/api/sessions", sessions.list_sessions, VIEWER, "Sessions", scope="people"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
+import codecs
+import sys
+from datetime import date
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from appliance.settings import Settings
-from appliance.verbs.base import Verbs, done
+from appliance.verbs.base import Verbs, done, shown
 
 if TYPE_CHECKING:
     from appliance.control import Control
@@ -18,7 +21,10 @@ def register(verbs: Verbs) -> None:
     group = verbs.group("audit", "the audit log")
     check = group.add("verify", audit_verify, show_audit, "check that the audit log is whole")
     check.set_defaults(exit=lambda result: 0 if result["ok"] else 1)
-    group.add("export", audit_export, done(""), "print every record as a JSON line")
+    export = group.add("export", audit_export, done(""), "write the records out, oldest first")
+    export.add_argument("--format", choices=("csv", "jsonl"), default="jsonl", help="csv is for spreadsheets")
+    export.add_argument("--from", dest="since", metavar="DAY", type=day, help="first day (UTC), such as 2026-11-01")
+    export.add_argument("--to", dest="until", metavar="DAY", type=day, help="last day (UTC)")
 
 
 def audit_verify(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
@@ -33,11 +39,16 @@ def audit_verify(args: argparse.Namespace, settings: Settings, control: Control)
 
 
 def audit_export(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
-    before = ""
-    while records := control.call("GET", f"/api/audit?before={before}")["records"]:
-        for record in records:
-            print(json.dumps(record, ensure_ascii=True))
-        before = str(records[-1]["seq"])
+    wanted = {"format": args.format, "from": args.since or "", "to": args.until or ""}
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for piece in control.pieces(f"/api/audit/export?{urlencode(wanted)}"):
+        text = decoder.decode(piece)
+        sys.stdout.write(shown(text) if sys.stdout.isatty() else text)
+
+
+def day(text: str) -> str:
+    """A day as ``2026-11-22``. Raises ValueError, which argparse reports."""
+    return date.fromisoformat(text).isoformat()
 
 
 def show_audit(result: dict[str, Any]) -> None:

@@ -64,7 +64,9 @@ async def test_people_sessions_and_services_from_the_console(home: Path, capsys:
         assert (code, checked["ok"]) == (0, True)
         _, exported, _ = await croft(home, "audit", "export", capsys=capsys)
         numbers = [json.loads(line)["seq"] for line in exported.splitlines()]
-        assert numbers == list(range(numbers[0], 0, -1))
+        assert numbers == list(range(1, numbers[-1] + 1))
+        _, table, _ = await croft(home, "audit", "export", "--format", "csv", "--from", "2100-01-01", capsys=capsys)
+        assert table.splitlines() == ["\ufeffseq,time,event,actor,name,intent,detail"]
 
 
 async def test_text_for_people(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

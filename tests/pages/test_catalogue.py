@@ -10,13 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.audit import EVENTS
 from appliance.commands.history import State as RunState
 from appliance.identity.api_tokens import SCOPES as TOKEN_SCOPES
 from appliance.leaving import LEAVES
 from appliance.services.model import SERVICES, Action, State
 from appliance.settings import ROWS, field_of
+from webui.audit_words import KNOWN_ACTORS
 from webui.charts import MACHINE, SERVICE, SPANS
 from webui.filters import NAVIGATION, SECTIONS
+from webui.handlers.audit import FAULTS
 from webui.handlers.settings import GROUPS
 from webui.i18n import FSI, PDI, Catalogue, Translator, UnknownText, missing, plural
 from webui.log_lines import SINCE
@@ -76,12 +79,17 @@ FAMILIES = {
     "fault.": ["error", "invalid"],
     "time.": [f"{kind}.{unit}" for kind in ("ago", "until", "duration") for unit in ("minutes", "hours", "days")]
     + ["duration.seconds"],
-    "setting.": [f"{field_of(name)}.{part}" for names in GROUPS.values() for name in names for part in ("label", "help")],
+    "setting.": [
+        f"{field_of(name)}.{part}" for names in GROUPS.values() for name in names for part in ("label", "help")
+    ],
     "choice.": sorted({choice for names in GROUPS.values() for name in names for choice in ROWS[name].choices}),
     "settings.": [f"{group}.{part}" for group in GROUPS for part in ("title", "about")]
     + [f"fault.{why}" for why in ("choice", "range", "form")],
     "leaving.": [f"{one.id}.{part}" for one in LEAVES for part in ("title", "when")]
     + sorted({f"field.{field}" for one in LEAVES for field in one.fields}),
+    "audit.": [f"{part}.{event}" for event in EVENTS for part in ("kind", "said")]
+    + [f"actor.{who}" for who in (*KNOWN_ACTORS, "token")],
+    "fault.audit_": sorted(set(FAULTS.values())),
     "console.": ["link", "person", "doctor"],
     "machine.": ["memory", "swap", "disk"],
     "command.": [f"state.{state}" for state in RunState]

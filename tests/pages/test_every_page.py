@@ -111,6 +111,11 @@ async def ways_in_of_the_admin(front: Front) -> None:
     await screens.sign_in(front, "admin", EVIL)
 
 
+async def an_evil_record(front: Front) -> None:
+    """A record whose details are an attack."""
+    await front.audit.note("access.denied", "anyone", route=EVIL)
+
+
 # name, path, who looks, what it needs. Keep one row a line.
 # fmt: off
 SCREENS: tuple[Screen, ...] = (
@@ -139,6 +144,9 @@ SCREENS: tuple[Screen, ...] = (
     Screen("account-start", "/account/start", role="operator"),
     Screen("settings", "/settings"),
     Screen("privacy", "/settings/privacy", shows=("Open VSX",)),
+    Screen("audit", "/audit", seed=an_evil_record, shows=("<img src=x onerror=window.pwned=1>",)),
+    Screen("audit-none", "/audit?q=nothing-like-this"),
+    Screen("audit-checked", "/audit?verify=1&event=sign-in"),
     Screen("sessions", "/sessions", seed=several_sessions, shows=("viewer@example.org",)),
     Screen("tokens", "/account/tokens", seed=several_tokens, shows=(screens.EVIL_NAME,)),
     Screen("tokens-none", "/account/tokens", role="operator"),
@@ -152,7 +160,7 @@ SCREENS: tuple[Screen, ...] = (
 
 # Routes that answer a GET with something other than a page.
 NOT_PAGES = re.compile(
-    r"/(api/|static/|account/data|ca\.pem|healthz|readyz|metrics|favicon\.ico|manifest\.webmanifest|v1/)|.*\.(txt|csv|jsonl|json)$"
+    r"/(api/|static/|account/data|ca\.pem|healthz|readyz|metrics|audit/export|favicon\.ico|manifest\.webmanifest|v1/)|.*\.(txt|csv|jsonl|json)$"
 )
 
 

@@ -17,6 +17,7 @@ from aiohttp import web
 import webui
 from appliance import keys as key_files
 from appliance.assembly import build_commands, build_own_data
+from appliance.audit_search import AuditSearch
 from appliance.clock import ManualClock
 from appliance.commands.judge import Policy
 from appliance.commands.language import load as load_policy
@@ -42,7 +43,7 @@ from appliance.identity.visits import Visits
 from appliance.identity.ways_in import WaysIn
 from appliance.services.health import Answer
 from appliance.services.manager import Services, Surroundings
-from appliance.services.model import SERVICES, LogLine, Observed, State
+from appliance.services.model import SERVICES, LogLine, Observed, State, Supply
 from appliance.services.model import Limits as ServiceLimits
 from appliance.services.wishes import Wishes
 from appliance.settings import Paths, load
@@ -91,6 +92,9 @@ class QuietRuntime:
 
     async def pull(self, service: str, report: Callable[..., None]) -> None:
         pass
+
+    async def supply(self, service: str) -> Supply:
+        return Supply.INSTALLER
 
     async def logs(self, service: str, lines: int) -> list[LogLine]:
         return [LogLine("hello"), LogLine("\x1b[31mred\x1b[0m </script>")][:lines]
@@ -204,6 +208,7 @@ class Front:
             keys.THROTTLE: self.throttle,
             keys.GRANTS: self.grants,
             keys.AUDIT: self.audit,
+            keys.AUDIT_SEARCH: AuditSearch(self.store.database),
             keys.EVENTS: self.bus,
             keys.SERVICES: self.services,
             keys.COMMANDS: self.commands,

@@ -60,6 +60,8 @@ GOLDEN: dict[str, tuple[int, int, int, int, int]] = {
     "POST /account/tokens/{id}/revoke": (OUT, GONE, GONE, GONE, GONE),
     "GET /settings": (OUT, NO, NO, OK, GONE),
     "GET /settings/privacy": (OUT, NO, NO, OK, GONE),
+    "GET /audit": (OUT, NO, NO, OK, GONE),
+    "GET /audit/export": (OUT, NO, NO, OK, GONE),
     "POST /settings/restart": (OUT, NO, NO, OK, GONE),
     "POST /settings/mail/test": (OUT, NO, NO, 409, GONE),
     "POST /settings/{group}": (OUT, NO, NO, GONE, GONE),
@@ -139,6 +141,7 @@ GOLDEN: dict[str, tuple[int, int, int, int, int]] = {
     "GET /api/leases": (OUT, NO, OK, OK, OK),
     "DELETE /api/leases/{id}": (OUT, NO, GONE, GONE, GONE),
     "GET /api/audit": (OUT, NO, NO, OK, OK),
+    "GET /api/audit/export": (OUT, NO, NO, OK, OK),
     "GET /api/audit/verify": (OUT, NO, NO, OK, OK),
 }
 UNSAFE = [route for route in routes.UI if route.method != "GET" and route.host != "console"]
