@@ -16,9 +16,9 @@ from appliance.commands.history import History
 from appliance.commands.host import HostVerbs
 from appliance.commands.judge import Policy
 from appliance.commands.model import Role
+from appliance.commands.named import NamedChecks
 from appliance.commands.records import Records
 from appliance.commands.runs import Runs
-from appliance.commands.verify import Check
 from appliance.commands.workspace import WorkspaceFiles
 from appliance.errors import Unavailable
 from appliance.events import EventBus
@@ -27,7 +27,6 @@ from appliance.identity.mail import Mailer
 from appliance.identity.own_data import OwnData
 from appliance.identity.sessions import Limits as SessionLimits
 from appliance.identity.users import Users
-from appliance.messages import Message
 from appliance.services import health, limits
 from appliance.services.connection import count_terminals
 from appliance.services.manager import Services, Surroundings
@@ -200,20 +199,11 @@ def build_commands(
         policy=policy,
         role_of=role_of,
         ready=ready,
-        check=_named_checks(files),
+        check=NamedChecks(files),
         verbs=HostVerbs(services, settings.paths.state),
     )
     records = Records(store.database, store.audit, History(store.database, folder), store.clock, store.boot_id, bus)
     return Commands(machine, records, Runs(client, folder), files)
-
-
-def _named_checks(files: WorkspaceFiles) -> Check:
-    """The checks a rule may name. One that is not known asks, like one that does not pass."""
-
-    async def check(name: str, cwd: str) -> Message | None:
-        return Message("command.ask.check", {"name": name})
-
-    return check
 
 
 def workspace_uid(settings: Settings) -> int:

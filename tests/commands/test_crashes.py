@@ -6,68 +6,24 @@ import asyncio
 import contextlib
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 from support.broker import Home
-from support.commands import POLICY, alive, room_in
+from support.commands import Daemon, alive, room_in
 from support.waiting import poll, until
 
 from appliance.audit import AuditUnavailable
-from appliance.control import Control, NotRunning
 from appliance.errors import CroftError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-class Daemon:
-    """A real daemon process beside a running broker; no proxy and no IDE."""
-
-    def __init__(self, broker: Home) -> None:
-        self.broker = broker
-        self.control = Control(broker.paths.socket("control"))
-        broker.paths.policy.mkdir(parents=True, exist_ok=True)
-        (broker.paths.policy / "policy.toml").write_text(POLICY)
-        self.start()
-
-    def start(self) -> None:
-        with (self.broker.folder / "daemon.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "appliance.daemon", "--home", str(self.broker.folder)],
-                cwd=CHECKOUT, stdout=log, stderr=log,
-            )  # fmt: skip
-        poll(self._answers, "the daemon answers", 30)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def run(self, run: str) -> dict:
-        return self.control.call("GET", f"/api/commands/{run}")["run"]
-
-    def shell(self, script: str) -> dict:
-        run = self.control.call("POST", "/api/commands", {"argv": ["sh", "-c", script]})["run"]
-        return self.control.call("POST", f"/api/commands/{run['id']}/approve", {"hash": run["hash"]})["run"]
-
-    def _answers(self) -> bool:
-        assert self.process.poll() is None, (self.broker.folder / "daemon.log").read_text()[-2000:]
-        with contextlib.suppress(NotRunning):
-            return bool(self.control.call("GET", "/healthz"))
-        return False
-
-
 @pytest.fixture
 def daemon(broker: Home):
-    broker.stop()
-    broker.configure(paths__caddy="/nonexistent/caddy", proxy__https_port=28443, proxy__http_port=28080)
-    broker.start()
-    made = Daemon(broker)
-    yield made
-    made.process.terminate()
-    made.process.wait(20)
+    with Daemon.beside(broker) as made:
+        yield made
 
 
 def test_a_daemon_that_was_killed_finds_its_runs_again(daemon):
@@ -160,7 +116,10 @@ async def test_cancelling_races_with_the_end(broker):
             answers = await asyncio.gather(*(room.ask("POST", f"/api/commands/{run['id']}/cancel") for _ in range(4)))
             over = await room.over(run["id"])
             assert over["state"] in ("cancelled", "done"), answers
-        outcomes = [one for one in await room.audit() if one.event == "outcome"]
+        await until(lambda: not room.front.commands.active, "all are over")
+        async with asyncio.timeout(5):
+            while len(outcomes := [one for one in await room.audit() if one.event == "outcome"]) < 5:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         assert len({one.intent for one in outcomes}) == len(outcomes) == 5
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from appliance.clock import ManualClock
 from appliance.commands.language import load
+from appliance.control import Control, NotRunning
 from support.broker import Home
 from support.front import Front, front
-from support.waiting import until
+from support.waiting import poll, until
 
 # Rules for what tests start: shells too, which the packaged rules never let run at once.
 POLICY = """
@@ -52,6 +56,8 @@ then = ["count"]
 max = 3
 """
 
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 _QUICK = """
 [[rule]]
@@ -133,6 +139,56 @@ async def room_in(broker: Home, policy: str = POLICY, clock: Any = None) -> Asyn
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+class Daemon:
+    """A real daemon process beside a running broker; no proxy and no IDE."""
+
+    def __init__(self, broker: Home) -> None:
+        self.broker = broker
+        self.control = Control(broker.paths.socket("control"))
+        broker.paths.policy.mkdir(parents=True, exist_ok=True)
+        (broker.paths.policy / "policy.toml").write_text(POLICY)
+        self.start()
+
+    @classmethod
+    @contextmanager
+    def beside(cls, broker: Home) -> Iterator[Daemon]:
+        """A daemon beside ``broker``, which is started again with settings that leave the proxy out."""
+        broker.stop()
+        broker.configure(paths__caddy="/nonexistent/caddy", proxy__https_port=28443, proxy__http_port=28080)
+        broker.start()
+        made = cls(broker)
+        try:
+            yield made
+        finally:
+            made.process.terminate()
+            made.process.wait(20)
+
+    def start(self) -> None:
+        with (self.broker.folder / "daemon.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "appliance.daemon", "--home", str(self.broker.folder)],
+                cwd=CHECKOUT, stdout=log, stderr=log,
+            )  # fmt: skip
+        poll(self._answers, "the daemon answers", 30)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def run(self, run: str) -> dict[str, Any]:
+        return self.control.call("GET", f"/api/commands/{run}")["run"]
+
+    def shell(self, script: str) -> dict[str, Any]:
+        run = self.control.call("POST", "/api/commands", {"argv": ["sh", "-c", script]})["run"]
+        return self.control.call("POST", f"/api/commands/{run['id']}/approve", {"hash": run["hash"]})["run"]
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, (self.broker.folder / "daemon.log").read_text()[-2000:]
+        with contextlib.suppress(NotRunning):
+            return bool(self.control.call("GET", "/healthz"))
+        return False
 
 
 def alive(mark: str) -> list[str]:
