@@ -90,18 +90,26 @@ class Policy:
     pipelines: tuple[Pipeline, ...]
     defaults: Defaults
     digest: str = ""
-    _index: Mapping[tuple[Scope, str], tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
+    # By scope, program and first word of sub ("" where a rule has none).
+    _index: Mapping[tuple[Scope, str, str], tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
+    _programs: Mapping[Scope, frozenset[str]] = field(init=False, repr=False, compare=False)
     _denied: Mapping[str, tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        index: dict[tuple[Scope, str], list[Rule]] = {}
+        index: dict[tuple[Scope, str, str], list[Rule]] = {}
         denied: dict[str, list[Rule]] = {}
         for rule in sorted(self.rules, key=lambda rule: rule.id):
             for name in rule.programs:
                 if rule.mode is Verdict.DENY and rule.scope == "workspace":
                     denied.setdefault(programs.name_of(name), []).append(rule)
-                else:
-                    index.setdefault((rule.scope, name), []).append(rule)
+                    continue
+                for word in dict.fromkeys(sub[0] if sub else "" for sub in rule.subs):
+                    index.setdefault((rule.scope, name, word), []).append(rule)
+        known: dict[Scope, frozenset[str]] = {
+            "workspace": frozenset(name for scope, name, _ in index if scope == "workspace"),
+            "host": frozenset(name for scope, name, _ in index if scope == "host"),
+        }
+        object.__setattr__(self, "_programs", known)
         object.__setattr__(self, "_index", {name: tuple(rules) for name, rules in index.items()})
         object.__setattr__(self, "_denied", {name: tuple(rules) for name, rules in denied.items()})
 
@@ -124,10 +132,10 @@ class Policy:
         best: Miss | None = None
         nearest = ""
         fits: tuple[Rule, Match] | None = None
-        for rule in self._candidates(request, number, argv[0]):
+        for rule in self._candidates(request, number, argv):
             result = match(rule, argv, request.cwd)
             if isinstance(result, Match):
-                if fits is None or (rule.mode is not fits[0].mode and _WEIGHT[rule.mode] > _WEIGHT[fits[0].mode]):
+                if fits is None or _outweighs(rule, fits[0]):
                     fits = rule, result
             elif best is None or result.index > best.index:
                 best, nearest = result, rule.id
@@ -137,14 +145,12 @@ class Policy:
             return _hidden(argv, number, place)
         return self._unmatched(request, number, argv, best, nearest)
 
-    def _candidates(self, request: Request, number: int, program: str) -> list[Rule]:
-        """Rules for ``program``; behind a pipe those that read what comes in are tried first."""
-        found = [
-            rule
-            for rule in self._index.get((request.scope, program), ())
-            if rule.concerns(request.actor, request.role) and (number > 0 or not rule.stdin)
-        ]
-        return sorted(found, key=lambda rule: not rule.stdin) if number else found
+    def _candidates(self, request: Request, number: int, argv: Sequence[str]) -> list[Rule]:
+        """Rules that might fit; those that read what comes in only behind a pipe."""
+        found = list(self._index.get((request.scope, argv[0], ""), ()))
+        if len(argv) > 1 and argv[1]:
+            found += self._index.get((request.scope, argv[0], argv[1]), ())
+        return [rule for rule in found if rule.concerns(request.actor, request.role) and (number > 0 or not rule.stdin)]
 
     def _denying(self, request: Request, argv: Sequence[str]) -> Rule | None:
         """The first deny rule that fits the command, or what it would start as a wrapper (POL-5)."""
@@ -167,6 +173,11 @@ class Policy:
         self, request: Request, number: int, argv: tuple[str, ...], miss: Miss | None, nearest: str
     ) -> _Judged:
         verdict = self.defaults.verdicts[request.actor] if request.scope == "workspace" else Verdict.DENY
+        if miss is None and self._knows(request.scope, argv[0]):
+            word = argv[1] if len(argv) > 1 else ""
+            failure = Failure(number, 1, word, "", "word")
+            reason = Message("policy.miss.word", {"program": argv[0], "token": word})
+            return _Judged(Stage(argv, argv, UNMATCHED, verdict), reason, failure=failure)
         if miss is None:
             stage = Stage(argv, argv, DEFAULT, verdict)
             return _Judged(stage, Message(f"policy.{verdict}.unknown", {"program": argv[0]}))
@@ -177,6 +188,9 @@ class Policy:
         failure = Failure(number, miss.index, token, nearest, miss.code)
         reason = Message(f"policy.miss.{miss.code}", {"rule": nearest, "token": token, "place": miss.index + 1})
         return _Judged(Stage(argv, argv, UNMATCHED, verdict), reason, failure=failure)
+
+    def _knows(self, scope: Scope, program: str) -> bool:
+        return program in self._programs[scope]
 
     # -- the whole ------------------------------------------------------------------------------------------------------------------
 
@@ -231,6 +245,13 @@ def _judged(
     argv: tuple[str, ...], rule: Rule, verdict: Verdict, reason: Message, found: Match | None = None
 ) -> _Judged:
     return _Judged(Stage(found.argv if found else argv, argv, rule.id, verdict), reason, rule, found)
+
+
+def _outweighs(rule: Rule, other: Rule) -> bool:
+    """Whether ``rule`` decides before ``other``: by its mode, then by reading what comes in, then by its id."""
+    if rule.mode is not other.mode:
+        return _WEIGHT[rule.mode] > _WEIGHT[other.mode]
+    return (not rule.stdin, rule.id) < (not other.stdin, other.id)
 
 
 def deny_all() -> Policy:

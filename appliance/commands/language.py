@@ -157,6 +157,7 @@ class _Reader:
         dashes = table.get("dashes", "insert")
         if dashes not in ("insert", "typed", "none"):
             raise PolicyFault(self.line_of("dashes", line), "choice", key="dashes", choices="insert, typed, none")
+        flags = self.flags(table, line, exclusions)
         rule = Rule(
             id=self.id(table, line),
             mode=_MODES[mode],
@@ -171,7 +172,7 @@ class _Reader:
             prepend_global=self.words(table, "prepend_global", line),
             prepend=self.words(table, "prepend", line),
             append=self.words(table, "append", line),
-            flags=self.flags(table, line, exclusions),
+            flags=flags,
             operands=self.operands(table, line, exclusions),
             need=self.words(table, "need", line),
             exact=self.exact(table, line),
@@ -185,6 +186,7 @@ class _Reader:
             examples_allow=self.words(table, "examples_allow", line),
             examples_deny=self.words(table, "examples_deny", line),
             line=line,
+            long_by_one_dash=any(len(name) > 2 and name[1] != "-" for name in flags),
         )  # fmt: skip
         self.sound(rule, line)
         return rule

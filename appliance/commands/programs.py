@@ -5,6 +5,7 @@ Rule: names are compared without folder, case and version, so that ``/usr/bin/Py
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -39,6 +40,7 @@ _STARTERS = SHELLS | WRAPPERS
 _VERSION = re.compile(r"[-_]?[0-9][0-9.]*[a-z]?\Z")
 
 
+@functools.lru_cache(maxsize=4096)
 def name_of(word: str) -> str:
     """The program that ``word`` names, without folder, case and version."""
     name = word.rpartition("/")[2].casefold()

@@ -72,11 +72,9 @@ class Rule:
     examples_allow: tuple[str, ...] = ()
     examples_deny: tuple[str, ...] = ()
     line: int = 0
-
-    @property
-    def long_by_one_dash(self) -> bool:
-        """Whether this program spells long flags with one dash, as find does; then nothing is a cluster."""
-        return any(len(name) > 2 and name[1] != "-" for name in self.flags or ())
+    long_by_one_dash: bool = (
+        False  # this program spells long flags with one dash, as find does; then nothing is a cluster
+    )
 
     def concerns(self, actor: Actor, role: Role) -> bool:
         return actor in self.actors and role in self.roles

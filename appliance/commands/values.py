@@ -127,9 +127,9 @@ def path_fault(value: str, exclusions: Exclusions) -> str:
 
 
 # Characters that are drawn like "/", "\\" and "-" and that no normalisation turns into them (Unicode, confusables.txt).
-_LIKE_SLASH = frozenset("\u2044\u2215\u29f8\u29f9\u2571\u2572\u30ce\u4e3f\u2cc6\u2216\ufe68")
+_LIKE_SLASH = frozenset("\u2044\u2215\u29f8\u29f9\u2571\u2572\u2216\ufe68")
 _LIKE_DASH = frozenset(
-    "\u00ad\u02d7\u058a\u06d4\u1806\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u2796\u2cba\u30fc\ufe58\ufe63\uff0d"
+    "\u00ad\u02d7\u058a\u06d4\u1806\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u2796\u2cba\ufe58\ufe63\uff0d"
 )
 
 
