@@ -7,6 +7,7 @@ falling back to less. What people typed reaches a header only as a checked addre
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.policy
 import ssl
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # A busy server may take its time for one command (RFC 5321 4.5.3.2 allows minutes); a person waiting for a code does not.
 COMMAND_SECONDS = 20.0
 LETTER_SECONDS = 60.0
+GOODBYE_SECONDS = 3.0
 
 FaultCode = Literal[
     "mail_unreachable", "mail_certificate", "mail_no_tls", "mail_sign_in", "mail_refused", "mail_later", "mail_address"
@@ -94,6 +96,7 @@ async def deliver(settings: Settings, password: str, letter: Letter) -> None:
             if wide and not client.supports_extension("smtputf8"):
                 raise MailFault("mail_address")
             await client.sendmail(sender, [recipient], message, mail_options=["SMTPUTF8"] if wide else [])
+        await _part(client)
     except (aiosmtplib.SMTPException, OSError, ValueError) as error:  # OSError: TimeoutError and ssl.SSLError too
         raise _fault(error) from error
     finally:
@@ -149,6 +152,14 @@ def _trust(settings: Settings) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=settings.mail_root or None)
     except OSError as error:
         raise MailFault("mail_certificate", "mail.root cannot be read") from error
+
+
+async def _part(client: aiosmtplib.SMTP) -> None:
+    """Say goodbye; the letter is handed over already, whatever comes of it."""
+    import aiosmtplib
+
+    with contextlib.suppress(aiosmtplib.SMTPException, OSError):
+        await client.quit(timeout=GOODBYE_SECONDS)
 
 
 async def _sign_in(client: aiosmtplib.SMTP, settings: Settings, password: str) -> None:

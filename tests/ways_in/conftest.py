@@ -7,9 +7,19 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from support.front import Front, front
 from support.mailbox import PASSWORD, Mailbox, mailbox, toml
+from support.waiting import until
+
+
+@pytest.fixture(autouse=True)
+async def settled() -> AsyncIterator[None]:
+    """Let connections that were given up close before the event loop is gone."""
+    yield
+    me = psutil.Process()
+    await until(lambda: not [one for one in me.net_connections("tcp4") if one.fd > 0 and one.raddr], "closed connections")
 
 
 @pytest.fixture
