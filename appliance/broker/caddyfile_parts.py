@@ -82,7 +82,7 @@ SNIPPETS = Text("""\
 (hygiene) {
 	header Cross-Origin-Opener-Policy same-origin
 	header Cross-Origin-Resource-Policy same-origin
-	header Permissions-Policy "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
+	header Permissions-Policy "camera=(), geolocation=(), microphone=(), payment=(), publickey-credentials-create=(), publickey-credentials-get=(), usb=()"
 	header Referrer-Policy same-origin
 	header Strict-Transport-Security "max-age=63072000"
 	header X-Content-Type-Options nosniff
@@ -179,7 +179,7 @@ IDE = Text("""\
 			header_down -Server
 			header_down Cross-Origin-Opener-Policy same-origin
 			header_down Cross-Origin-Resource-Policy same-origin
-			header_down Permissions-Policy "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
+			header_down Permissions-Policy "camera=(), geolocation=(), microphone=(), payment=(), publickey-credentials-create=(), publickey-credentials-get=(), usb=()"
 			header_down Referrer-Policy same-origin
 			header_down Strict-Transport-Security "max-age=63072000"
 			header_down X-Content-Type-Options nosniff
