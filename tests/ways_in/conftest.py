@@ -19,7 +19,9 @@ async def settled() -> AsyncIterator[None]:
     """Let connections that were given up close before the event loop is gone."""
     yield
     me = psutil.Process()
-    await until(lambda: not [one for one in me.net_connections("tcp4") if one.fd > 0 and one.raddr], "closed connections")
+    await until(
+        lambda: not [one for one in me.net_connections("tcp4") if one.fd > 0 and one.raddr], "closed connections"
+    )
 
 
 @pytest.fixture
