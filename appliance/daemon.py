@@ -48,6 +48,7 @@ from appliance.identity.api_tokens import ApiToken, ApiTokens
 from appliance.identity.bearer import Bearer
 from appliance.identity.devices import Devices
 from appliance.identity.grants import Grants
+from appliance.identity.hints import Hints
 from appliance.identity.invitations import Invitations
 from appliance.identity.links import Links
 from appliance.identity.mail import Mailer
@@ -73,6 +74,7 @@ from webui import keys
 from webui.assets import Assets
 from webui.guard import IDE_COOKIE
 from webui.handlers.tokens import expiring
+from webui.handlers.welcome import unfinished
 from webui.i18n import Catalogue
 from webui.ide_gate import IdeGate, IdePages
 from webui.needs import on_page
@@ -189,6 +191,7 @@ async def _serve(
         logs.set_level(after.log_level)
 
     desk.on_change(follow)
+    hints = Hints(store.database, store.clock)
     logs.set_level(settings.log_level)
     sessions.on_end(let_go)
     api_tokens.on_end(let_token_go)
@@ -196,6 +199,7 @@ async def _serve(
         {
             keys.SETTINGS: settings,
             keys.DESK: desk,
+            keys.HINTS: hints,
             keys.RESTART: _restart,
             keys.CLOCK: store.clock,
             keys.USERS: users,
@@ -227,7 +231,7 @@ async def _serve(
             keys.STREAMS: streams,
             keys.MONITOR: monitor,
             keys.VISITS: Visits(store.database, store.clock),
-            keys.NEEDS: [on_page(ways_in.needs, "/account", "key"), expiring(api_tokens)],
+            keys.NEEDS: [unfinished(hints), on_page(ways_in.needs, "/account", "key"), expiring(api_tokens)],
             keys.ANCHOR: lambda: read_anchor(settings),
         },
         console_uids=frozenset({0, os.getuid()}),

@@ -16,6 +16,7 @@ from appliance.identity.api_tokens import ApiTokens
 from appliance.identity.bearer import Bearer
 from appliance.identity.devices import Devices
 from appliance.identity.grants import Grants
+from appliance.identity.hints import Hints
 from appliance.identity.invitations import Invitations
 from appliance.identity.links import Links
 from appliance.identity.mail import Mailer
@@ -44,6 +45,7 @@ from webui.streams import Streams
 
 SETTINGS = web.AppKey("settings", Settings)
 # What an admin may change while Croft runs: look at ``.current`` for those.
+HINTS = web.AppKey("hints", Hints)
 DESK = web.AppKey("desk", SettingsDesk)
 RESTART: web.AppKey[Callable[[], None]] = web.AppKey("restart")
 CLOCK = web.AppKey("clock", Clock)

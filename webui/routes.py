@@ -32,6 +32,7 @@ from webui.handlers import (
     system,
     telemetry,
     tokens,
+    welcome,
     workspace,
 )
 
@@ -102,6 +103,9 @@ UI: tuple[Route, ...] = (
     Route("POST", "/people/{id}/suspend", people.suspend_form, ADMIN, "Suspend a member", form=True, fresh=True),
     Route("POST", "/people/{id}/resume", people.resume_form, ADMIN, "Let a suspended member in again", form=True, fresh=True),
     Route("POST", "/people/{id}/remove", people.remove_form, ADMIN, "Remove a member", form=True, fresh=True),
+    Route("GET", "/welcome", welcome.welcome, ADMIN, "The first run, screen by screen"),
+    Route("POST", "/welcome", welcome.go_on, ADMIN, "Go on with the first run", form=True),
+    Route("POST", "/hints/{name}", welcome.dismiss, VIEWER, "Do not show a hint again", form=True),
     Route("GET", "/settings", settings.settings, ADMIN, "Settings"),
     Route("GET", "/settings/privacy", settings.privacy, ADMIN, "What may leave the machine"),
     Route("GET", "/audit", audit.audit, ADMIN, "The audit log as sentences"),

@@ -351,6 +351,7 @@ class Preview:
                     "service": stage.services[0],
                     "handoff_code": "code-1",
                     "next": "/?folder=/w",
+                    "rtl_hint": False,
                     "enter_url": f"{self.settings.ide_origin}/__croft/enter",
                 },
             ),

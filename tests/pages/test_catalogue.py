@@ -21,6 +21,7 @@ from webui.charts import MACHINE, SERVICE, SPANS
 from webui.filters import NAVIGATION, SECTIONS
 from webui.handlers.audit import FAULTS
 from webui.handlers.settings import GROUPS
+from webui.handlers.welcome import STEPS
 from webui.i18n import FSI, PDI, Catalogue, Translator, UnknownText, missing, plural
 from webui.log_lines import SINCE
 
@@ -90,6 +91,7 @@ FAMILIES = {
     "audit.": [f"{part}.{event}" for event in EVENTS for part in ("kind", "said")]
     + [f"actor.{who}" for who in (*KNOWN_ACTORS, "token")],
     "fault.audit_": sorted(set(FAULTS.values())),
+    "welcome.": [f"{step}.{part}" for step in STEPS for part in ("title", "about")],
     "console.": ["link", "person", "doctor"],
     "machine.": ["memory", "swap", "disk"],
     "command.": [f"state.{state}" for state in RunState]

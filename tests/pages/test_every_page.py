@@ -21,6 +21,7 @@ from appliance.identity.api_tokens import checked
 from appliance.identity.sign_in import Caller
 from appliance.identity.users import Role
 from webui import routes
+from webui.handlers.welcome import NAME, STEPS
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -111,6 +112,15 @@ async def ways_in_of_the_admin(front: Front) -> None:
     await screens.sign_in(front, "admin", EVIL)
 
 
+def first_run(step: str) -> screens.Seed:
+    """The first run, at one of its screens."""
+
+    async def seed(front: Front) -> None:
+        await front.hints.keep(await screens.member(front, "admin"), NAME, step)
+
+    return seed
+
+
 async def an_evil_record(front: Front) -> None:
     """A record whose details are an attack."""
     await front.audit.note("access.denied", "anyone", route=EVIL)
@@ -142,6 +152,7 @@ SCREENS: tuple[Screen, ...] = (
     Screen("account", "/account", seed=ways_in_of_the_admin, shows=(EVIL_NAME, "حاسوب العمل")),
     Screen("account-empty", "/account", role="operator"),
     Screen("account-start", "/account/start", role="operator"),
+    *(Screen(f"welcome-{step}", "/welcome", seed=first_run(step)) for step in STEPS),
     Screen("settings", "/settings"),
     Screen("privacy", "/settings/privacy", shows=("Open VSX",)),
     Screen("audit", "/audit", seed=an_evil_record, shows=("<img src=x onerror=window.pwned=1>",)),

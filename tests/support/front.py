@@ -27,6 +27,7 @@ from appliance.identity.api_tokens import ApiToken, ApiTokens
 from appliance.identity.bearer import Bearer
 from appliance.identity.devices import Devices
 from appliance.identity.grants import Grants
+from appliance.identity.hints import Hints
 from appliance.identity.invitations import Invitations
 from appliance.identity.links import Links
 from appliance.identity.mail import Mailer
@@ -56,6 +57,7 @@ from webui import app as web_app
 from webui import keys
 from webui.assets import Assets
 from webui.guard import COOKIE, IDE_COOKIE
+from webui.handlers.welcome import unfinished
 from webui.i18n import Catalogue
 from webui.ide_gate import IdePages
 from webui.needs import on_page
@@ -117,6 +119,7 @@ class Front:
         self.settings = load(Paths.under(folder))
         self.audit = store.audit
         self.desk = SettingsDesk(store.database, store.audit, clock, self.settings)
+        self.hints = Hints(store.database, clock)
         self.restarts: list[float] = []
         self.users = Users(store.database, store.audit, clock)
         self.sessions = Sessions(store.database, store.audit, clock, store.boot_id, Limits(3600, 86400, 30 * 86400))
@@ -187,6 +190,7 @@ class Front:
         parts: dict[web.AppKey[Any], Any] = {
             keys.SETTINGS: self.settings,
             keys.DESK: self.desk,
+            keys.HINTS: self.hints,
             keys.RESTART: lambda: self.restarts.append(self.clock.now()),
             keys.CLOCK: self.clock,
             keys.USERS: self.users,
@@ -218,7 +222,7 @@ class Front:
             keys.STREAMS: self.streams,
             keys.MONITOR: self.monitor,
             keys.VISITS: self.visits,
-            keys.NEEDS: [on_page(self.ways_in.needs, "/account", "key")],
+            keys.NEEDS: [unfinished(self.hints), on_page(self.ways_in.needs, "/account", "key")],
             keys.ANCHOR: lambda: read_anchor(self.settings),
         }
         app = web_app.build(parts, console_uids)

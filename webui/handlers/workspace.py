@@ -9,9 +9,11 @@ from aiohttp import web
 
 from appliance.errors import Forbidden
 from appliance.identity.verify import relative_path
-from webui import keys
+from webui import keys, views
 from webui.guard import principal_of
 from webui.render import page
+
+RTL_HINT = "rtl-editor"  # what VS Code itself cannot do in a right-to-left language; said once
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ async def workspace(request: web.Request) -> web.StreamResponse:
         enter_url=f"{settings.ide_origin}/__croft/enter",
         handoff_code=request.app[keys.SESSIONS].hand_off(principal.session),
         next=target,
+        rtl_hint=views.translator(request).dir == "rtl"
+        and not await request.app[keys.HINTS].state(principal.session.user, RTL_HINT),
     )
     # Under "same-origin" a form posted to another host carries "Origin: null" (Fetch, "append a request Origin header"),
     # and the IDE host must see ours.
