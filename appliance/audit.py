@@ -66,6 +66,7 @@ EVENTS: dict[str, str] = {
     "service.start": "A service was started by a person",
     "service.stop": "A service was stopped by a person",
     "service.restart": "A service was restarted by a person",
+    "service.update": "A service was brought onto its pinned or installed version by a person",
     "command.ask": "A command waits for a person's decision",
     "command.refuse": "A command was refused",
     "command.approve": "A person approved a command",
@@ -82,7 +83,7 @@ EVENTS: dict[str, str] = {
 }
 
 # Events whose effect lies outside the database: an outcome must follow, or the action counts as interrupted.
-ANNOUNCED = frozenset({"service.start", "service.stop", "service.restart"})
+ANNOUNCED = frozenset({"service.start", "service.stop", "service.restart", "service.update"})
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ import jinja2
 from aiohttp import web
 
 from appliance.messages import Message
+from appliance.services.model import SERVICES
 from webui import filters, keys, views
 from webui.assets import Assets
 from webui.guard import PRINCIPAL, Principal
+from webui.palette import SERVICE_ACTIONS
 
 FOLDER = Path(__file__).parent
 THEME_COOKIE = "__Host-croft-theme"
@@ -51,9 +53,16 @@ def _common(request: web.Request, notice: Message | None) -> dict[str, Any]:
         "theme": _theme(request, principal),
         "path": request.path,
         "state": filters.summary(services.views(), services.problems()) if principal else None,
-        "notice": notice,
+        "notice": notice or _told(request),
         "can_mail": request.app[keys.MAILER].on,
     }
+
+
+def _told(request: web.Request) -> Message | None:
+    """What a plain form has just done to a service (webui.handlers.machine.service_form)."""
+    service, _, action = request.query.get("did", "").partition(".")
+    known = service in SERVICES and action in SERVICE_ACTIONS
+    return Message(f"service.{service}.done_{action}") if known else None
 
 
 def _user(principal: Principal | None) -> dict[str, str] | None:

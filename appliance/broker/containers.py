@@ -39,6 +39,7 @@ class Seen:
     since: float
     exit_code: int
     oom_killed: bool
+    image: str
     labels: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -94,6 +95,7 @@ def read(service: str, document: dict[str, Any]) -> Seen | None:
         seconds(started if running else state["FinishedAt"]),
         state["ExitCode"],
         state["OOMKilled"],
+        document["Image"],
         labels,
     )
 

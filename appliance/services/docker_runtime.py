@@ -25,7 +25,7 @@ from appliance.broker.client import BrokerClient, BrokerError, keep_connected
 from appliance.broker.protocol import Reply
 from appliance.errors import CroftError, Unavailable
 from appliance.services import docker_logs
-from appliance.services.model import SERVICES, Limits, LogLine, Missing, Observed, Progress, ServiceName, State
+from appliance.services.model import SERVICES, Limits, LogLine, Missing, Observed, Progress, ServiceName, State, Supply
 from appliance.services.problems import TABLE
 from appliance.services.runtime import RuntimeGone, StartFailed
 
@@ -91,6 +91,13 @@ class DockerRuntime:
             report(Progress(event["phase"], event["current"], event["total"]))
 
         await self._job("image-pull", "pull", service, SILENCE, progress)
+
+    async def supply(self, service: ServiceName) -> Supply:
+        """``held`` also where the container that runs was made from the image before: one is fetched, then switched to."""
+        found, status = await self._call(self._inspect), (await self._status(service)).data
+        if not status["present"] or not status["current"]:
+            return Supply.FETCH
+        return Supply.HELD if service in found and found[service][0].image != status["image"] else Supply.CURRENT
 
     async def logs(self, service: ServiceName, lines: int) -> list[LogLine]:
         raw = await self._call(lambda sdk: docker_logs.read(sdk, service, tail=lines))

@@ -33,6 +33,7 @@ from appliance.services.model import (
     Problem,
     ServiceName,
     ServiceView,
+    Supply,
     Want,
 )
 from appliance.services.reconcile import LOOK_WATCHED, Reconciler, Record
@@ -178,6 +179,18 @@ class Services:
         self._keeper.touch(service)
         self._reconciler.restart(service, want)
 
+    async def update(self, name: str, actor: str) -> Supply:
+        """Bring it onto the version that is pinned or installed; what runs goes on until that is there. Returns where
+        it comes from; fetching goes on afterwards and shows in the views. Raises NotFound, Conflict, Unavailable."""
+        service = self._startable(name)
+        supply = await self._runtime.supply(service)
+        log.info("update asked for", extra={"service": service, "actor": actor, "supply": supply})
+        if supply is Supply.FETCH:
+            self._reconciler.fetch(service)
+        elif supply is not Supply.CURRENT:
+            self.configuration_changed(service)
+        return supply
+
     def configuration_changed(self, name: str) -> None:
         """Its configuration is another now: restart it if it runs, try it again if it was parked. Raises
         NotFound."""
@@ -309,7 +322,8 @@ class Services:
         self._startable(service)
 
     def _problems_of(self, record: Record) -> list[Problem]:
-        return known.of_service(record.seen, record.desired, record.history, record.tail, self._facts, self._tuning)
+        found = known.of_service(record.seen, record.desired, record.history, record.tail, self._facts, self._tuning)
+        return found + known.of_update(record.desired.service, record.fetch_failure)
 
     def _now_facts(self) -> known.Facts:
         return replace(self._facts, gone=self._reconciler.gone, certificate=self._certificate_answer().certificate)

@@ -58,6 +58,16 @@ class Missing(StrEnum):
     PROGRAM = "program"
 
 
+class Supply(StrEnum):
+    """Where another version of a service would come from: from nowhere, it is ``current``; ``fetch`` from a registry of
+    images; ``held``, here already and used from the next start on; with the ``installer``."""
+
+    CURRENT = "current"
+    FETCH = "fetch"
+    HELD = "held"
+    INSTALLER = "installer"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one service may use. ``cpus`` in cores (1.5 = one and a half)."""
@@ -109,7 +119,8 @@ class Desired:
 
     ``awake`` counts for ``on_demand`` only. ``generation`` grows when a person starts the service or its
     configuration changes: past failures are forgotten then, and a parked service is tried again.
-    ``replaced_run`` is a run that a person wants ended and followed by another: a restart.
+    ``replaced_run`` is a run that a person wants ended and followed by another: a restart. ``fetch_at`` (seconds of
+    uptime) is when to fetch its image although it has one, while whatever runs goes on.
     """
 
     service: ServiceName
@@ -117,6 +128,7 @@ class Desired:
     awake: bool = False
     generation: int = 0
     replaced_run: str | None = None
+    fetch_at: float | None = None
 
     @property
     def running(self) -> bool:
@@ -212,7 +224,7 @@ class ServiceView:
 
     ``state`` is what people mean: ``starting`` until the first probe has passed. ``parked`` is a problem
     code. ``retry_at`` is Unix seconds. ``actions`` are the ones that make sense now; who may take them is
-    decided elsewhere.
+    decided elsewhere. ``updating``: another version is being fetched.
     """
 
     name: ServiceName
@@ -227,6 +239,7 @@ class ServiceView:
     parked: str | None = None
     retry_at: float | None = None
     safe: bool = False
+    updating: bool = False
     log_tail: tuple[str, ...] = ()
     progress: Progress | None = None
     actions: tuple[Action, ...] = ()

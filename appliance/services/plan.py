@@ -60,10 +60,16 @@ def _next(seen: Observed, desired: Desired, history: History, now: float, tuning
     if seen.state not in ENDED:
         if not desired.running or (seen.run_id is not None and seen.run_id == desired.replaced_run):
             return Stop(seen.service, "asked")
-        return _watch(seen, history, now, tuning)
+        return PullImage(seen.service) if _fetch_due(desired, now) else _watch(seen, history, now, tuning)
+    if _fetch_due(desired, now) and seen.missing is not Missing.PROGRAM:
+        return PullImage(seen.service)
     if not desired.running or history.rested or history.parked or seen.missing is Missing.PROGRAM:
         return None
     return _begin(seen, history, now, tuning)
+
+
+def _fetch_due(desired: Desired, now: float) -> bool:
+    return desired.fetch_at is not None and now >= desired.fetch_at
 
 
 def _begin(seen: Observed, history: History, now: float, tuning: Tuning) -> Step:

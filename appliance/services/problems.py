@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from appliance.messages import Params
 from appliance.services.certificate import Certificate
 from appliance.services.history import History, Tuning
-from appliance.messages import Params
 from appliance.services.model import Desired, Health, Missing, Observed, Problem, ServiceName, Severity, Want
 
 DAY = 86_400
@@ -43,6 +43,7 @@ TABLE: Mapping[str, Severity] = {
     "port_denied": "error",
     "image_missing": "error",
     "pull_failed": "error",
+    "update_failed": "warning",
     "not_installed": "error",
     "ide_safe_mode": "warning",
     "old_proxy": "warning",
@@ -117,6 +118,12 @@ def of_service(
     if history.safe and not history.over:
         found.append(problem("ide_safe_mode", seen.service, {"tries": tuning.tries}))
     return found
+
+
+def of_update(service: ServiceName, failure: str) -> list[Problem]:
+    """What is wrong with fetching another version; ``failure`` is the registry's or the engine's word."""
+    cause = " ".join(_PLAIN.sub(" ", failure).split())[:300]
+    return [problem("update_failed", service, {"cause": cause})] if cause else []
 
 
 def of_machine(facts: Facts, now: float) -> list[Problem]:

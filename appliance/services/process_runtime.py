@@ -18,7 +18,7 @@ from appliance.errors import Unavailable
 from appliance.services import logs
 from appliance.services.connection import ANSWER_WITHIN, count_terminals
 from appliance.services.history import ENDED
-from appliance.services.model import SERVICES, Limits, LogLine, Missing, Observed, Progress, ServiceName, State
+from appliance.services.model import SERVICES, Limits, LogLine, Missing, Observed, Progress, ServiceName, State, Supply
 from appliance.services.runtime import RuntimeGone, StartFailed
 
 LOOK_EVERY = 1.0  # while something is being stopped, should its exit event get lost
@@ -72,6 +72,9 @@ class ProcessRuntime:
 
     async def pull(self, service: ServiceName, report: Callable[[Progress], None]) -> None:
         raise StartFailed("there are no images in the process runtime", problem="not_installed")
+
+    async def supply(self, service: ServiceName) -> Supply:
+        return Supply.INSTALLER
 
     async def logs(self, service: ServiceName, lines: int) -> list[LogLine]:
         fd = await self._open_log(service)

@@ -63,6 +63,8 @@ class Record:
     tail: tuple[str, ...] = ()
     cpu_percent: float = 0.0
     looked_at: float = 0.0
+    fetches: int = 0  # of an update that failed so far
+    fetch_failure: str = ""
 
     @property
     def ready(self) -> bool:
@@ -115,7 +117,9 @@ class Reconciler:
     def want(self, service: ServiceName, want: Want, *, awake: bool = False) -> None:
         """A person's word: past failures are forgiven."""
         record = self.records[service]
-        record.desired = replace(record.desired, want=want, awake=awake, generation=record.desired.generation + 1)
+        record.desired = replace(
+            record.desired, want=want, awake=awake, generation=record.desired.generation + 1, fetch_at=None
+        )
         self._held.pop(service, None)
         self.nudge()
 
@@ -140,6 +144,13 @@ class Reconciler:
         self.want(service, want, awake=True)
         record = self.records[service]
         record.desired = replace(record.desired, replaced_run=seen.run_id if seen else None)
+
+    def fetch(self, service: ServiceName) -> None:
+        """Fetch its image while it runs on; then replace its run. What fails is tried again, a few times."""
+        record = self.records[service]
+        record.fetches, record.fetch_failure = 0, ""
+        record.desired = replace(record.desired, fetch_at=self._clock.uptime())
+        self.nudge()
 
     def nudge(self) -> None:
         """Look again now."""
@@ -254,7 +265,7 @@ class Reconciler:
                 case Stop():
                     await self._stop(record, step)
                 case PullImage():
-                    await self._runtime.pull(step.service, lambda progress: self._report(record, progress))
+                    await self._pull(record, step.service)
                 case ProbeStep():
                     await self._probe(record, step.service)
                 case Park():
@@ -281,6 +292,29 @@ class Reconciler:
         if step.why in ("unhealthy", "too_slow"):
             self._failed(record, step.service, step.why, record.answer.why if record.answer else "")
         await self._runtime.stop(step.service, step.grace)
+
+    async def _pull(self, record: Record, service: ServiceName) -> None:
+        update = record.desired.fetch_at is not None
+        try:
+            await self._runtime.pull(service, lambda progress: self._report(record, progress))
+        except StartFailed as error:
+            if not update:
+                raise
+            self._fetch_failed(record, service, error.message)
+            return
+        if update and record.desired.fetch_at is not None:  # and nobody has thought better of it
+            log.info("updated", extra={"service": service})
+            run = record.seen.run_id if record.seen and record.desired.running else None
+            record.fetch_failure = ""
+            record.desired = replace(record.desired, fetch_at=None, replaced_run=run)
+
+    def _fetch_failed(self, record: Record, service: ServiceName, cause: str) -> None:
+        """The image in use is untouched (R6)."""
+        log.warning("cannot fetch an update", extra={"service": service, "cause": cause})
+        record.fetches, record.fetch_failure = record.fetches + 1, cause
+        delay = self._tuning.delay(record.fetches, self._jitter(), worked=False)
+        again = self._clock.uptime() + delay if record.fetches < self._tuning.tries else None
+        record.desired = replace(record.desired, fetch_at=again)
 
     async def _probe(self, record: Record, service: ServiceName) -> None:
         run_id = record.history.run_id
@@ -323,7 +357,8 @@ class Reconciler:
 
     def _drop_needless_pulls(self) -> None:
         for service, (step, task) in self._steps.items():
-            if isinstance(step, PullImage) and not self.records[service].desired.running:
+            desired = self.records[service].desired
+            if isinstance(step, PullImage) and not desired.running and desired.fetch_at is None:
                 task.cancel()
 
 

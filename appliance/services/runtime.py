@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from appliance.errors import Unavailable
-from appliance.services.model import Limits, LogLine, Observed, Progress, ServiceName
+from appliance.services.model import Limits, LogLine, Observed, Progress, ServiceName, Supply
 
 
 class RuntimeGone(Unavailable):
@@ -57,6 +57,9 @@ class Runtime(Protocol):
     async def pull(self, service: ServiceName, report: Callable[[Progress], None]) -> None:
         """Fetch its image, reporting bytes. Raises StartFailed with the reason; leaves the old image in
         place then."""
+
+    async def supply(self, service: ServiceName) -> Supply:
+        """Where another version of it would come from than the one in use."""
 
     async def logs(self, service: ServiceName, lines: int) -> list[LogLine]:
         """The last ``lines`` lines, oldest first; empty when it never wrote any."""

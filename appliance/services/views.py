@@ -40,6 +40,7 @@ def view(
         parked=history.parked or None,
         retry_at=round(now + retry - uptime) if retry > uptime else None,
         safe=history.safe and up,
+        updating=desired.fetch_at is not None,
         log_tail=record.tail,
         progress=_progress(record, state),
         actions=_actions(record, state),

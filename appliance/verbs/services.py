@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
+from appliance.errors import Unavailable
 from appliance.settings import Settings
 from appliance.verbs.base import Verbs, done, mib, table, visible
 
@@ -20,6 +22,8 @@ def register(verbs: Verbs) -> None:
     for name in ("start", "stop", "restart"):
         verb = group.add(name, services_act, show_services, f"{name} a service")
         verb.add_argument("service", choices=("ide", "proxy", "ai"))
+    update = group.add("update", services_update, show_update, "bring a service onto its pinned or installed version")
+    update.add_argument("service", choices=("ide", "proxy", "ai"))
     logs = group.add("logs", services_logs, done(""), "print what a service wrote")
     logs.add_argument("service", choices=("ide", "proxy", "ai"))
     logs.add_argument("-n", "--lines", type=int, default=100)
@@ -28,6 +32,33 @@ def register(verbs: Verbs) -> None:
 
 def services_act(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
     return control.call("POST", f"/api/services/{args.service}/{args.action}")
+
+
+def services_update(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
+    """Ask for it, and follow what is fetched to its end. Raises CroftError when that fails."""
+    answer = control.call("POST", f"/api/services/{args.service}/update")
+    origin, told = answer["update"], ""
+    while origin == "fetch" and (words := _fetching(answer, args.service)):
+        if words != told and not args.json:
+            print(words, flush=True)
+        told = words
+        time.sleep(0.5)
+        answer = control.call("GET", "/api/services")
+    return answer | {"update": origin, "service": args.service}
+
+
+def _fetching(answer: dict[str, Any], service: str) -> str:
+    """How far it is, in words; empty at the end. Raises CroftError with the reason for which it failed."""
+    for problem in answer["problems"]:
+        if problem["code"] == "update_failed" and problem["service"] == service:
+            raise Unavailable(visible(f"cannot update {service}: {problem['why']}"), hint=visible(problem["next"]))
+    view = next(view for view in answer["services"] if view["name"] == service)
+    progress = view["progress"]
+    if not view["updating"]:
+        return ""
+    if not progress or not progress["total"]:
+        return f"{service}: {progress['phase'] if progress else 'waiting'}"
+    return f"{service}: {progress['phase']} {mib(progress['current'])} of {mib(progress['total'])}"
 
 
 def services_logs(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
@@ -44,6 +75,18 @@ def services_logs(args: argparse.Namespace, settings: Settings, control: Control
 
 def _print_line(line: dict[str, Any], as_json: bool) -> None:
     print(json.dumps(line, ensure_ascii=False) if as_json else visible(line["text"]), flush=True)
+
+
+_ORIGINS = {
+    "current": "{} is up to date: it runs the version that is pinned.",
+    "fetch": "{} was fetched; where it was running, it is started anew from that.",
+    "held": "{} is started anew from the image that is here; asleep, at its next start.",
+    "installer": "{} is started anew from the programs that are installed; newer ones come with install.sh.",
+}
+
+
+def show_update(result: dict[str, Any]) -> None:
+    print(_ORIGINS[result["update"]].format(result["service"]))
 
 
 def show_services(result: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from appliance.events import EventBus
 from appliance.services.health import Answer
 from appliance.services.history import ENDED
 from appliance.services.manager import Services, Surroundings
-from appliance.services.model import SERVICES, Limits, LogLine, Missing, Observed, State
+from appliance.services.model import SERVICES, Limits, LogLine, Missing, Observed, State, Supply
 from appliance.services.runtime import RuntimeGone, StartFailed
 
 
@@ -33,6 +33,8 @@ class ScriptedRuntime:
         self.words = {name: [f"{name} says hello"] for name in SERVICES}
         self.done: list[tuple[str, str, float]] = []
         self.safe: list[bool] = []
+        self.supplies = Supply.CURRENT
+        self.registry_down = False
         self.gone = False
         self.looks = 0
         self.may_end = asyncio.Event()
@@ -93,7 +95,14 @@ class ScriptedRuntime:
         self._note("pull", service)
         async with self._alone(service):
             await self.may_end.wait()
-        self.rows[service] = replace(self.rows[service], missing=Missing.CONTAINER)
+        if self.registry_down:
+            raise StartFailed("cannot pull: the <registry> is down", problem="pull_failed")
+        if self.rows[service].state is State.ABSENT:
+            self.rows[service] = replace(self.rows[service], missing=Missing.CONTAINER)
+
+    async def supply(self, service: str) -> Supply:
+        self._answer()
+        return self.supplies
 
     async def logs(self, service: str, lines: int) -> list[LogLine]:
         self._answer()

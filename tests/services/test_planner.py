@@ -49,6 +49,7 @@ wishes = st.builds(
     awake=st.booleans(),
     generation=st.integers(0, 2),
     replaced_run=run_ids,
+    fetch_at=st.one_of(st.none(), st.floats(0, NOW * 2)),
 )
 histories = st.builds(
     History,

@@ -6,13 +6,13 @@ Rule: an action is announced in the audit log before it is carried out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from aiohttp import web
 
 from appliance.errors import Invalid, NotFound
 from appliance.identity.verify import relative_path
-from appliance.services.model import SERVICES, LogLine, ServiceName
+from appliance.services.model import SERVICES, LogLine, ServiceName, Supply
 from appliance.telemetry.machine import Facts, facts
 from webui import charts, keys, log_lines, views
 from webui.answers import answer, see
@@ -62,12 +62,11 @@ async def machine_facts(request: web.Request) -> Facts:
 
 
 async def service_form(request: web.Request) -> web.StreamResponse:
-    """Start, stop or restart a service from a plain form."""
+    """Start, stop or restart a service from a plain form, and say so on the page it came from."""
     await do_service_action(request)
-    return see(
-        relative_path(request.headers.get("Referer", "").removeprefix(request.app[keys.SETTINGS].ui_origin))
-        or "/machine"
-    )
+    came_from = request.headers.get("Referer", "").removeprefix(request.app[keys.SETTINGS].ui_origin)
+    place = (relative_path(came_from) or "/machine").partition("?")[0]
+    return see(f"{place}?did={service_name(request)}.{request.match_info['action']}")
 
 
 async def list_services(request: web.Request) -> web.Response:
@@ -77,21 +76,27 @@ async def list_services(request: web.Request) -> web.Response:
 
 
 async def act_on_service(request: web.Request) -> web.Response:
-    """Start, stop or restart a service."""
-    await do_service_action(request)
-    return await list_services(request)
+    """Start, stop, restart or update a service; an update also says where it comes from."""
+    supply = await do_service_action(request)
+    role = principal_of(request).role
+    state = views.services_event(request.app[keys.SERVICES], views.translator(request), role)
+    return answer(state | ({"update": supply} if supply else {}))
 
 
-async def do_service_action(request: web.Request) -> ServiceName:
+async def do_service_action(request: web.Request) -> Supply | None:
     """Carry out the action the route names, announced in the audit log before and reported after."""
     name, action = service_name(request), request.match_info["action"]
     services, actor = request.app[keys.SERVICES], principal_of(request).actor
-    actions = {"start": services.start, "stop": services.stop, "restart": services.restart}
+    actions: dict[str, Callable[[str, str], Awaitable[Supply | None]]] = {
+        "start": services.start,
+        "stop": services.stop,
+        "restart": services.restart,
+        "update": services.update,
+    }
     if action not in actions:
-        raise NotFound("there is no such action", hint="There are start, stop and restart.")
+        raise NotFound("there is no such action", hint="There are start, stop, restart and update.")
     async with request.app[keys.AUDIT].doing(f"service.{action}", actor, service=name):
-        await actions[action](name, actor)
-    return name
+        return await actions[action](name, actor)
 
 
 def service_name(request: web.Request) -> ServiceName:
