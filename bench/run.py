@@ -27,6 +27,7 @@ import footprint  # noqa: E402
 import forward_auth  # noqa: E402
 import pages  # noqa: E402
 import relay  # noqa: E402
+import running  # noqa: E402
 from measure import Figure, NotRun, save  # noqa: E402
 
 
@@ -63,6 +64,21 @@ ITEMS = (
         (("F4", "whole appliance without a model, PSS / Open WebUI alone", 0.50, 0.45, True),),
     ),
     Item(commands.spawn, (("C4", "start of a command, p50: 400 MB daemon / small one", 1.2, 1.05, True),)),
+    Item(
+        running.one_command,
+        (
+            ("C1", "HTTP call that runs true / subprocess.run and two synced writes", 1.6, 1.3, True),
+            ("C2", "the same / a new ssh connection", 1 / 140, 1 / 180, True),
+        ),
+    ),
+    Item(
+        running.streaming,
+        (
+            ("C5", "streamed bytes / cmd | cat", 0.45, 0.60, False),
+            ("C5b", "lines of a million / one event a line", 60, 100, False),
+            ("C5c", "daemon memory grown while 1 GB is thrown away, MB", 5, 1, True),
+        ),
+    ),
     Item(
         editor.opening,
         (

@@ -26,7 +26,7 @@ _IN_URL = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@]+@")
 _KNOWN = re.compile(
     r"(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk-|rk_live_|sk_live_|AKIA|ASIA|AIza|npm_|pypi-|hf_|dop_v1_)[A-Za-z0-9_-]{10,}"
 )
-_DENSE = re.compile(r"[A-Za-z0-9+/_=-]{20,}")
+_DENSE = re.compile(r"[A-Za-z0-9+/_-]{20,}={0,2}")
 _DIGEST = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")  # commits and checksums are not secrets
 _BITS = 3.7  # per character: words and paths of people lie below, random base64 and hexadecimal of this length above
 

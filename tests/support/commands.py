@@ -144,21 +144,21 @@ async def room_in(broker: Home, policy: str = POLICY, clock: Any = None) -> Asyn
 class Daemon:
     """A real daemon process beside a running broker; no proxy and no IDE."""
 
-    def __init__(self, broker: Home) -> None:
+    def __init__(self, broker: Home, policy: str = POLICY) -> None:
         self.broker = broker
         self.control = Control(broker.paths.socket("control"))
         broker.paths.policy.mkdir(parents=True, exist_ok=True)
-        (broker.paths.policy / "policy.toml").write_text(POLICY)
+        (broker.paths.policy / "policy.toml").write_text(policy)
         self.start()
 
     @classmethod
     @contextmanager
-    def beside(cls, broker: Home) -> Iterator[Daemon]:
+    def beside(cls, broker: Home, policy: str = POLICY) -> Iterator[Daemon]:
         """A daemon beside ``broker``, which is started again with settings that leave the proxy out."""
         broker.stop()
         broker.configure(paths__caddy="/nonexistent/caddy", proxy__https_port=28443, proxy__http_port=28080)
         broker.start()
-        made = cls(broker)
+        made = cls(broker, policy)
         try:
             yield made
         finally:

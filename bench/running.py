@@ -1,0 +1,267 @@
+"""C1, C2, C5: what a command costs over HTTP, against the same program started directly, and how fast its output streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+
+from measure import Figure, NotRun, free_port, interleave, medians, ratio, wait_for
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(CHECKOUT / "tests"))
+
+from support.accounts import throwaway_accounts  # noqa: E402
+from support.broker import home_folder  # noqa: E402
+from support.commands import POLICY, Daemon  # noqa: E402
+
+CALLS = 10  # a round; all rounds together stay below the budget of 120 a minute
+BYTES = 400 << 20
+LINES = 1_000_000
+NAIVE_LINES = 50_000
+
+# Straight from one pipe to one client, an event for each line: what C5's second ratio is against.
+NAIVE = """
+import asyncio, json, sys
+from aiohttp import web
+
+async def stream(request):
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    process = await asyncio.create_subprocess_exec("seq", sys.argv[2], stdout=asyncio.subprocess.PIPE)
+    async for line in process.stdout:
+        data = json.dumps({"stream": "stdout", "text": line.decode()})
+        await response.write(f"event: output\\ndata: {data}\\n\\n".encode())
+    await process.wait()
+    return response
+
+app = web.Application()
+app.router.add_get("/", stream)
+web.run_app(app, path=sys.argv[1], print=None)
+"""
+
+
+class _Unix(HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=120)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+@contextmanager
+def _daemon(rule: str = "") -> Iterator[Daemon]:
+    with throwaway_accounts("m") as names, home_folder(names) as home:
+        home.start()
+        with Daemon.beside(home, POLICY + rule) as daemon:
+            yield daemon
+
+
+def _call(connection: _Unix, argv: list[str], wait: float = 20.0) -> dict[str, object]:
+    connection.request(
+        "POST", "/api/commands", json.dumps({"argv": argv, "wait": wait}), {"Content-Type": "application/json"}
+    )
+    answer = connection.getresponse()
+    said = json.loads(answer.read())
+    if answer.status != 201:
+        raise NotRun(f"the command was not run: {said}")
+    return dict(said["run"])
+
+
+def one_command(rounds: int) -> list[Figure]:
+    """C1, and C2 against a new ssh connection where there is an sshd."""
+    with _daemon() as daemon, _ssh() as ssh:
+        connection = _Unix(daemon.broker.paths.socket("control"))
+        store = sqlite3.connect(daemon.broker.paths.state / "bench.db", isolation_level=None)
+        store.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE a (x TEXT);")
+
+        def over_http() -> float:
+            return _median(lambda: _done(_call(connection, ["true"])))
+
+        def direct() -> float:
+            return _median(lambda: subprocess.run(["true"], capture_output=True, check=True))
+
+        def two_writes() -> float:
+            def write() -> None:
+                for _ in range(2):
+                    store.execute("INSERT INTO a VALUES (?)", ("x" * 400,))
+
+            return _median(write)
+
+        over_http()
+        variants = {"HTTP": over_http, "direct": direct, "writes": two_writes} | ({"ssh": ssh} if ssh else {})
+        found = interleave(variants, rounds)
+        store.close()
+    found["direct and writes"] = [a + b for a, b in zip(found["direct"], found["writes"], strict=True)]
+    detail = {f"{name}, ms": value * 1000 for name, value in medians(found).items()}
+    figures = [
+        Figure("C1", "HTTP call that runs true / subprocess.run and two synced writes", 1.6, 1.3, True,
+               ratio(found, "HTTP", "direct and writes"), detail=detail)
+    ]  # fmt: skip
+    goal = ("C2", "the same / a new ssh connection", 1 / 140, 1 / 180, True)
+    if ssh:
+        return [*figures, Figure(*goal, ratio(found, "HTTP", "ssh"))]
+    return [*figures, Figure(*goal, why="there is no sshd here")]
+
+
+def streaming(rounds: int) -> list[Figure]:
+    """C5: bytes as ``cmd | cat`` passes them, and lines in events."""
+    rule = """
+[[rule]]
+id = "zeros"
+bin = "head"
+exec = "/usr/bin/head"
+flags = ["-c int(1..1000000000)"]
+args = ["enum(/dev/zero)"]
+dashes = "none"
+mode = "auto"
+limits = { output_kb = 524288, parallel = 12 }
+[[rule]]
+id = "lines"
+bin = "seq"
+exec = "/usr/bin/seq"
+args = ["int(1000000..1000000)"]
+mode = "auto"
+limits = { output_kb = 524288, parallel = 12 }
+"""
+    policy = POLICY.replace('bin = "seq"', 'bin = "seq-not"')
+    with throwaway_accounts("m") as names, home_folder(names) as home:
+        home.start()
+        with Daemon.beside(home, policy + rule) as daemon, _naive(home.folder) as naive:
+            connection = _Unix(home.paths.socket("control"))
+
+            def bytes_over_http() -> float:
+                began = time.perf_counter()
+                run = _call(connection, ["head", "-c", str(BYTES), "/dev/zero"], 0)
+                count = _drain(home.paths.socket("control"), f"/api/commands/{run['id']}/output?follow=1")
+                if count != BYTES:
+                    raise NotRun(f"{count} of {BYTES} bytes came")
+                return BYTES / (time.perf_counter() - began)
+
+            def bytes_to_cat() -> float:
+                began = time.perf_counter()
+                first = subprocess.Popen(["head", "-c", str(BYTES), "/dev/zero"], stdout=subprocess.PIPE)
+                subprocess.run(["cat"], stdin=first.stdout, stdout=subprocess.DEVNULL, check=True)
+                first.wait()
+                return BYTES / (time.perf_counter() - began)
+
+            def lines_over_http() -> float:
+                began = time.perf_counter()
+                run = _call(connection, ["seq", str(LINES)], 0)
+                _drain(home.paths.socket("control"), f"/api/commands/{run['id']}/stream")
+                return LINES / (time.perf_counter() - began)
+
+            def line_by_line() -> float:
+                began = time.perf_counter()
+                _drain(naive, "/")
+                return NAIVE_LINES / (time.perf_counter() - began)
+
+            found = interleave(
+                {"bytes": bytes_over_http, "cat": bytes_to_cat, "lines": lines_over_http, "events": line_by_line},
+                rounds,
+            )
+            grown = _growth(daemon, connection)
+    detail = {f"{name}/s": value for name, value in medians(found).items()}
+    return [
+        Figure("C5", "streamed bytes / cmd | cat", 0.45, 0.60, False, ratio(found, "bytes", "cat"), detail=detail),
+        Figure("C5b", "lines of a million / one event a line", 60, 100, False, ratio(found, "lines", "events")),
+        Figure("C5c", "daemon memory grown while 1 GB is thrown away, MB", 5, 1, True, grown),
+    ]
+
+
+def _growth(daemon: Daemon, connection: _Unix) -> float:
+    def peak() -> float:
+        text = Path(f"/proc/{daemon.process.pid}/status").read_text()
+        return int(text.split("VmHWM:")[1].split()[0]) / 1024
+
+    before = peak()
+    for _ in range(2):
+        _call(connection, ["head", "-c", "1000000000", "/dev/zero"], 60)
+    return peak() - before
+
+
+def _drain(path: Path, target: str) -> int:
+    connection = _Unix(path)
+    connection.request("GET", target)
+    answer, count, place = connection.getresponse(), 0, bytearray(1 << 20)
+    while size := answer.readinto(place):
+        count += size
+    connection.close()
+    return count
+
+
+def _done(run: dict[str, object]) -> None:
+    if run["state"] != "done":
+        raise NotRun(f"the run ended as {run['state']}")
+
+
+def _median(work: object) -> float:
+    spent = []
+    for _ in range(CALLS):
+        began = time.perf_counter()
+        work()  # type: ignore[operator]
+        spent.append(time.perf_counter() - began)
+    return statistics.median(spent)
+
+
+@contextmanager
+def _naive(folder: Path) -> Iterator[Path]:
+    path = folder / "naive.sock"
+    process = subprocess.Popen([sys.executable, "-c", NAIVE, str(path), str(NAIVE_LINES)])
+    try:
+        wait_for(path.exists, "the plain server", 20)
+        yield path
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def _ssh() -> Iterator[object]:
+    """A function that runs ``true`` over a new ssh connection, in seconds; None without an sshd."""
+    program = shutil.which("sshd") or "/usr/sbin/sshd"
+    if not (os.geteuid() == 0 and Path(program).exists() and shutil.which("ssh")):
+        yield None
+        return
+    folder, port = Path(tempfile.mkdtemp(prefix="croft-ssh-")), free_port()
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    (folder / "authorized").write_bytes((folder / "user.pub").read_bytes())
+    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    options = {
+        "Port": port, "ListenAddress": "127.0.0.1", "HostKey": folder / "host", "AuthorizedKeysFile": folder / "authorized",
+        "StrictModes": "no", "UsePAM": "no", "PidFile": "none", "PermitRootLogin": "yes",
+    }  # fmt: skip
+    words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    server = subprocess.Popen([program, "-D", "-e", "-f", "/dev/null", *words], stderr=subprocess.DEVNULL)
+    client = [
+        "ssh", "-p", str(port), "-i", str(folder / "user"), "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes",
+        "-o", f"UserKnownHostsFile={folder / 'known'}", "-o", "LogLevel=ERROR", "root@127.0.0.1", "true",
+    ]  # fmt: skip
+
+    def once() -> float:
+        began = time.perf_counter()
+        subprocess.run(client, check=True, capture_output=True)
+        return time.perf_counter() - began
+
+    try:
+        wait_for(lambda: subprocess.run(client, check=False, capture_output=True).returncode == 0, "sshd", 20)
+        yield once
+    finally:
+        server.terminate()
+        server.wait()
+        shutil.rmtree(folder)

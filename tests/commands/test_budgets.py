@@ -1,0 +1,101 @@
+"""POL-13, R9: budgets per person, session and rule; they survive restarts and no clock makes them more."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from support.commands import POLICY, room_in
+
+from appliance.clock import ManualClock
+from appliance.commands.asker import Asker
+from appliance.commands.language import load
+from appliance.commands.limits import DAY, Bucket, budgets
+from appliance.commands.model import Actor, Rate
+
+
+@given(
+    st.integers(1, 50),
+    st.integers(1, 200),
+    st.lists(st.floats(0, 5000, allow_nan=False), min_size=1, max_size=300),
+)
+def test_a_budget_is_never_exceeded(per_minute, per_day, pauses):
+    """Whatever the pattern: burst plus what has flown in since, and no more than a day's worth in its day."""
+    rate, now, taken, uses = Rate(per_minute, per_day), 0.0, 0, []
+    bucket = Bucket(per_minute, 0, 0.0, 0.0)
+    for pause in pauses:
+        now += pause
+        bucket.advance(rate, now)
+        refused = bucket.wait(rate)
+        if refused is None:
+            bucket.take()
+            taken += 1
+            uses.append(now)
+        else:
+            assert 0 < refused[1] <= DAY
+    assert taken <= per_minute + now * per_minute / 60 + 1e-6
+    for first in uses[:1]:
+        assert sum(first <= use < first + DAY for use in uses) <= per_day
+
+
+@given(st.integers(1, 60), st.floats(0.1, 59))
+def test_who_waits_as_long_as_told_may_go_on(per_minute, pause):
+    rate, bucket = Rate(per_minute, 10_000), Bucket(0.0, 1, 0.0, 0.0)
+    bucket.advance(rate, pause)
+    if refused := bucket.wait(rate):
+        bucket.advance(rate, pause + refused[1] + 1e-6)
+        assert bucket.wait(rate) is None
+
+
+def test_tokens_and_sessions_have_their_own():
+    person = Asker(Actor.HUMAN, "operator", "u1", session="s1")
+    assert set(budgets(person, "ls", Rate())) == {"user:u1", "session:s1", "rule:ls:user:u1"}
+    assert "token:t1" in budgets(Asker(Actor.TOKEN, "operator", "u1", token="t1"), "ls", Rate())
+
+
+STRICT = POLICY.replace("per_minute = 600, per_day = 10000", "per_minute = 3, per_day = 5")
+
+
+async def test_too_many_says_when_to_come_back(broker):
+    async with room_in(broker, STRICT) as room:
+        for _ in range(3):
+            await room.propose("true", wait=5)
+        async with room.front.ask(
+            "POST", "/api/commands", room.cookies["operator"], json={"argv": ["true"]}
+        ) as response:
+            error = (await response.json())["error"]
+            assert (response.status, error["code"], response.headers["Retry-After"]) == (429, "rate_minute", "20")
+            assert error["hint"] == "Try again in 20 s."
+        assert (await room.propose("echo", "another", wait=5))["state"] == "done"
+        assert (await room.propose("true", who="admin", wait=5))["state"] == "done"
+        room.front.clock.advance(20)
+        assert (await room.propose("true", wait=5))["state"] == "done"
+
+
+async def test_budgets_survive_a_restart_and_a_clock_that_jumps(broker):
+    clock = ManualClock()
+    async with room_in(broker, STRICT, clock) as room:
+        for _ in range(3):
+            await room.propose("true", wait=5)
+    for jump in (365 * DAY, -730 * DAY):
+        clock.wall += jump
+        async with room_in(broker, STRICT, clock) as room:
+            refused = await room.ask("POST", "/api/commands", status=429, json={"argv": ["true"]})
+            assert refused["error"]["code"] == "rate_minute"
+    clock.advance(60)
+    async with room_in(broker, STRICT, clock) as room:
+        await room.propose("true", wait=5)
+        await room.propose("true", wait=5)
+        refused = await room.ask("POST", "/api/commands", status=429, json={"argv": ["true"]})
+        assert refused["error"]["code"] == "rate_day"
+
+
+async def test_runs_at_once_are_bounded_by_rule(broker):
+    async with room_in(broker, STRICT) as room:
+        room.front.policy = load(POLICY.replace("parallel = 12", "parallel = 2"))
+        runs = [await room.propose("sleep", "30") for _ in range(2)]
+        refused = await room.ask("POST", "/api/commands", status=429, json={"argv": ["sleep", "30"]})
+        assert refused["error"]["code"] == "rate_parallel"
+        assert (await room.propose("sleep", "30", who="admin"))["state"] == "running"
+        for run in runs:
+            await room.ask("POST", f"/api/commands/{run['id']}/cancel", status=200)
+        assert (await room.propose("sleep", "0", wait=10))["state"] == "done"
