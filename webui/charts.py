@@ -1,6 +1,6 @@
 """Time charts as values: paths, gridlines, labels, a summary in words and the table behind, from points to what templates draw.
 
-Rule: pure, and the table and the sentence tell the same figures as the drawing. Time runs from left to right in both
+Rule: pure but for :func:`draw`, and the table and the sentence tell the same figures as the drawing. Time runs from left to right in both
 languages (docs/decisions/0006); where nothing is known nothing is drawn.
 
 A plot is drawn twice over: lines in a box of ``slots`` by 100 units that stretches with the page, labels outside of it, so
@@ -15,6 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
+
+from jinja2 import Environment
+from markupsafe import Markup
 
 from appliance.telemetry.series import SERVICES, UNITS, Unit
 from appliance.telemetry.store import Points
@@ -113,6 +116,18 @@ class Chart:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+class Drawing(NamedTuple):
+    """A chart and its markup."""
+
+    chart: Chart
+    html: Markup
+
+
+def draw(environment: Environment, made: Chart, t: Translator) -> Drawing:
+    """``made`` as markup."""
+    return Drawing(made, Markup(environment.get_template("chart.html").render(c=made, t=t)))  # noqa: S704 - our own template
 
 
 def window(span: Span, now: float) -> tuple[int, int]:

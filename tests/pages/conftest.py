@@ -320,10 +320,10 @@ class Preview:
         waiting = [
             Need(Message("problem.port_taken_by.why", {"port": 443, "owner": EVIL}), "/account", "key", urgent=True)
         ]
-        home = {"charts": sample_charts(t), "needs": waiting, "visit": Visit(NOW - 600, f"/?folder={EVIL}")}
+        home = {"charts": self._drawn(t, charts.HOME), "needs": waiting, "visit": Visit(NOW - 600, f"/?folder={EVIL}")}
         machine = {
-            "charts": sample_charts(t, charts.MACHINE),
-            "of_services": {"ide": sample_charts(t, charts.SERVICE["ide"])},
+            "charts": self._drawn(t, charts.MACHINE),
+            "of_services": {"ide": self._drawn(t, charts.SERVICE["ide"])},
             "spans": list(charts.SPANS),
             "facts": Facts(EVIL, "6.1.0", "x86_64", EVIL, 1, 2, ("203.0.113.7", "2001:db8::7"), NOW - 86400),
             "tab": "services",
@@ -355,8 +355,14 @@ class Preview:
                     "enter_url": f"{self.settings.ide_origin}/__croft/enter",
                 },
             ),
-            "/sign-in": lambda: ("sign_in.html", {"user": None, "claimed": True, "mail": False, "email": "", "remember": False}),
-            "/sign-in/first": lambda: ("sign_in.html", {"user": None, "claimed": False, "mail": False, "email": "", "remember": False}),
+            "/sign-in": lambda: (
+                "sign_in.html",
+                {"user": None, "claimed": True, "mail": False, "email": "", "remember": False},
+            ),
+            "/sign-in/first": lambda: (
+                "sign_in.html",
+                {"user": None, "claimed": False, "mail": False, "email": "", "remember": False},
+            ),
             "/sign-in/link": lambda: ("link.html", gone | {"user": None, "kind": "login", "token": "lnk_1"}),
             "/sign-in/setup": lambda: (
                 "link.html",
@@ -376,6 +382,9 @@ class Preview:
         }
         fallback = ("error.html", {"user": None, "code": "not_found", "status_code": 404})
         return known.get(path, lambda: fallback)()
+
+    def _drawn(self, t: Translator, specs: Sequence[charts.Spec]) -> list[charts.Drawing]:
+        return [charts.draw(self.jinja, made, t) for made in sample_charts(t, specs)]
 
     def _ide(self) -> dict[str, Any]:
         return {"asset": self.assets.at("/__croft/static"), "origin_ui": self.settings.ui_origin, "user": None}

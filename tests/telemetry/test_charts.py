@@ -76,7 +76,7 @@ def test_the_sentence_says_the_same_and_names_gaps() -> None:
     half: list[float | None] = [None if slot < 72 else 40.0 for slot in range(144)]
     half[100] = 90.0
     made = charts.chart(CPU, points(half), {}, DAY, EN)
-    assert made.summary == "CPU, last 24 hours: 41% on average, 90% at most. Nothing is known of 12 h of this time."
+    assert made.summary == "CPU. Last 24 hours: 41% on average, 90% at most. Nothing is known of 12 h of this time."
     assert made.latest == "40%"
     empty = charts.chart(CPU, points([None] * 144), {}, DAY, AR)
     assert (empty.known, empty.latest) == (False, "")
@@ -130,7 +130,6 @@ def rendered(chart: charts.Chart, t: Translator) -> str:
         loader=jinja2.FileSystemLoader(WEBUI / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     filters.register(environment, Assets(WEBUI / "static"))
-    template = '{% import "charts.html" as drawn with context %}{{ drawn.chart(chart) }}'
-    text = environment.from_string(template).render(t=t, chart=chart, now=NOW)
+    text = str(charts.draw(environment, chart, t).html)
     # The two attributes that HTML writes without a value.
     return re.sub(r" (hidden|data-utc)(?=[ >])", r' \1=""', text)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
+from aiohttp_jinja2 import get_env
 
 from appliance import __version__
 from appliance.errors import Invalid
@@ -20,7 +21,7 @@ from appliance.telemetry.series import NAMES, UNITS
 from appliance.telemetry.store import Points
 from webui import charts, filters, keys, views
 from webui.answers import answer
-from webui.charts import Chart, Span, Spec
+from webui.charts import Drawing, Span, Spec
 from webui.i18n import Translator
 
 DAY = 86_400
@@ -33,10 +34,10 @@ class Drawings:
 
     def __init__(self) -> None:
         self._points: dict[str, tuple[object, Points]] = {}
-        self._charts: dict[tuple[str, str, str], tuple[object, Chart]] = {}
+        self._charts: dict[tuple[str, str, str], tuple[object, Drawing]] = {}
 
-    async def of(self, request: web.Request, span: Span, specs: Sequence[Spec], t: Translator) -> list[Chart]:
-        """The charts of ``specs`` over ``span``, in the translator's language."""
+    async def of(self, request: web.Request, span: Span, specs: Sequence[Spec], t: Translator) -> list[Drawing]:
+        """The charts of ``specs`` over ``span``, in the translator's language, made once for all who read it."""
         monitor = request.app[keys.MONITOR]
         begin, end = charts.window(span, request.app[keys.CLOCK].now())
         state = (monitor.saved, begin)
@@ -49,7 +50,7 @@ class Drawings:
                 continue  # a machine without swap has no chart of it
             found = self._charts.get((span.name, spec.name, t.lang))
             if found is None or found[0] != state:
-                made = charts.chart(spec, kept[1], limits, span, t)
+                made = charts.draw(get_env(request.app), charts.chart(spec, kept[1], limits, span, t), t)
                 found = self._charts[span.name, spec.name, t.lang] = (state, made)
             drawn.append(found[1])
         return drawn
@@ -81,7 +82,7 @@ async def chart_data(request: web.Request) -> web.Response:
     if len(names) > len(every) or not set(names) <= set(every):
         raise Invalid("there is no such chart", hint=f"There are {', '.join(every)}.")
     drawn = await request.app[keys.DRAWINGS].of(request, span, [every[name] for name in names], t)
-    return answer({"span": span.name, "charts": [chart.as_json() for chart in drawn]})
+    return answer({"span": span.name, "charts": [drawing.chart.as_json() for drawing in drawn]})
 
 
 async def telemetry(request: web.Request) -> web.Response:

@@ -106,6 +106,8 @@ function flush() {
 }
 
 function add(line) {
+  // A line without a time of its own has that of the line before, as from the server.
+  line.at ??= (waiting.at(-1)?.at ?? Number(list.lastElementChild?.dataset.at)) || null;
   waiting.push(line);
   if (scheduled || catchingUp) return;
   scheduled = true;
