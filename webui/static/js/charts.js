@@ -7,9 +7,9 @@ import { bytes, lang, percent, t } from "./text.js";
 const AGAIN = 60_000;
 const PER_SECOND = (value) => t("chart.per_second", { amount: bytes(value) });
 const WORDS = { percent, bytes, rate: PER_SECOND, number: (value) => value.toFixed(2) };
-const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
-const day = new Intl.DateTimeFormat(`${lang}-u-nu-latn`, { day: "numeric", month: "short" });
-const dayAndClock = new Intl.DateTimeFormat(`${lang}-u-nu-latn`, { weekday: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const clock = new Intl.DateTimeFormat("en-GB-u-ca-gregory-nu-latn", { hour: "2-digit", minute: "2-digit" });
+const day = new Intl.DateTimeFormat(`${lang}-u-ca-gregory-nu-latn`, { day: "numeric", month: "short" });
+const dayAndClock = new Intl.DateTimeFormat(`${lang}-u-ca-gregory-nu-latn`, { weekday: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const drawn = new Map();
 
 const moment = (at, span) => (span === "month" ? day : clock).format(new Date(at * 1000));

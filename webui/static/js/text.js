@@ -6,7 +6,7 @@ const strings = block ? JSON.parse(block.textContent) : {};
 export const lang = document.documentElement.lang || "en";
 const rightToLeft = document.documentElement.dir === "rtl";
 const plurals = new Intl.PluralRules(lang);
-const exactTime = new Intl.DateTimeFormat(`${lang}-u-nu-latn`, { dateStyle: "medium", timeStyle: "short" });
+const exactTime = new Intl.DateTimeFormat(`${lang}-u-ca-gregory-nu-latn`, { dateStyle: "medium", timeStyle: "short" });
 const otherDirection = rightToLeft ? /[0-9A-Za-z\u00c0-\u058f]/ : /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]/;
 const bidiControls = /[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g;
 
