@@ -45,13 +45,15 @@ async def signed_in(booth: Booth, page: Page) -> bool:
 
 async def test_link_and_code(booth: Booth, box: Mailbox) -> None:
     """The link works in a tab of the browser that asked; in another it says where to go, and the code works there."""
-    context = await booth.browser.new_context(viewport={"width": 1280, "height": 800}, locale="en")
+    context = await booth.browser.new_context(
+        viewport={"width": 1280, "height": 800}, locale="en", reduced_motion="reduce"
+    )
     page = await asking(booth, context)
     assert await screens.ask_axe(page, booth.axe) == []
     await screens.in_size(page, "code-asked", "phone")
     await screens.in_size(page, "code-asked", "wide")
     link = link_in(await box.letter(0))
-    other = await booth.browser.new_context(locale="en")
+    other = await booth.browser.new_context(locale="en", reduced_motion="reduce")
     stranger = await other.new_page()
     await stranger.goto(link)
     await stranger.get_by_role("button", name="Continue").click()
@@ -66,7 +68,7 @@ async def test_link_and_code(booth: Booth, box: Mailbox) -> None:
 
 @pytest.mark.parametrize("scripts", [True, False])
 async def test_the_code_typed_where_one_asked(booth: Booth, box: Mailbox, scripts: bool) -> None:
-    context = await booth.browser.new_context(java_script_enabled=scripts, locale="en")
+    context = await booth.browser.new_context(java_script_enabled=scripts, locale="en", reduced_motion="reduce")
     page = await asking(booth, context)
     await page.fill("input[name=code]", "WRONG-ONE")
     await page.get_by_role("button", name="Sign in").click()
@@ -80,7 +82,9 @@ async def test_the_code_typed_where_one_asked(booth: Booth, box: Mailbox, script
 
 async def test_inviting_and_removing(booth: Booth, box: Mailbox) -> None:
     """An admin invites; the guest accepts what came by mail; the admin finds and removes them, asked by name first."""
-    context = await booth.browser.new_context(viewport={"width": 1280, "height": 800}, locale="en")
+    context = await booth.browser.new_context(
+        viewport={"width": 1280, "height": 800}, locale="en", reduced_motion="reduce"
+    )
     cookie = {
         "name": screens.COOKIE,
         "value": await screens.sign_in(booth.front, "admin"),
@@ -96,7 +100,7 @@ async def test_inviting_and_removing(booth: Booth, box: Mailbox) -> None:
     assert await screens.ask_axe(page, booth.axe) == []
     await screens.in_size(page, "invitation-made", "phone")
     await screens.in_size(page, "invitation-made", "wide")
-    elsewhere = await booth.browser.new_context(locale="en")
+    elsewhere = await booth.browser.new_context(locale="en", reduced_motion="reduce")
     guest = await elsewhere.new_page()
     await guest.goto(link_in(await box.letter(0)))
     await guest.fill("input[name=name]", "Zoë")
