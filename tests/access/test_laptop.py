@@ -23,7 +23,7 @@ from playwright.async_api import BrowserContext, Page
 from support import screens
 from support.appliance import CHECKOUT
 from support.front import Front
-from support.screens import EVIL_NAME, Booth
+from support.screens import EVIL_NAME, Booth, Screen
 
 from appliance import hosts, remote
 from appliance.errors import CroftError, Invalid
@@ -420,6 +420,10 @@ async def test_making_one_in_the_browser(booth: Booth) -> None:
     text = await page.inner_text(".copy code >> nth=0")
     assert booth.front.api_tokens.check(text) is not None
     assert f"Bearer {text}" in await page.inner_text("main")
+    made = Screen("token-made", page.url)
+    for size in ("phone", "wide"):
+        await screens.in_size(page, "token-made.en", size)
+        assert await screens.look(page, made, size) + await screens.ask_axe(page, booth.axe) == []
     page.on("dialog", lambda dialog: dialog.accept())
     await page.reload()
     assert "of this name already" in await page.inner_text("main")
