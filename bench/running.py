@@ -24,7 +24,7 @@ sys.path.insert(0, str(CHECKOUT / "tests"))
 
 from support.accounts import throwaway_accounts  # noqa: E402
 from support.broker import home_folder  # noqa: E402
-from support.commands import POLICY, Daemon  # noqa: E402
+from support.daemon import POLICY, Daemon  # noqa: E402
 
 CALLS = 10  # a round; all rounds together stay below the budget of 120 a minute
 BYTES = 400 << 20

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.commands import POLICY, room_in
+from support.commands import room_in
+from support.daemon import POLICY
 
 from appliance.clock import ManualClock
 from appliance.commands.asker import Asker

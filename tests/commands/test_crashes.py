@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.broker import Home
-from support.commands import Daemon, alive, room_in
+from support.commands import alive, room_in
+from support.daemon import Daemon
 from support.waiting import poll, until
 
 from appliance.audit import AuditUnavailable
