@@ -46,7 +46,7 @@ def invitation(app: web.Application, made: Invitation, url: str) -> Letter:
         t,
         made.email,
         t("mail.invite_subject", host=host),
-        lead=[by, t(f"invitation.as_{made.role.name}")],
+        lead=[by, t("mail.invite_role", role=t(f"role.{made.role.name}")), t(f"invitation.as_{made.role.name}")],
         quote=made.note,
         button=(t("mail.invite_go"), url),
         foot=[t("mail.invite_until", when=t.datetime(made.expires_at)), t("mail.invite_not_you")],
