@@ -308,9 +308,11 @@ async def _forward_auth(settings: Settings, verifier: Verifier) -> AsyncIterator
 
 
 async def _housekeeping(kept: Sequence[Sessions | ApiTokens], store: Store) -> None:
-    """Each minute: save sessions and tokens, sign the audit head, notice a clock that jumped (LOG-8)."""
+    """Each minute: save sessions and tokens, sign the audit head, notice a clock that jumped (LOG-8); keep room for all
+    that on the disk."""
     drift = store.clock.now() - store.clock.uptime()
     while True:
+        await asyncio.to_thread(store.reserve.keep)
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
         now_drift = store.clock.now() - store.clock.uptime()
         try:

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib import resources
 from pathlib import Path
@@ -34,14 +34,24 @@ class DatabaseError(CroftError):
 class Database:
     """Open with :meth:`open`, close with :meth:`close`; use :meth:`transaction` to write and :meth:`rows` to read."""
 
-    def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection, lock_fd: int) -> None:
+    def __init__(
+        self,
+        writer: aiosqlite.Connection,
+        reader: aiosqlite.Connection,
+        lock_fd: int,
+        make_room: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``make_room`` is called before each write, for a disk that is full."""
         self._writer = writer
         self._reader = reader
         self._lock_fd = lock_fd
+        self._make_room = make_room
         self._turn = asyncio.Lock()
 
     @classmethod
-    async def open(cls, path: Path, *, used_before: bool = False) -> Database:
+    async def open(
+        cls, path: Path, *, used_before: bool = False, make_room: Callable[[], None] = lambda: None
+    ) -> Database:
         """Open or create the database at ``path`` and bring its schema up to date.
 
         ``used_before`` says that there must be one: a lost or emptied file is then refused, for an empty one would read as an
@@ -50,6 +60,7 @@ class Database:
         """
         async with AsyncExitStack() as undo:
             try:
+                make_room()
                 lock_fd = _take_lock(path.with_suffix(".lock"))
                 undo.callback(os.close, lock_fd)
                 _touch(path, used_before)
@@ -66,7 +77,7 @@ class Database:
             except (sqlite3.Error, UnicodeDecodeError) as error:
                 raise _cannot_open(error) from error
             undo.pop_all()
-        return cls(writer, reader, lock_fd)
+        return cls(writer, reader, lock_fd, make_room)
 
     async def close(self) -> None:
         """Checkpoint the log into the file and let go of the lock, which is let go of even where the disk is full."""
@@ -87,6 +98,7 @@ class Database:
         nobody waits for it any more, so the opening and the closing one are waited for whatever happens.
         """
         async with self._turn:
+            self._make_room()
             try:
                 await _to_the_end(self._writer.execute("BEGIN IMMEDIATE"))
                 yield self._writer

@@ -15,6 +15,7 @@ from appliance.audit import AuditLog
 from appliance.clock import Clock, SystemClock
 from appliance.database import Database
 from appliance.errors import CroftError
+from appliance.reserve import Reserve
 from appliance.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Store:
     clock: Clock
     boot_id: str
     instance: str
+    reserve: Reserve
 
 
 @asynccontextmanager
@@ -38,19 +40,24 @@ async def open_store(settings: Settings, clock: Clock | None = None) -> AsyncIte
     anchored = read_anchor(settings)
     try:
         settings.paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        reserve = Reserve(settings.paths.state / "reserve")
     except OSError as error:
         raise _unusable(error) from error
     # The database first: its lock keeps two of us from making the keys at once.
-    database = await Database.open(settings.paths.database, used_before=anchored is not None)
+    database = await Database.open(
+        settings.paths.database, used_before=anchored is not None, make_room=reserve.make_room
+    )
     try:
-        store = _open_keys(settings, database, clock, anchored)
+        store = _open_keys(settings, database, clock, anchored, reserve)
         yield store
         await _last_checkpoint(store.audit)
     finally:
         await database.close()
 
 
-def _open_keys(settings: Settings, database: Database, clock: Clock, anchored: tuple[int, bytes] | None) -> Store:
+def _open_keys(
+    settings: Settings, database: Database, clock: Clock, anchored: tuple[int, bytes] | None, reserve: Reserve
+) -> Store:
     try:
         audit_key = keys.ed25519(settings.paths.keys / "audit.key")
         instance = keys.instance_id(settings.paths.keys / "instance")
@@ -65,7 +72,7 @@ def _open_keys(settings: Settings, database: Database, clock: Clock, anchored: t
         lambda seq, digest: keys.write_private(anchor, json.dumps({"seq": seq, "hash": digest.hex()}).encode()),
         anchored,
     )
-    return Store(database, audit, clock, boot, instance)
+    return Store(database, audit, clock, boot, instance, reserve)
 
 
 async def _last_checkpoint(audit: AuditLog) -> None:
