@@ -323,13 +323,15 @@ _MAIN_CONTROLS = """() => [...document.querySelectorAll('main a[href], main butt
 async def keyboard(page: Page) -> list[str]:
     """Tab through the page: every stop is seen and reachable, all are visited, and the way leads out again."""
     await page.evaluate("document.activeElement?.blur?.()")
-    reach, seen, faults = await page.evaluate(_IN_REACH), set(), []
-    for _ in range(reach + 8):
+    reach, seen, last, faults = await page.evaluate(_IN_REACH), set(), -1, []
+    for _ in range(3 * reach + 8):  # a field for a date has several stops of its own
         await page.keyboard.press("Tab")
         stop = await page.evaluate(_FOCUS)
+        if stop is not None and stop["id"] == last:
+            continue
         if stop is None or stop["id"] in seen:
             break
-        seen.add(stop["id"])
+        seen.add(last := stop["id"])
         if stop["html"].startswith("<iframe"):
             return faults  # from here on the keys are another host's
         faults += [f"focus not {word}: {stop['html']}" for word in _hidden(stop)]
