@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import os
 import shutil
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
-from support.broker import Home
+from support.broker import Home, home_folder
 from support.commands import alive, room_in
 from support.daemon import Daemon
 from support.waiting import poll, until
@@ -185,24 +186,45 @@ async def test_a_path_through_a_link_asks_and_one_that_leads_out_is_refused(brok
         assert (await room.approve(run, status=409))["error"]["code"] == "changed"
 
 
-async def test_a_full_disk_starts_nothing_and_closes_what_runs(broker):
-    """R10, LOG-3: the run that is under way ends, its row waits for the disk; no other is started."""
+@pytest.fixture
+def small(names: dict[str, str]):
+    """A broker whose appliance's state lies on a disk of 8 MiB."""
     assert os.geteuid() == 0, "mounting a small disk needs root; ./tests/run runs as root"
-    async with room_in(broker) as room:
-        run = await room.shell("sleep 0.3; echo done", wait=0)
-        broken = room.front.store.database.transaction
-
-        def full():
-            raise OSError(28, "No space left on device")
-
-        room.front.store.database.transaction = full
+    with home_folder(names) as home:
+        home.paths.state.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "croft-test", str(home.paths.state)], check=True)
         try:
-            await until(lambda: room.front.commands.live(run["id"]) is None, "the run has ended")
-            for argv in (["true"], ["sh", "-c", "true"]):
-                answer = await room.ask("POST", "/api/commands", status=503, json={"argv": argv})
-                assert answer["error"]["code"] == AuditUnavailable.code
-            assert (await room.ask("GET", f"/api/commands/{run['id']}", status=200))["run"]["state"] == "done"
+            home.start()
+            yield home
+            home.stop()
         finally:
-            room.front.store.database.transaction = broken
-        assert (await room.over(run["id"]))["exit_code"] == 0
+            subprocess.run(["umount", "-l", str(home.paths.state)], check=True)
+
+
+async def test_a_full_disk_starts_nothing_and_closes_what_runs(small):
+    """R10, LOG-3: the run under way ends and is closed once there is room; its output is cut, no other is started."""
+    async with room_in(small) as room:
+        run = await room.shell("sleep 0.5; seq 20000; echo done", wait=0)
+        filler = fill(small.paths.state)
+        with contextlib.suppress(CroftError):
+            for _ in range(5000):  # the log file has room until it has to grow
+                await room.front.audit.note("export", "test", what="x" * 2000)
+        for argv in (["true"], ["sh", "-c", "true"]):
+            answer = await room.ask("POST", "/api/commands", status=503, json={"argv": argv})
+            assert answer["error"]["code"] == AuditUnavailable.code
+        await until(lambda: room.front.commands.live(run["id"]) is None, "the run has ended")
+        filler.unlink()
+        over = await room.front.commands.wait(run["id"], 15)
+        assert (str(over.state), over.outcome.exit_code, over.outcome.truncated) == ("done", 0, True)
         assert (await room.propose("true", wait=10))["state"] == "done"
+        assert await room.front.audit.verify() is None
+
+
+def fill(folder: Path) -> Path:
+    filler = folder / "filler"
+    fd = os.open(filler, os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while os.write(fd, b"x" * 4096):
+            pass
+    os.close(fd)
+    return filler
