@@ -33,6 +33,9 @@ RESOLVE_BENEATH = 0x08
 
 RENAME_NOREPLACE = 1
 
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+_MNT_DETACH = 2
+
 _CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -70,6 +73,17 @@ def unshare(flags: int) -> None:
 def setns(fd: int, flags: int) -> None:
     """setns(2): join namespaces of the process (a pidfd) or the one (a file of /proc/PID/ns) that ``fd`` names."""
     _checked(_libc.setns(ctypes.c_int(fd), ctypes.c_int(flags)))
+
+
+def mount_tmpfs(path: str, options: str) -> None:
+    """mount(2) a tmpfs that holds no programs, devices or setuid files. Raises OSError."""
+    flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    _checked(_libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", flags, options.encode("ascii")), path)
+
+
+def unmount(path: str) -> None:
+    """umount2(2), now or when nobody uses it any more. Raises OSError."""
+    _checked(_libc.umount2(os.fsencode(path), ctypes.c_int(_MNT_DETACH)), path)
 
 
 def open_beneath(root: int, path: str, flags: int, mode: int = 0, *, links: bool = True) -> int:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.broker import accounts, kernel
+from appliance.broker import accounts, ide_room, kernel
 from appliance.broker.accounts import Account
 from appliance.broker.launch import SEARCH_PATH, Launch, launch
 from appliance.errors import CroftError
@@ -54,6 +54,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, home: Path | None, daemon: tuple[str, ...]) -> None:
         found = accounts.resolve(settings)
+        self._settings, self._accounts = settings, found
         self._home = home.resolve() if home else None
         self._switching = found.switching
         self._socket = settings.paths.socket("broker")
@@ -66,6 +67,7 @@ class Supervisor:
     def run(self) -> int:
         """Until SIGTERM or SIGINT. 0, or the status of a part that cannot start at all."""
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)  # services of a broker that died come to us to be reaped
+        ide_room.mount(self._settings, self._accounts)
         self._listen()
         while not self._stopping:
             wait = self._start_due()
@@ -73,6 +75,7 @@ class Supervisor:
             self._take_signals()
         for part in (self._daemon, self._broker):
             self._stop(part)
+        ide_room.unmount(self._settings)
         return self._status
 
     def _start_due(self) -> float | None:

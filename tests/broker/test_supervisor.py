@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -131,6 +132,44 @@ def test_it_takes_everything_down_within_20_seconds(supervised, poll, number):
     assert supervised.process.wait(25) == 0
     assert time.monotonic() - began < 20
     assert not any(alive(pid) for pid in pids)
+
+
+FILL = """
+import os, sys
+os.setresuid(*[int(sys.argv[2])] * 3)
+count = written = 0
+try:
+    while count < 1000:
+        with open(f"{sys.argv[1]}/{count}", "wb", buffering=0) as file:
+            count += 1
+            while written < 64 << 20:
+                written += file.write(b"x" * 65536)
+except OSError as error:
+    print(error.strerror, count, written)
+"""
+
+
+def test_the_workspace_cannot_fill_run_through_the_folder_of_its_socket(supervised, poll):
+    """DECIDED 8: made before anything starts, the same for as long as anything runs."""
+    poll(supervised.starts)
+    folder = supervised.home.paths.socket("ide").parent
+    if not supervised.home.switching:
+        assert not folder.is_mount()
+        return
+    before, around = folder.stat(), folder.parent.stat()
+    assert before.st_dev != around.st_dev
+    assert (before.st_uid, before.st_mode & 0o7777) == (pwd.getpwnam(supervised.home.names["workspace"]).pw_uid, 0o2750)
+    words = [sys.executable, "-I", "-c", FILL, str(folder), str(before.st_uid)]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert said.startswith("No space left on device")
+    assert int(said.split()[-1]) <= 1 << 20
+    first = supervised.broker_pid()
+    os.kill(first, signal.SIGKILL)
+    poll(lambda: supervised.broker_pid() not in (0, first), what="a second broker")
+    assert (folder.stat().st_dev, folder.stat().st_ino) == (before.st_dev, before.st_ino)
+    supervised.process.terminate()
+    supervised.process.wait(25)
+    assert not folder.is_mount()
 
 
 def test_killed_outright_it_still_takes_everything_along(supervised, poll):

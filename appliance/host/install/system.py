@@ -115,6 +115,9 @@ class EnsureFirewall:
         return [port for port in self.ports if not re.search(rf"^{port}(/tcp)?\s+ALLOW", status, re.MULTILINE)]
 
 
+_KINDS = (".service", ".slice", ".mount")
+
+
 @dataclass
 class EnsureUnits:
     """Unit files and tmpfiles from the source, enabled and running."""
@@ -143,7 +146,7 @@ class EnsureUnits:
         )
 
     def plan(self) -> list[str]:
-        names = "croft.service, croft-broker.service, croft.slice" + (
+        names = "croft.service, croft-broker.service, croft.slice, run-croft-ide.mount" + (
             ", croft-ide.service, croft-proxy.service" if self.runtime == "process" else ""
         )
         return [
@@ -165,9 +168,7 @@ class EnsureUnits:
         self.journal.put(self.id, running=self._running())
 
     def undo(self) -> None:
-        names = [
-            Path(path).name for path in self.journal.get(self.id, "files", []) if path.endswith((".service", ".slice"))
-        ]
+        names = [Path(path).name for path in self.journal.get(self.id, "files", []) if path.endswith(_KINDS)]
         here = [name for name in names if self.host.path(f"{UNITS}/{name}").exists()]
         for name in sorted(here, key=lambda name: name not in self._STARTED):
             self.host.run("systemctl", "disable", "--quiet", "--now", name, check=False, timeout=180)
@@ -184,8 +185,8 @@ class EnsureUnits:
         folder = self.source / "systemd"
         files = {
             f"{UNITS}/{path.name}": path.read_text("utf-8")
-            for path in sorted(folder.glob("*.s*"))
-            if path.suffix in (".service", ".slice")
+            for path in sorted(folder.iterdir())
+            if path.suffix in _KINDS
         }
         if self.runtime == "process":
             settings = settings_module.load(Paths.system())
