@@ -306,6 +306,7 @@ class Preview:
             "theme": request.query.get("theme") or request.cookies.get("theme", "auto"),
             "path": request.path,
             "notice": None,
+            "can_mail": False,
             "state": filters.summary(self.stage.services, self.stage.problems),
         }
         text = self.jinja.get_template(name).render(**{**common, **variables})
