@@ -268,7 +268,7 @@ _FOCUS = """() => {
   if (!window.focused.has(e)) window.focused.set(e, window.focused.size);
   return {id: window.focused.get(e), html: e.outerHTML.slice(0, 120), seen: ring(style) || ring(field),
           outside: box.bottom < 0 || box.right < 0 || box.top > innerHeight || box.left > innerWidth,
-          under: !!top && !e.contains(top) && !top.contains(e) && e.tagName !== 'IFRAME'};
+          under: e.matches('a, button, input, select, textarea, summary') && !!top && !e.contains(top) && !top.contains(e)};
 }"""
 
 
