@@ -30,6 +30,7 @@ from webui.handlers.live import Item, until_signed_out
 from webui.i18n import Translator
 
 WAIT_MOST = 60.0
+_PIECE = 128 * 1024  # bytes; what a socket takes at once, so that nothing is moved about behind it
 _STREAMS = {STDOUT: "stdout", STDERR: "stderr"}
 
 
@@ -154,7 +155,8 @@ async def output(request: web.Request) -> web.StreamResponse:
         async for frames in _frames(request, run, 0, follow=request.query.get("follow") == "1"):
             for frame in frames:
                 if wanted in ("", _STREAMS[frame.stream]):
-                    await response.write(frame.data)
+                    for start in range(0, len(frame.data), _PIECE):
+                        await response.write(frame.data[start : start + _PIECE])
     return response
 
 
