@@ -412,7 +412,7 @@ class TestSource:
         ("unit", "drop_in", "threshold"),
         [
             ("croft.service", "", 15),
-            ("croft-broker.service", "", 48),
+            ("croft-broker.service", "", 50),
             ("croft-broker.service", "croft-broker.docker.conf", 42),
         ],
     )
