@@ -26,6 +26,7 @@ import editor  # noqa: E402
 import footprint  # noqa: E402
 import forward_auth  # noqa: E402
 import pages  # noqa: E402
+import policy  # noqa: E402
 import relay  # noqa: E402
 import running  # noqa: E402
 from measure import Figure, NotRun, save  # noqa: E402
@@ -62,6 +63,13 @@ ITEMS = (
     Item(
         footprint.whole_appliance,
         (("F4", "whole appliance without a model, PSS / Open WebUI alone", 0.50, 0.45, True),),
+    ),
+    Item(
+        policy.verdicts,
+        (
+            ("POL1", "verdict on a typical line, median, us", 100, 60, True),
+            ("POL2", "verdict, worst of 100,000 lines, us", 1000, 500, True),
+        ),
     ),
     Item(commands.spawn, (("C4", "start of a command, p50: 400 MB daemon / small one", 1.2, 1.05, True),)),
     Item(

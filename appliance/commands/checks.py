@@ -54,7 +54,9 @@ _HARMLESS = {
 }
 _KEYS = {section: frozenset(keys.split()) for section, keys in _HARMLESS.items()}
 _URL = re.compile(
-    r"(https?|ssh|git|file)://[^\s]+|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s:-][^\s:]*|\.{0,2}/[^\s:]*|[A-Za-z0-9._-]+(/[^\s:]*)?"
+    r"(https?|ssh|git|file)://[^\s]+"
+    r"|[A-Za-z0-9._][A-Za-z0-9._-]*@[A-Za-z0-9.-]+:[^\s:-][^\s:]*"
+    r"|\.{0,2}/[^\s:]*|[A-Za-z0-9._][A-Za-z0-9._-]*(/[^\s:]*)?"
 )
 _SECTION = re.compile(r'\[\s*([A-Za-z0-9.-]+)(?:\s+"((?:[^"\\\n]|\\.)*)")?\s*\]')
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
@@ -76,7 +78,7 @@ class Finding:
 
     @property
     def message(self) -> Message:
-        return Message("policy.ask.git_config", {"file": self.file, "key": self.key})
+        return Message("policy.ask.git_config", {"file": self.file, "setting": self.key})
 
 
 class Unreadable(ValueError):

@@ -137,7 +137,7 @@ class Policy:
             if isinstance(result, Match):
                 if fits is None or _outweighs(rule, fits[0]):
                     fits = rule, result
-            elif best is None or result.index > best.index:
+            elif best is None or _nearer(result, best):
                 best, nearest = result, rule.id
         if fits and (place := _hidden_at(argv, fits[1].texts)) is None:
             return self._fitting(request, argv, *fits)
@@ -245,6 +245,11 @@ def _judged(
     argv: tuple[str, ...], rule: Rule, verdict: Verdict, reason: Message, found: Match | None = None
 ) -> _Judged:
     return _Judged(Stage(found.argv if found else argv, argv, rule.id, verdict), reason, rule, found)
+
+
+def _nearer(miss: Miss, other: Miss) -> bool:
+    """Whether the rule of ``miss`` came closer; one that wants another flag altogether is never the closest."""
+    return (miss.code != "need", miss.index) > (other.code != "need", other.index)
 
 
 def _outweighs(rule: Rule, other: Rule) -> bool:

@@ -50,13 +50,17 @@ class PolicyFault(Exception):
         self.message = Message(f"policy.fault.{code}", {"line": line, **params})
 
 
-def load(text: str) -> Policy:
-    """The policy that ``text`` says. Raises PolicyFault."""
+def load(text: str, *, tried: bool = False) -> Policy:
+    """The policy that ``text`` says. ``tried``: this very text was loaded before, so its examples need no other try.
+
+    Raises PolicyFault.
+    """
     if len(text.encode("utf-8", "surrogatepass")) > MOST_BYTES:
         raise PolicyFault(0, "size", most=MOST_BYTES // 1024)
     document = _toml(text)
     policy = _Reader(text, document).policy()
-    _try_examples(policy)
+    if not tried:
+        _try_examples(policy)
     return policy
 
 
@@ -133,7 +137,7 @@ class _Reader:
         self.keys(table, ("id", "first", "then", "max"), line)
         name, most = self.id(table, line), table.get("max", 4)
         if type(most) is not int or not 2 <= most <= 8:
-            raise PolicyFault(self.line_of("max", line), "number", key="max", low=2, high=8)
+            raise PolicyFault(self.line_of("max", line), "number", setting="max", low=2, high=8)
         known = {rule.id: rule for rule in rules}
         first, then = self.words(table, "first", line), self.words(table, "then", line)
         for key, ids in (("first", first), ("then", then)):
@@ -148,15 +152,15 @@ class _Reader:
         self.keys(table, _RULE_KEYS, line)
         scope, mode = table.get("scope", "workspace"), table.get("mode")
         if scope not in ("workspace", "host"):
-            raise PolicyFault(self.line_of("scope", line), "choice", key="scope", choices="workspace, host")
+            raise PolicyFault(self.line_of("scope", line), "choice", setting="scope", choices="workspace, host")
         if mode not in _MODES:
-            raise PolicyFault(self.line_of("mode", line), "choice", key="mode", choices="auto, ask, deny")
+            raise PolicyFault(self.line_of("mode", line), "choice", setting="mode", choices="auto, ask, deny")
         effect = table.get("effect", "read" if mode == "auto" else "run")
         if effect not in _EFFECTS:
-            raise PolicyFault(self.line_of("effect", line), "choice", key="effect", choices=", ".join(_EFFECTS))
+            raise PolicyFault(self.line_of("effect", line), "choice", setting="effect", choices=", ".join(_EFFECTS))
         dashes = table.get("dashes", "insert")
         if dashes not in ("insert", "typed", "none"):
-            raise PolicyFault(self.line_of("dashes", line), "choice", key="dashes", choices="insert, typed, none")
+            raise PolicyFault(self.line_of("dashes", line), "choice", setting="dashes", choices="insert, typed, none")
         flags = self.flags(table, line, exclusions)
         rule = Rule(
             id=self.id(table, line),
@@ -283,7 +287,7 @@ class _Reader:
             return (self.words(table, "sub", line),)
         found = [tuple(words.split()) for words in self.words(table, "subs", line)]
         if not all(found):
-            raise PolicyFault(self.line_of("subs", line), "words", key="subs")
+            raise PolicyFault(self.line_of("subs", line), "words", setting="subs")
         return tuple(sorted(found, key=len, reverse=True))
 
     def exact(self, table: Mapping[str, Any], line: int) -> tuple[tuple[str, ...], ...]:
@@ -295,7 +299,9 @@ class _Reader:
         names = self.words({"requires": [value] if isinstance(value, str) else value}, "requires", line)
         for name in names:
             if name not in CHECKS:
-                raise PolicyFault(self.line_of("requires", line), "choice", key="requires", choices=", ".join(CHECKS))
+                raise PolicyFault(
+                    self.line_of("requires", line), "choice", setting="requires", choices=", ".join(CHECKS)
+                )
         return names
 
     def env(self, table: Any, line: int) -> dict[str, str]:
@@ -321,7 +327,7 @@ class _Reader:
         values = {name: table.get(name, getattr(base, name)) for name in bounds}
         for name, (low, high) in bounds.items():
             if type(values[name]) is not int or not low <= values[name] <= high:
-                raise PolicyFault(where, "number", key=name, low=low, high=high)
+                raise PolicyFault(where, "number", setting=name, low=low, high=high)
         return values
 
     def actors(self, value: Any, line: int, key: str) -> frozenset[Actor]:
@@ -334,7 +340,7 @@ class _Reader:
         words = self.words({key: value}, key, line)
         for word in words:
             if word not in known:
-                raise PolicyFault(self.line_of(key, line), "choice", key=key, choices=", ".join(known))
+                raise PolicyFault(self.line_of(key, line), "choice", setting=key, choices=", ".join(known))
         return words
 
     def id(self, table: Mapping[str, Any], line: int) -> str:
@@ -346,26 +352,26 @@ class _Reader:
     def string(self, table: Mapping[str, Any], key: str, line: int) -> str:
         value = table.get(key, "")
         if not isinstance(value, str) or not plain(value) or len(value) > 400:
-            raise PolicyFault(self.line_of(key, line), "string", key=key)
+            raise PolicyFault(self.line_of(key, line), "string", setting=key)
         return value
 
     def boolean(self, table: Mapping[str, Any], key: str, line: int) -> bool:
         value = table.get(key, False)
         if not isinstance(value, bool):
-            raise PolicyFault(self.line_of(key, line), "boolean", key=key)
+            raise PolicyFault(self.line_of(key, line), "boolean", setting=key)
         return value
 
     def words(self, table: Mapping[str, Any], key: str, line: int, *, empty: bool = False) -> tuple[str, ...]:
         value = table.get(key, [])
         if not isinstance(value, list) or not all(isinstance(word, str) and (word or empty) for word in value):
-            raise PolicyFault(self.line_of(key, line), "words", key=key)
+            raise PolicyFault(self.line_of(key, line), "words", setting=key)
         if not key.startswith("examples_") and not all(map(plain, value)):
-            raise PolicyFault(self.line_of(key, line), "string", key=key)
+            raise PolicyFault(self.line_of(key, line), "string", setting=key)
         return tuple(value)
 
     def table(self, value: Any, key: str, line: int = 0) -> Mapping[str, Any]:
         if not isinstance(value, dict):
-            raise PolicyFault(line, "table", key=key)
+            raise PolicyFault(line, "table", setting=key)
         return value
 
     # -- places -----------------------------------------------------------------------------------------------------------------------
@@ -374,7 +380,7 @@ class _Reader:
         """Every ``[[kind]]`` with the line of its header."""
         tables = self.document.get(kind, [])
         if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
-            raise PolicyFault(0, "blocks", key=kind)
+            raise PolicyFault(0, "blocks", setting=kind)
         header = re.compile(rf"\s*\[\[\s*{kind}\s*\]\]\s*(#.*)?")
         lines = [number for number, line in enumerate(self.lines, start=1) if header.fullmatch(line)]
         known = lines if len(lines) == len(tables) else [0] * len(tables)
@@ -383,7 +389,7 @@ class _Reader:
     def keys(self, table: Mapping[str, Any], known: Sequence[str], line: int) -> None:
         for key in table:
             if key not in known:
-                raise PolicyFault(self.line_of(key, line), "key", key=key)
+                raise PolicyFault(self.line_of(key, line), "key", setting=key)
 
     def unique(self, ids: Sequence[str], lines: Sequence[int]) -> None:
         seen: set[str] = set()

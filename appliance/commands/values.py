@@ -90,10 +90,12 @@ def parse_type(spec: str, exclusions: Exclusions) -> ValueType:
         return ValueType(spec, _path(exclusions), path=True, new=name == "newpath")
     if name == "text":
         return ValueType(spec, _text, text=True)
+    if name == "rev":
+        return ValueType(spec, _revision(exclusions), maybe=True)
     check = _SIMPLE.get(name)
     if check is None:
         raise BadType(f"there is no type {name!r}; there are {', '.join(sorted(TYPES))}")
-    return ValueType(spec, check, maybe=name == "rev")
+    return ValueType(spec, check)
 
 
 def lexical(cwd: str, value: str) -> str | None:
@@ -197,6 +199,11 @@ def _rev(value: str) -> str:
     return ""
 
 
+def _revision(exclusions: Exclusions) -> Check:
+    """A revision that is no excluded path either: git takes a word for the one or the other by what exists."""
+    return lambda value: _rev(value) or ("excluded" if any(map(exclusions.covers, value.split("/"))) else "")
+
+
 def _pattern(value: str) -> str:
     """A search pattern: no references back, which no linear engine has, and no large counts."""
     if not value or len(value) > MOST_PATTERN:
@@ -235,7 +242,6 @@ _PORT = _int("1..65535")
 _SIMPLE: dict[str, Check] = {
     "glob": _glob,
     "pattern": _pattern,
-    "rev": _rev,
     "port": _port,
     # A name of a package, a branch, a column: no folder but the one of a scoped package.
     "word": _grammar(r"(@[A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_][A-Za-z0-9._+-]*", 128),
@@ -270,4 +276,4 @@ _SIMPLE: dict[str, Check] = {
     # Fields and places of a JSON document, as jq(1) takes them; no calls, no variables.
     "jsonpath": _grammar(r"\.|(\.[A-Za-z_][A-Za-z0-9_]*(\[[0-9]{0,6}\])*|\.?\[[0-9]{0,6}\])+", 200),
 }
-TYPES = frozenset(_SIMPLE) | {"path", "newpath", "text", "int", "enum"}
+TYPES = frozenset(_SIMPLE) | {"path", "newpath", "text", "rev", "int", "enum"}

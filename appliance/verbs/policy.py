@@ -78,7 +78,7 @@ def _explain_lines(args: argparse.Namespace, policy: Policy, cwd: str) -> None:
     for line in _lines():
         row = _row(_judge(args, policy, [line], cwd))
         if args.json:
-            print(json.dumps({"line": line, **row}, ensure_ascii=False))
+            print(json.dumps({"line": line, **row}))
         else:
             print(f"{row['verdict']}\t{row['rule']}\t{shown(line)}")
 

@@ -241,11 +241,14 @@ def allowed_lines() -> list[str]:
         if rule.scope == "workspace"
         for line in (*rule.examples_allow, *rule.examples_deny)
     ]
-    return [
-        line
-        for line in dict.fromkeys(lines)
-        if judge_line(policy, line, Actor.HUMAN, "admin").judgement.verdict is Verdict.ALLOW
-    ]
+    found, slow = [], dict.fromkeys(("npm-ls", "pip-list", "pip-show"), 2)
+    for line in dict.fromkeys(lines):
+        judgement = judge_line(policy, line, Actor.HUMAN, "admin").judgement
+        # Each of these takes a second; two lines of a rule show as much as ten.
+        slow[judgement.rule] = slow.get(judgement.rule, 1 << 30) - 1
+        if judgement.verdict is Verdict.ALLOW and slow[judgement.rule] >= 0:
+            found.append(line)
+    return found
 
 
 def test_what_runs_at_once_only_reads(traps: Traps) -> None:
