@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.accounts import throwaway_accounts
-from support.broker import ROOT, Home, end_home, home_folder, poll
+from support.broker import ROOT, Home, end_home, home_folder
+from support.waiting import poll
 
 from appliance.broker.client import BrokerClient
 from appliance.broker.protocol import Object, Reply

@@ -14,7 +14,6 @@ and where a real Croft runs on this engine the tests refuse to start.
 from __future__ import annotations
 
 import contextlib
-import grp
 import importlib.util
 import os
 import pwd
@@ -24,8 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -33,6 +31,9 @@ import docker
 import docker.errors
 import pytest
 from docker.models.containers import Container
+from support.accounts import throwaway_accounts
+from support.appliance import free_port
+from support.waiting import poll
 
 from appliance.broker.client import call
 from appliance.broker.protocol import Object, Reply
@@ -49,17 +50,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.docker)
             # The SDK leaves sockets of ended streams to the garbage collector, which may come by in any later test.
             item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
-
-
-def poll(condition: Callable[[], object], seconds: float = 20.0, what: str = "the condition") -> object:
-    """Wait until ``condition`` holds and return what it said."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"{what} did not hold within {seconds} s"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")
@@ -125,30 +115,8 @@ def remove_project(engine: docker.DockerClient) -> None:
 @pytest.fixture(scope="session")
 def accounts() -> Iterator[dict[str, str]]:
     """Accounts of the daemon, the workspace and the proxy, and the group the first and last share."""
-    number = os.getpid()
-    made = {"daemon": f"croft-d{number}", "workspace": f"workspace-d{number}", "proxy": f"proxy-d{number}"}
-    web = f"{made['daemon']}-web"
-    _run("groupadd", "--system", web)
-    for role, name in made.items():
-        groups = [] if role == "workspace" else ["--groups", web]
-        _run("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", *groups, name)
-    yield made
-    for name in made.values():
-        _run("userdel", name)
-        if name in {group.gr_name for group in grp.getgrall()}:
-            _run("groupdel", name)
-    _run("groupdel", web)
-
-
-def _run(*words: str) -> None:
-    subprocess.run(words, check=True, capture_output=True)
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with throwaway_accounts("d") as made:
+        yield made
 
 
 class Home:
@@ -207,7 +175,7 @@ class Home:
     def up(self, service: str, seconds: float = 60.0, **limits: object) -> Object:
         """Start a service through the broker and wait until it runs; its row."""
         self.call("start", service=service, **limits)
-        poll(lambda: self.row(service)["state"] != "starting", seconds, f"the end of starting {service}")
+        poll(lambda: self.row(service)["state"] != "starting", f"the end of starting {service}", seconds)
         row = self.row(service)
         assert row["state"] == "running", row
         return row

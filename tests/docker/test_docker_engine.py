@@ -19,7 +19,7 @@ def ai(broker, ai_image: str, engine: docker.DockerClient) -> dict[str, Any]:
     network = next(iter(seen["NetworkSettings"]["Networks"].values()))
     key = next(one for one in seen["Config"]["Env"] if one.startswith("LOCALAI_API_KEY=")).partition("=")[2]
     found = {"address": network["IPAddress"], "key": key, "attrs": seen}
-    broker.poll(lambda: ask(found, "/readyz")[0] == 200, 60, "the engine")
+    broker.poll(lambda: ask(found, "/readyz")[0] == 200, "the engine", 60)
     return found
 
 

@@ -40,12 +40,12 @@ def test_both_services_start_serve_stop_and_leave_nothing_running(broker, engine
     ide, proxy = broker.up("ide"), broker.up("proxy")
     assert ide["run_id"]
     assert ide["started_by"] == "0"
-    broker.poll(lambda: health(broker) == 200, 60, "code-server")
+    broker.poll(lambda: health(broker) == 200, "code-server", seconds=60)
     assert proxy["pid"] == ours(engine)["croft-proxy"].attrs["State"]["Pid"]
     broker.poll(lambda: broker.row("ide")["memory_bytes"] > 20 << 20, what="figures of the ide")
     for service in ("ide", "proxy"):
         broker.call("stop", service=service, grace=5)
-        broker.poll(lambda name=service: broker.row(name)["state"] in ("stopped", "failed"), 30, "the end")
+        broker.poll(lambda name=service: broker.row(name)["state"] in ("stopped", "failed"), "the end", seconds=30)
     assert {one.status for one in ours(engine).values()} == {"exited"}
 
 
@@ -68,7 +68,7 @@ def test_what_is_kept_outlives_the_container(broker, engine) -> None:
     first = engine.containers.get("croft-ide")
     first.exec_run(["sh", "-c", f"echo kept > {home}/note"])
     broker.call("stop", service="ide", grace=5)
-    broker.poll(lambda: broker.row("ide")["state"] != "stopping" and broker.row("ide")["pid"] is None, 30)
+    broker.poll(lambda: broker.row("ide")["state"] != "stopping" and broker.row("ide")["pid"] is None, seconds=30)
     broker.up("ide", memory_mb=900)
     again = engine.containers.get("croft-ide")
     assert again.id != first.id
@@ -128,7 +128,9 @@ def test_a_broker_that_is_killed_leaves_services_alone_and_adopts_them(broker, e
     for _ in range(3):
         broker.kill()
         broker.start()
-        broker.poll(lambda: broker.row("proxy")["state"] == "running" and broker.row("ide")["state"] == "running", 30)
+        broker.poll(
+            lambda: broker.row("proxy")["state"] == "running" and broker.row("ide")["state"] == "running", seconds=30
+        )
         assert {name: broker.up(name)["pid"] for name in before} == before
     assert sorted(ours(engine)) == ["croft-ide", "croft-proxy"]
 
@@ -145,7 +147,7 @@ def test_a_killed_container_is_seen_and_starts_again_as_the_same_one(broker, eng
     row = broker.up(service)
     one = ours(engine)[f"croft-{service}"]
     os.kill(row["pid"], signal.SIGKILL)
-    broker.poll(lambda: broker.row(service)["state"] == "failed", 30, "the end of the container")
+    broker.poll(lambda: broker.row(service)["state"] == "failed", "the end of the container", seconds=30)
     assert broker.row(service)["signal"] == 9
     again = broker.up(service)
     assert ours(engine)[f"croft-{service}"].id == one.id
@@ -155,7 +157,7 @@ def test_a_killed_container_is_seen_and_starts_again_as_the_same_one(broker, eng
 def test_a_removed_container_is_made_again(broker, engine) -> None:
     broker.up("ide")
     engine.containers.get("croft-ide").remove(force=True)
-    broker.poll(lambda: broker.row("ide")["pid"] is None, 20, "the container to be gone")
+    broker.poll(lambda: broker.row("ide")["pid"] is None, "the container to be gone", seconds=20)
     broker.up("ide")
     assert list(ours(engine)) == ["croft-ide"]
 
@@ -165,7 +167,7 @@ def test_a_stranger_with_our_name_is_not_touched(broker, engine, builder) -> Non
     other = engine.containers.create(builder.build(engine, "base"), ["sleep", "60"], name="croft-ide")
     try:
         broker.call("start", service="ide")
-        broker.poll(lambda: broker.row("ide")["state"] != "starting", 60)
+        broker.poll(lambda: broker.row("ide")["state"] != "starting", seconds=60)
         assert broker.row("ide")["pid"] is None
         other.reload()
         assert other.status == "created"
@@ -218,18 +220,18 @@ def dockerd() -> Iterator[Engine]:
 def test_services_outlive_the_engine_and_are_found_again(broker, engine, dockerd: Engine, number: int) -> None:
     """R5, SYS-8 (live-restore): the same processes run on; after its return there is nothing twice."""
     rows = {name: broker.up(name) for name in ("ide", "proxy")}
-    broker.poll(lambda: health(broker) == 200, 60, "code-server")
+    broker.poll(lambda: health(broker) == 200, "code-server", seconds=60)
     dockerd.end(number)
     assert health(broker) == 200, "the IDE answers while the engine is away"
     with pytest.raises((requests.RequestException, docker.errors.DockerException)):
         broker.client().containers.list()
     dockerd.begin()
     for name, row in rows.items():
-        broker.poll(lambda name=name, row=row: broker.row(name)["run_id"] == row["run_id"], 30, "the service")
+        broker.poll(lambda name=name, row=row: broker.row(name)["run_id"] == row["run_id"], "the service", seconds=30)
         assert broker.up(name)["pid"] == row["pid"]
     assert sorted(ours(engine)) == ["croft-ide", "croft-proxy"]
     os.kill(rows["proxy"]["pid"], signal.SIGKILL)
-    broker.poll(lambda: broker.row("proxy")["state"] == "failed", 30, "an event after the engine's return")
+    broker.poll(lambda: broker.row("proxy")["state"] == "failed", "an event after the engine's return", seconds=30)
     assert [one.name for one in broker.client().containers.list()] == ["croft-ide"]
 
 

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,19 +18,9 @@ from appliance.broker import fence, ide_room
 from appliance.broker.client import call
 from appliance.broker.protocol import Object, Reply
 from appliance.settings import Paths, load
+from support.waiting import poll
 
 ROOT = os.geteuid() == 0
-
-
-def poll(condition: Callable[[], object], seconds: float = 10.0, what: str = "the condition") -> object:
-    """Wait until ``condition`` holds and return what it said."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"{what} did not hold within {seconds} s"
-        time.sleep(0.02)
 
 
 class Home:

@@ -10,7 +10,9 @@ from typing import TypeVar
 Found = TypeVar("Found")
 
 
-def poll(look: Callable[[], Found], what: str, seconds: float = 15.0, pause: float = 0.05) -> Found:
+def poll(
+    look: Callable[[], Found], what: str = "what the line above asks for", seconds: float = 15.0, pause: float = 0.05
+) -> Found:
     """What ``look`` returns once that is true. Fails naming ``what`` after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
