@@ -174,12 +174,16 @@ async def booth(browser: Browser, settings: str = "") -> AsyncIterator[Booth]:
         yield opened
 
 
+def trust() -> str:
+    """The flag that makes Chromium trust the booths' certificate as it would a real one."""
+    return f"--ignore-certificate-errors-spki-list={_certificate()[1]}"
+
+
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
     """One browser for all booths. It trusts their certificate as it would a real one: it keeps what may be kept."""
-    trust = f"--ignore-certificate-errors-spki-list={_certificate()[1]}"
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=[*FLAGS, trust])
+        browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=[*FLAGS, trust()])
         try:
             yield browser
         finally:
