@@ -74,6 +74,7 @@ EVENTS: dict[str, str] = {
     "command.cancel": "A command was cancelled or withdrawn",
     "command.expire": "A command was not decided in time, or had changed by then",
     "command.run": "A command was started",
+    "policy.change": "The command policy was changed",
     "lease.give": "A person let one exact command run without asking, for a while",
     "lease.revoke": "A lease was ended",
     "settings.change": "A setting was changed on the settings page",

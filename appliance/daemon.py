@@ -225,6 +225,7 @@ async def _serve(
             keys.EVENTS: bus,
             keys.SERVICES: services,
             keys.COMMANDS: commands,
+            keys.POLICY: policy,
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
             keys.RELAY: relay,

@@ -11,6 +11,7 @@ from appliance.audit import AuditLog
 from appliance.audit_search import AuditSearch
 from appliance.clock import Clock
 from appliance.commands.front import Commands
+from appliance.commands.policy_file import PolicyFile
 from appliance.events import EventBus
 from appliance.identity.api_tokens import ApiTokens
 from appliance.identity.bearer import Bearer
@@ -72,6 +73,7 @@ AUDIT_SEARCH = web.AppKey("audit_search", AuditSearch)
 EVENTS = web.AppKey("events", EventBus)
 SERVICES = web.AppKey("services", Services)
 COMMANDS = web.AppKey("commands", Commands)
+POLICY = web.AppKey("policy", PolicyFile)
 CATALOGUE = web.AppKey("catalogue", Catalogue)
 ASSETS = web.AppKey("assets", Assets)
 RELAY = web.AppKey("relay", Relay)

@@ -106,3 +106,4 @@ def forget(broker: Home) -> None:
         path.unlink()
     shutil.rmtree(broker.paths.state / "runs", ignore_errors=True)
     shutil.rmtree(broker.paths.keys, ignore_errors=True)
+    shutil.rmtree(broker.paths.policy, ignore_errors=True)

@@ -21,7 +21,7 @@ from appliance.audit_search import AuditSearch
 from appliance.clock import ManualClock
 from appliance.commands.judge import Policy
 from appliance.commands.language import load as load_policy
-from appliance.commands.policy_file import packaged
+from appliance.commands.policy_file import PolicyFile, packaged
 from appliance.events import EventBus
 from appliance.identity.api_tokens import ApiToken, ApiTokens
 from appliance.identity.bearer import Bearer
@@ -157,6 +157,7 @@ class Front:
             jitter=lambda: 0.0,
         )
         self.policy = packaged_policy()
+        self.policy_file = PolicyFile(self.settings.paths.policy, clock)
         self.settings.paths.workspace.mkdir(parents=True, exist_ok=True)
         # Not started: only tests of commands have a broker.
         self.commands = build_commands(
@@ -216,6 +217,7 @@ class Front:
             keys.EVENTS: self.bus,
             keys.SERVICES: self.services,
             keys.COMMANDS: self.commands,
+            keys.POLICY: self.policy_file,
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
             keys.RELAY: self.relay,
