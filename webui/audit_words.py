@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from appliance.audit import Record
+from webui.filters import pieces
 from webui.i18n import Translator
 
 # What a spreadsheet takes for the start of a formula (OWASP, CSV injection), and what separates cells in some.
@@ -55,7 +56,12 @@ def sentence(t: Translator, record: Record, names: Names) -> str:
     if isinstance(stages := record.detail.get("stages"), list):
         values["line"] = " | ".join(shlex.join(map(str, argv)) for argv in stages)
     values["intent"] = str(record.intent or "–")
-    return t(key, **{name: values[name] for name in t.catalogue.values_of(key)})
+    return t(key, **{name: _seen(values[name]) for name in t.catalogue.values_of(key)})
+
+
+def _seen(text: str) -> str:
+    """``text`` with every character that would not be seen, or would lie, spelt out."""
+    return "".join(piece.text for piece in pieces(text))
 
 
 def _plain(value: Any) -> str:

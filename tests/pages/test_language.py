@@ -112,12 +112,23 @@ def test_no_script_glues_a_sentence(path: Path) -> None:
 PLAIN = re.compile(r"(Croft|CSV|JSONL|JSON|Ctrl K|XXXX|ABCD-EFGH-JKMN-PQRS|[\s·:,.()/–—+×%#|0-9-]|U\+[0-9A-F]+)*\Z")
 
 
+# What is no text: blocks with names for style sheets and scripts, comments, expressions, data, character references.
+NOISE = (
+    r"\{% block (class|main_class|strings) %\}.*?\{% endblock %\}",
+    r"\{#.*?#\}",
+    r"\{\{.*?\}\}",
+    r"\{%.*?%\}",
+    r"<!--.*?-->",
+    r"<(script|style)\b.*?</\1>",
+    r"&[a-z]+;",
+)
+
+
 @pytest.mark.parametrize("path", [p for p in TEMPLATES if p.name != "mail.html"], ids=lambda path: path.name)
 def test_no_template_holds_words_of_its_own(path: Path) -> None:
     """Every word people read is in the catalogue, attributes people hear included."""
     text = path.read_text("utf-8")
-    # Blocks that hold names for style sheets and scripts, and attributes that a template puts together on their own.
-    for noise in (r"\{% block (class|main_class|strings) %\}.*?\{% endblock %\}", r"\{#.*?#\}", r"\{\{.*?\}\}", r"\{%.*?%\}", r"<!--.*?-->", r"<(script|style)\b.*?</\1>", r"&[a-z]+;"):
+    for noise in NOISE:
         text = re.sub(noise, "", text, flags=re.DOTALL)
     spoken = re.findall(r'\b(?:aria-label|title|placeholder|alt)="([^"]*)"', text)
     bare = re.sub(r"<[^>]*>", "\n", text, flags=re.DOTALL)

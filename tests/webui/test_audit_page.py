@@ -82,6 +82,16 @@ async def test_every_event_has_a_sentence_that_stands(door: Front) -> None:
     assert [one for one in said.values() if "{" in one or one in EVENTS] == []
 
 
+async def test_a_sentence_shows_what_would_not_be_seen_and_nothing_of_ours(door: Front) -> None:
+    """WEB-15: characters that change direction are spelt out; the marks that keep values in their place are not."""
+    _, cookie = await door.sign_in_as("admin")
+    await door.audit.note("export", "u1", what="a\u202ebخ\x07")
+    text = await text_of(door, "/audit?event=export", cookie)
+    assert "aU+202Ebخ" in text
+    assert "U+0007" in text
+    assert "U+2068" not in text
+
+
 @pytest.mark.parametrize("cell", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", " =1", "\n=1"])
 def test_no_cell_is_a_formula(cell: str) -> None:
     """LOG-9."""
