@@ -109,7 +109,7 @@ def test_no_script_glues_a_sentence(path: Path) -> None:
 
 
 # What may stand in a template as it is: names, signs, the shape of a code.
-PLAIN = re.compile(r"(Croft|CSV|JSONL|JSON|Ctrl K|XXXX|ABCD-EFGH-JKMN-PQRS|[\s·:,.()/–—+×%#|0-9-]|U\+[0-9A-F]+)*\Z")
+PLAIN = re.compile(r"(Croft|CSV|JSONL|JSON|Ctrl K|XXXX|ABCD-EFGH-JKMN-PQRS|[\s·:,.()/–—+×%#$|0-9-]|U\+[0-9A-F]+)*\Z")
 
 
 # What is no text: blocks with names for style sheets and scripts, comments, expressions, data, character references.
