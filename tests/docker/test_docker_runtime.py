@@ -7,15 +7,19 @@ import contextlib
 import inspect
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 
 from appliance.broker.client import BrokerClient
+from appliance.broker.images import Held, Ledger, read_pins
 from appliance.services.docker_runtime import DockerRuntime
-from appliance.services.model import Limits, Missing, Observed, State
+from appliance.services.model import Limits, Missing, Observed, State, Supply
 from appliance.services.runtime import RuntimeGone, StartFailed
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 async def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
@@ -105,6 +109,40 @@ async def test_safe_mode_and_new_limits_make_it_afresh(watched: Watched, engine:
     assert "/tmp/no-extensions" in made["Args"]
     assert made["HostConfig"]["Memory"] == 800 << 20
     assert made["HostConfig"]["NanoCpus"] == 500_000_000
+
+
+async def test_where_another_version_comes_from(watched: Watched, broker, engine: docker.DockerClient) -> None:
+    """DESIGN section 6, R6: what runs is left alone until the image that is held is another; the next start uses that."""
+    runtime, ledger = watched.runtime, Ledger(broker.paths.programs / "docker/images.json")
+    pin = read_pins(CHECKOUT / "compose/pins.toml")["ide"]
+
+    def hold(number: str, version: str) -> None:
+        engine.images.get(number).tag("croft/ide", "pin")
+        ledger.record("ide", Held(number, pin.repository, version, ""))
+
+    await runtime.start("ide", Limits(700, 1.0))
+    run = (await watched.one("ide")).run_id
+    first = engine.containers.get("croft-ide")
+    hold(first.image.id, "0.0.1")
+    assert await runtime.supply("ide") is Supply.FETCH
+    hold(first.image.id, pin.version)
+    assert await runtime.supply("ide") is Supply.CURRENT
+    other = first.commit("croft-test/ide", "other")
+    try:
+        hold(other.id, pin.version)
+        broker.call("compose-create", service="ide")  # looks at the images; what runs is left alone
+        await eventually(lambda: broker.call("image-status", service="ide").data["image"] == other.id)
+        assert await runtime.supply("ide") is Supply.HELD
+        assert (await watched.one("ide")).run_id == run
+        await runtime.stop("ide", 5)
+        await runtime.start("ide", Limits(700, 1.0))
+        assert engine.containers.get("croft-ide").image.id == other.id
+        assert await runtime.supply("ide") is Supply.CURRENT
+        await runtime.stop("ide", 5)
+    finally:
+        engine.containers.get("croft-ide").remove(force=True)
+        engine.images.get(first.image.id).tag("croft/ide", "pin")
+        engine.images.remove(other.id, force=True)
 
 
 async def test_a_kill_from_outside_is_seen_at_once(watched: Watched, engine: docker.DockerClient) -> None:
