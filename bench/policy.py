@@ -13,7 +13,7 @@ from measure import Figure
 from appliance.commands.language import load
 from appliance.commands.lines import judge_line
 from appliance.commands.model import Actor
-from appliance.commands.policy_file import packaged
+from appliance.commands.policy_text import packaged
 
 CORPUS = Path(__file__).resolve().parents[1] / "tests/commands/corpus"
 COUNT = 100_000

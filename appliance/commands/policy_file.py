@@ -11,28 +11,20 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from appliance import keys
 from appliance.clock import Clock
 from appliance.commands.judge import Policy, deny_all
-from appliance.commands.language import MOST_BYTES, PolicyFault, digest_of, load
-from appliance.errors import Conflict, CroftError, Invalid, NotFound, Unavailable
+from appliance.commands.language import PolicyFault, digest_of, load
+from appliance.commands.policy_text import Fault, check, packaged, text_of
+from appliance.errors import Conflict, CroftError, NotFound, Unavailable
 from appliance.messages import Message
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 5.0  # seconds between looks at the file's time; a look is one stat(2)
 MOST_VERSIONS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Why the file on disk is not in force: its line (0: no line) and what is wrong there."""
-
-    line: int
-    message: Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +35,6 @@ class Version:
     at: float
     actor: str
     digest: str
-
-
-class BadPolicy(Invalid):
-    """A text that is no policy; ``fault`` says where and why."""
-
-    code = "policy_fault"
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(f"cannot use the policy: line {fault.line} is wrong", hint="`croft policy check` says more.")
-        self.fault = fault
 
 
 class PolicyFile:
@@ -152,7 +134,7 @@ class PolicyFile:
         """Take the file as it is; where it is broken, what was in force stays, or else the last good version."""
         self._seen = self._state()
         try:
-            self.text = _text(self._path)
+            self.text = text_of(self._path)
             kept = self.versions()
             policy = load(self.text, tried=bool(kept) and kept[0].digest == digest_of(self.text))
         except PolicyFault as fault:
@@ -201,36 +183,3 @@ class PolicyFile:
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def packaged() -> str:
-    """The default policy as it came with this version."""
-    return (resources.files("appliance") / "commands" / "policy.toml").read_text("utf-8")
-
-
-def check(text: str) -> Policy:
-    """The policy that ``text`` says. Raises BadPolicy."""
-    try:
-        return load(text)
-    except PolicyFault as fault:
-        raise BadPolicy(Fault(fault.line, fault.message)) from fault
-
-
-def read_policy(path: Path) -> Policy:
-    """The policy in a file, for commands that need no daemon. Raises BadPolicy, Unavailable."""
-    try:
-        return check(_text(path))
-    except PolicyFault as fault:
-        raise BadPolicy(Fault(fault.line, fault.message)) from fault
-    except OSError as error:
-        raise Unavailable(f"cannot read the policy: {error.strerror}", hint="Name a readable file.") from error
-
-
-def _text(path: Path) -> str:
-    """The file as text. Raises OSError, PolicyFault."""
-    with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PolicyFault(data[: error.start].count(b"\n") + 1, "encoding") from error

@@ -45,7 +45,7 @@ def register(verbs: Verbs) -> None:
 
 
 def policy_check(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
-    from appliance.commands.policy_file import BadPolicy
+    from appliance.commands.policy_text import BadPolicy
 
     try:
         policy = _policy(settings, args.file or "")
@@ -147,7 +147,7 @@ def _folder(cwd: str, settings: Settings) -> str:
 
 def _policy(settings: Settings, file: str) -> Policy:
     """The policy to judge by: a named file, the one in force, or the packaged one before the first start."""
-    from appliance.commands.policy_file import check, packaged, read_policy
+    from appliance.commands.policy_text import check, packaged, read_policy
 
     installed = settings.paths.policy / "policy.toml"
     if file:

@@ -104,7 +104,7 @@ def test_every_text_of_the_policy_exists_in_both_languages() -> None:
 
 def test_the_packaged_file_needs_no_line_beyond_reason() -> None:
     """It is read and edited by people."""
-    from appliance.commands.policy_file import packaged
+    from appliance.commands.policy_text import packaged
 
     assert max(map(len, packaged().split("\n"))) <= 150
     assert len(tomllib.loads(packaged())["rule"]) == len(default_policy().rules)

@@ -11,7 +11,8 @@ from support.policies import default_policy
 from appliance.clock import SystemClock
 from appliance.commands import policy_file
 from appliance.commands.judge import Actor, Policy, Request, Verdict
-from appliance.commands.policy_file import BadPolicy, PolicyFile, packaged
+from appliance.commands.policy_file import PolicyFile
+from appliance.commands.policy_text import BadPolicy, packaged
 from appliance.errors import Conflict, NotFound
 
 SMALL = 'version = 1\n[defaults]\n[[rule]]\nid = "ls"\nbin = "ls"\nexec = "/usr/bin/ls"\nexact = [""]\nmode = "auto"\n'

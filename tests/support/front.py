@@ -21,7 +21,8 @@ from appliance.audit_search import AuditSearch
 from appliance.clock import ManualClock
 from appliance.commands.judge import Policy
 from appliance.commands.language import load as load_policy
-from appliance.commands.policy_file import PolicyFile, packaged
+from appliance.commands.policy_file import PolicyFile
+from appliance.commands.policy_text import packaged
 from appliance.events import EventBus
 from appliance.identity.api_tokens import ApiToken, ApiTokens
 from appliance.identity.bearer import Bearer

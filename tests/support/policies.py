@@ -7,7 +7,7 @@ from pathlib import Path
 
 from appliance.commands.judge import Policy
 from appliance.commands.language import load
-from appliance.commands.policy_file import packaged
+from appliance.commands.policy_text import packaged
 
 CORPUS = Path(__file__).parents[1] / "commands" / "corpus"
 

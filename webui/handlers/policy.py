@@ -16,7 +16,7 @@ from appliance.commands.judge import Policy
 from appliance.commands.language import digest_of
 from appliance.commands.lines import JudgedLine, judge_line
 from appliance.commands.model import Actor, Request
-from appliance.commands.policy_file import BadPolicy, Fault, check
+from appliance.commands.policy_text import BadPolicy, Fault, check
 from appliance.errors import Invalid
 from webui import keys, views
 from webui.answers import answer

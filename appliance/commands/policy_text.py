@@ -1,0 +1,67 @@
+"""A policy's text without its history: the packaged one, and reading one from a file.
+
+Rule: as light as can be, for ``croft policy`` answers without a daemon and is run once for each question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from appliance.commands.judge import Policy
+from appliance.commands.language import MOST_BYTES, PolicyFault, load
+from appliance.errors import Invalid, Unavailable
+from appliance.messages import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why the file on disk is not in force: its line (0: no line) and what is wrong there."""
+
+    line: int
+    message: Message
+
+
+class BadPolicy(Invalid):
+    """A text that is no policy; ``fault`` says where and why."""
+
+    code = "policy_fault"
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(f"cannot use the policy: line {fault.line} is wrong", hint="`croft policy check` says more.")
+        self.fault = fault
+
+
+def packaged() -> str:
+    """The default policy as it came with this version."""
+    return (resources.files("appliance") / "commands" / "policy.toml").read_text("utf-8")
+
+
+def check(text: str) -> Policy:
+    """The policy that ``text`` says. Raises BadPolicy."""
+    try:
+        # The packaged rules were tried when this version was made.
+        return load(text, tried=text == packaged())
+    except PolicyFault as fault:
+        raise BadPolicy(Fault(fault.line, fault.message)) from fault
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy in a file, for commands that need no daemon. Raises BadPolicy, Unavailable."""
+    try:
+        return check(text_of(path))
+    except PolicyFault as fault:
+        raise BadPolicy(Fault(fault.line, fault.message)) from fault
+    except OSError as error:
+        raise Unavailable(f"cannot read the policy: {error.strerror}", hint="Name a readable file.") from error
+
+
+def text_of(path: Path) -> str:
+    """The file as text. Raises OSError, PolicyFault."""
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PolicyFault(data[: error.start].count(b"\n") + 1, "encoding") from error
