@@ -89,7 +89,12 @@ class Booth:
         context = await self._context(screen.role, lang)
         page = await context.new_page()
         page.set_default_timeout(20_000)
-        answer = await page.goto(self.address + screen.path.format(**filled), wait_until="load")
+        address = self.address + screen.path.format(**filled)
+        answer = await page.goto(address, wait_until="load")
+        # A container that starts elsewhere on this machine changes its network, and Chromium drops what it was loading.
+        while any("ERR_NETWORK_CHANGED" in fault for fault in self.faults):
+            self.faults.clear()
+            answer = await page.goto(address, wait_until="load")
         assert answer is not None
         if answer.status != screen.status:
             self.faults.append(f"status {answer.status} at {page.url}")
