@@ -155,10 +155,10 @@ def _from_sleep(page: Page, appliance: Appliance, rounds: int) -> tuple[float, f
     """Medians: seconds to the first sign of progress, and to the file tree."""
     shown, tree = [], []
     for _ in range(min(rounds, 3)):
-        page.goto(f"{appliance.url}/")
         appliance.croft("services", "stop", "ide")
         poll(lambda: appliance.service("ide")["state"] == "stopped", "the IDE stops", 30)
         _let_sleep(appliance)
+        page.goto(f"{appliance.url}/")  # where the click is: a browser that has been here, a daemon that is up
         began = time.monotonic()
         page.goto(f"{appliance.url}/workspace", wait_until="commit")
         shown.append(_first_paint(page))
