@@ -15,7 +15,7 @@ from pathlib import Path
 
 from appliance.broker import kernel, layout
 from appliance.broker.accounts import Accounts
-from appliance.settings import Settings
+from appliance.settings import Paths, Settings
 
 BYTES, FILES = 1 << 20, 64
 
@@ -23,7 +23,7 @@ BYTES, FILES = 1 << 20, 64
 def mount(settings: Settings, accounts: Accounts) -> None:
     """Make the folder and mount the disk, unless it is there. Raises SettingsError for a folder that is not ours."""
     layout.ensure(settings, accounts)
-    place = folder(settings)
+    place = folder(settings.paths)
     if not accounts.switching or place.is_mount():
         return
     options = f"size={BYTES},nr_inodes={FILES},mode=2750,uid={accounts.workspace.uid},gid={accounts.web_gid}"
@@ -33,12 +33,12 @@ def mount(settings: Settings, accounts: Accounts) -> None:
         sys.stderr.write(f"croft: the editor's socket gets no disk of its own: {error.strerror}\n")
 
 
-def unmount(settings: Settings) -> None:
+def unmount(paths: Paths) -> None:
     """Everything has ended. What somebody still looks at goes when they stop."""
-    place = folder(settings)
+    place = folder(paths)
     if os.geteuid() == 0 and place.is_mount():
         kernel.unmount(str(place))
 
 
-def folder(settings: Settings) -> Path:
-    return settings.paths.socket("ide").parent
+def folder(paths: Paths) -> Path:
+    return paths.socket("ide").parent

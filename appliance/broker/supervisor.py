@@ -75,7 +75,7 @@ class Supervisor:
             self._take_signals()
         for part in (self._daemon, self._broker):
             self._stop(part)
-        ide_room.unmount(self._settings)
+        ide_room.unmount(self._settings.paths)
         return self._status
 
     def _start_due(self) -> float | None:

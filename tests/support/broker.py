@@ -17,7 +17,7 @@ from pathlib import Path
 from appliance.broker import fence, ide_room
 from appliance.broker.client import call
 from appliance.broker.protocol import Object, Reply
-from appliance.settings import Paths, load
+from appliance.settings import Paths
 from support.waiting import poll
 
 ROOT = os.geteuid() == 0
@@ -134,7 +134,7 @@ def end_home(home: Home) -> None:
         home.stop()
     if home.switching:
         fence.remove(pwd.getpwnam(home.names["workspace"]).pw_uid)  # so does one that was killed, its table
-        ide_room.unmount(load(home.paths))  # and a supervisor that was killed, its mount
+        ide_room.unmount(home.paths)  # and a supervisor that was killed, its mount
     for folder in home.cgroups():
         folder.rmdir()  # a broker that was killed leaves its empty ones
     shutil.rmtree(home.folder)
