@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from appliance.commands.lines import JudgedLine
     from appliance.control import Control
     from appliance.messages import Message
-    from webui.i18n import Translator
 
 EXITS = {"allow": 0, "ask": 10, "deny": 20}
 
@@ -160,12 +161,14 @@ def _policy(settings: Settings, file: str) -> Policy:
 
 
 def _words(message: Message) -> str:
-    return _english().message(message)
+    """``message`` in English, without the web's catalogue: only the daemon knows that, and it takes longer than the verdict."""
+    text: Any = _english()
+    for part in message.key.split("."):
+        text = text[part]
+    return re.sub(r"\{([a-z_]+)\}", lambda found: str(message.params.get(found[1], found[0])), text)
 
 
 @functools.cache
-def _english() -> Translator:
-    """The policy's own texts alone: reading the whole catalogue would take longer than the verdict."""
-    from webui.i18n import Catalogue, Translator
-
-    return Translator(Catalogue.load(Path(str(resources.files("webui"))) / "locale", names="policy.en.toml"), "en")
+def _english() -> dict[str, Any]:
+    """The policy's own texts, as they are written."""
+    return tomllib.loads((resources.files("webui") / "locale" / "policy.en.toml").read_text("utf-8"))
