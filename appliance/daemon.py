@@ -73,6 +73,7 @@ from webui import app as web_app
 from webui import keys
 from webui.assets import Assets
 from webui.guard import IDE_COOKIE
+from webui.handlers.approvals import waiting
 from webui.handlers.tokens import expiring
 from webui.handlers.welcome import unfinished
 from webui.i18n import Catalogue
@@ -232,7 +233,12 @@ async def _serve(
             keys.STREAMS: streams,
             keys.MONITOR: monitor,
             keys.VISITS: Visits(store.database, store.clock),
-            keys.NEEDS: [unfinished(hints), on_page(ways_in.needs, "/account", "key"), expiring(api_tokens)],
+            keys.NEEDS: [
+                unfinished(hints),
+                on_page(ways_in.needs, "/account", "key"),
+                expiring(api_tokens),
+                waiting(commands),
+            ],
             keys.ANCHOR: lambda: read_anchor(settings),
         },
         console_uids=frozenset({0, os.getuid()}),

@@ -50,12 +50,17 @@ ADMINS = frozenset({"admin"})
 NAVIGATION: tuple[Place, ...] = (
     Place("home", "/", EVERYONE, "H"),
     Place("workspace", "/workspace", OPERATORS, "W"),
+    Place("commands", "/commands", EVERYONE, "C"),
     Place("machine", "/machine", EVERYONE, "M"),
     Place("people", "/people", ADMINS, "P"),
     Place("settings", "/settings", ADMINS, "S"),
 )
 # The tabs of a place that has several pages; a page names its own as ``tab``. One tab alone is not shown.
 SECTIONS: dict[str, tuple[Place, ...]] = {
+    "commands": (
+        Place("run", "/commands", EVERYONE),
+        Place("approvals", "/commands/approvals", EVERYONE),
+    ),
     "machine": (Place("services", "/machine", EVERYONE), Place("logs", "/machine/logs/ide", OPERATORS)),
     "people": (
         Place("members", "/people", ADMINS),

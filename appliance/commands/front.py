@@ -90,6 +90,7 @@ class Commands:
     async def load(self) -> None:
         """Read what survived the last stop; before anything is proposed."""
         await self._limits.load()
+        self._records.waiting.update(run.id for run in await self._records.history.in_state(State.WAITING))
 
     async def run(self) -> None:
         """Keep the broker's connection and the clockwork going until cancelled."""
@@ -252,6 +253,20 @@ class Commands:
     @property
     def history(self) -> History:
         return self._records.history
+
+    @property
+    def pending(self) -> int:
+        """How many proposals wait for a decision."""
+        return len(self._records.waiting)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._machine.policy()
+
+    async def entries(self, folder: str) -> list[dict[str, Any]]:
+        """The rows of a workspace folder, for who completes a path. Raises CroftError."""
+        return await self._files.entries(self._folder(folder) or ".")
 
     def changed(self) -> list[dict[str, str]]:
         """The runs that changed last, by id and state: what a page needs to know what to look at again."""

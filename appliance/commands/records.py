@@ -35,6 +35,7 @@ class Records:
     boot_id: str
     bus: EventBus
     changed: OrderedDict[str, State] = field(default_factory=OrderedDict)  # the runs that changed last, for the pages
+    waiting: set[str] = field(default_factory=set)  # the proposals that wait for a decision
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
@@ -59,6 +60,7 @@ class Records:
         """Tell the pages that a run changed."""
         self.changed[run.id] = run.state
         self.changed.move_to_end(run.id)
+        (self.waiting.add if run.state is State.WAITING else self.waiting.discard)(run.id)
         while len(self.changed) > CHANGED:
             self.changed.popitem(last=False)
         self.bus.publish("runs", {})

@@ -37,6 +37,8 @@ GOLDEN = {
     "POST /api/workspace-token": "workspace",
     "POST /api/commands": "commands",
     "GET /api/commands": "commands",
+    "GET /api/commands/suggest": "commands",
+    "GET /api/commands/folders": "commands",
     "GET /api/commands/{id}": "commands",
     "GET /api/commands/{id}/stream": "commands",
     "GET /api/commands/{id}/output": "commands",

@@ -58,6 +58,7 @@ from webui import app as web_app
 from webui import keys
 from webui.assets import Assets
 from webui.guard import COOKIE, IDE_COOKIE
+from webui.handlers.approvals import waiting
 from webui.handlers.welcome import unfinished
 from webui.i18n import Catalogue
 from webui.ide_gate import IdePages
@@ -225,7 +226,11 @@ class Front:
             keys.STREAMS: self.streams,
             keys.MONITOR: self.monitor,
             keys.VISITS: self.visits,
-            keys.NEEDS: [unfinished(self.hints), on_page(self.ways_in.needs, "/account", "key")],
+            keys.NEEDS: [
+                unfinished(self.hints),
+                on_page(self.ways_in.needs, "/account", "key"),
+                waiting(self.commands),
+            ],
             keys.ANCHOR: lambda: read_anchor(self.settings),
         }
         app = web_app.build(parts, console_uids)

@@ -173,10 +173,19 @@ async def booth(browser: Browser, settings: str = "") -> AsyncIterator[Booth]:
         (folder / "etc").mkdir()
         (folder / "etc/croft.toml").write_text(f"[proxy]\nhttps_port = {port}\n{settings}")
         made = await stack.enter_async_context(front(folder, SystemClock()))
-        await web.TCPSite(made.runner, "127.0.0.1", port, ssl_context=_tls(folder)).start()
-        opened = Booth(made, browser, made.settings.ui_origin, await asyncio.to_thread(axe_source))
-        stack.push_async_callback(opened.close)
+        yield await stack.enter_async_context(booth_of(made, browser))
+
+
+@asynccontextmanager
+async def booth_of(made: Front, browser: Browser) -> AsyncIterator[Booth]:
+    """A running front, put behind TLS on the port of its settings, and the browser before it."""
+    port = made.settings.proxy_https_port
+    await web.TCPSite(made.runner, "127.0.0.1", port, ssl_context=_tls(made.folder)).start()
+    opened = Booth(made, browser, made.settings.ui_origin, await asyncio.to_thread(axe_source))
+    try:
         yield opened
+    finally:
+        await opened.close()
 
 
 def trust() -> str:

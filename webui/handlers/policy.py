@@ -18,7 +18,7 @@ from appliance.commands.lines import JudgedLine, judge_line
 from appliance.commands.model import Actor, Request
 from appliance.commands.policy_text import BadPolicy, Fault, check
 from appliance.errors import Invalid
-from webui import keys, views
+from webui import keys, run_words, views
 from webui.answers import answer
 from webui.forms import read_json
 from webui.guard import principal_of
@@ -26,6 +26,7 @@ from webui.i18n import Translator
 
 DAYS = 30
 CHANGES_MOST = 200
+HIDDEN_MOST = 20
 
 
 class _Text(msgspec.Struct, forbid_unknown_fields=True):
@@ -85,7 +86,8 @@ async def explain(request: web.Request) -> web.Response:
     else:
         stages = (tuple(body.argv or ()),)
         judged = JudgedLine(policy.judge(Request(stages, actor, body.role, body.scope, body.cwd)))
-    return answer(judged_json(judged, views.translator(request)))
+    hidden = run_words.unseen(body.line)[:HIDDEN_MOST]
+    return answer(judged_json(judged, views.translator(request)) | {"hidden": hidden})
 
 
 async def preview(request: web.Request) -> web.Response:
@@ -110,7 +112,10 @@ def judged_json(judged: JudgedLine, t: Translator) -> dict[str, Any]:
         "reason": t.message(judgement.reason),
         "effect": judgement.effect,
         "leasable": judgement.leasable,
-        "stages": [{"argv": one.argv, "rule": one.rule, "verdict": str(one.verdict)} for one in judgement.stages],
+        "stages": [
+            {"argv": one.argv, "typed": one.typed, "rule": one.rule, "verdict": str(one.verdict)}
+            for one in judgement.stages
+        ],
         "failure": {"stage": failure.stage, "index": failure.index, "token": failure.token} if failure else None,
         "hints": [t.message(hint) for hint in judgement.hints],
         "cleaned": judged.cleaned or None,

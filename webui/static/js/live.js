@@ -8,18 +8,21 @@ const FIRST_PAUSE = 1000;
 const LONGEST_PAUSE = 30_000;
 const QUIET_BEFORE_BANNER = 2500;
 
-/** Open `path` and hand each event's data to `handlers[event]`. `onState("live" | "lost")` is told of changes. */
-export function connect(path, handlers, onState = () => {}) {
-  const live = { source: null, pause: FIRST_PAUSE, timer: 0, lostAt: 0, state: "" };
+/** Open `path` and hand each event's data to `handlers[event]`. `onState("live" | "lost")` is told of changes.
+    Returns what ends it for good. A stream that comes back goes on after the last event it was told. */
+export function connect(path, handlers, onState = () => {}, resumes = false) {
+  const live = { source: null, pause: FIRST_PAUSE, timer: 0, lostAt: 0, state: "", after: "", over: false };
   const open = () => {
+    if (live.over) return;
     clearTimeout(live.timer);
     live.source?.close();
-    live.source = new EventSource(path);
+    live.source = new EventSource(live.after ? `${path}${path.includes("?") ? "&" : "?"}after=${live.after}` : path);
     live.source.addEventListener("open", () => found(live, onState));
     live.source.addEventListener("error", () => lost(live, open, onState));
     for (const [name, handle] of Object.entries(handlers)) {
       live.source.addEventListener(name, (event) => {
         found(live, onState);
+        if (resumes && event.lastEventId) live.after = event.lastEventId;
         handle(JSON.parse(event.data));
       });
     }
@@ -28,6 +31,11 @@ export function connect(path, handlers, onState = () => {}) {
   addEventListener("online", open);
   addEventListener("pagehide", () => live.source.close());
   find("#lost button")?.addEventListener("click", open);
+  return () => {
+    live.over = true;
+    clearTimeout(live.timer);
+    live.source.close();
+  };
 }
 
 function found(live, onState) {
