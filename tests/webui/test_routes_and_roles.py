@@ -67,6 +67,8 @@ GOLDEN: dict[str, tuple[int, int, int, int, int]] = {
     "POST /commands/{id}/deny": (OUT, NO, GONE, GONE, GONE),
     "POST /commands/{id}/cancel": (OUT, GONE, GONE, GONE, GONE),
     "POST /commands/{id}/rerun": (OUT, GONE, GONE, GONE, GONE),
+    "GET /policy": (OUT, OK, OK, OK, GONE),
+    "POST /policy": (OUT, NO, NO, OK, GONE),
     "GET /welcome": (OUT, NO, NO, OK, GONE),
     "POST /welcome": (OUT, NO, NO, YES, GONE),
     "POST /hints/{name}": (OUT, GONE, GONE, GONE, GONE),

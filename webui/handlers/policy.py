@@ -6,6 +6,7 @@ Rule: a change is checked whole, announced in the audit log and kept as a versio
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -62,17 +63,22 @@ async def get_policy(request: web.Request) -> web.Response:
 
 async def put_policy(request: web.Request) -> web.Response:
     """Put another text in force; ``base`` is the digest of the one that was edited."""
-    body, actor = await read_json(request, _Text), principal_of(request).actor
-    policy = request.app[keys.POLICY]
+    body = await read_json(request, _Text)
     try:
-        await asyncio.to_thread(check, body.text)
+        await change(request, body.text, body.base)
     except BadPolicy as bad:
         return _faulty(bad, views.translator(request))
-    await request.app[keys.AUDIT].note(
-        "policy.change", actor, digest=digest_of(body.text)[:16], before=policy.current.digest[:16]
-    )
-    await policy.save(body.text, actor, base=body.base)
     return await get_policy(request)
+
+
+async def change(request: web.Request, text: str, base: str | None) -> None:
+    """Check a text, announce it and put it in force. Raises BadPolicy, Conflict, Unavailable."""
+    policy, actor = request.app[keys.POLICY], principal_of(request).actor
+    await asyncio.to_thread(check, text)
+    await request.app[keys.AUDIT].note(
+        "policy.change", actor, digest=digest_of(text)[:16], before=policy.current.digest[:16]
+    )
+    await policy.save(text, actor, base=base)
 
 
 async def explain(request: web.Request) -> web.Response:
@@ -93,14 +99,29 @@ async def explain(request: web.Request) -> web.Response:
 async def preview(request: web.Request) -> web.Response:
     """What is wrong with a text, or which of the last 30 days' commands it would judge otherwise."""
     body, t = await read_json(request, _Text), views.translator(request)
+    found = await preview_of(request, body.text)
+    return answer({"fault": fault_json(found.fault, t), "changes": found.changes, "looked_at": found.looked_at})
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a text would change: its fault, or the commands that would be judged otherwise among ``looked_at``."""
+
+    fault: Fault | None
+    changes: list[dict[str, Any]]
+    looked_at: int
+
+
+async def preview_of(request: web.Request, text: str) -> Preview:
+    """Judge the last 30 days' commands by ``text``, as they are judged now and as they would be."""
     try:
-        fresh = await asyncio.to_thread(check, body.text)
+        fresh = await asyncio.to_thread(check, text)
     except BadPolicy as bad:
-        return answer({"fault": fault_json(bad.fault, t), "changes": [], "looked_at": 0})
+        return Preview(bad.fault, [], 0)
     since = request.app[keys.CLOCK].now() - DAYS * 86_400
     runs = await request.app[keys.COMMANDS].proposals(since)
     changes = await asyncio.to_thread(_changes, runs, request.app[keys.POLICY].current, fresh)
-    return answer({"fault": None, "changes": changes[:CHANGES_MOST], "looked_at": len(runs)})
+    return Preview(None, changes[:CHANGES_MOST], len(runs))
 
 
 def judged_json(judged: JudgedLine, t: Translator) -> dict[str, Any]:

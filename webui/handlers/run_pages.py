@@ -209,7 +209,7 @@ async def _top_folders(request: web.Request) -> list[str]:
 def _took(t: Translator, seconds: float) -> str:
     """How long a run took: parts of a second only while they matter."""
     return (
-        t("commands.seconds", s=f"{seconds:.2g}" if seconds < 1 else f"{seconds:.1f}")
+        t("commands.seconds", s=f"{seconds:.2f}" if seconds < 1 else f"{seconds:.1f}")
         if seconds < 10
         else t.duration(seconds)
     )

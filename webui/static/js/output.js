@@ -24,7 +24,7 @@ export function setPill(pill, state) {
 export const isOpen = (state) => state === "waiting" || state === "running";
 
 /** How long something took. */
-export const took = (seconds) => seconds < 10 ? t("commands.seconds", { s: seconds < 1 ? String(Number(seconds.toPrecision(2))) : seconds.toFixed(1) }) : duration(seconds);
+export const took = (seconds) => seconds < 10 ? t("commands.seconds", { s: seconds.toFixed(seconds < 1 ? 2 : 1) }) : duration(seconds);
 
 /** Text with every unseen character spelt out, as nodes. */
 export function spell(text) {
