@@ -22,6 +22,7 @@ from appliance.broker.processes import Processes
 from appliance.broker.proxy_root import ProxyRoot
 from appliance.broker.runs import Runs
 from appliance.broker.server import Server
+from appliance.broker.toolchains import ToolHelpers
 from appliance.broker.verbs import Verbs
 from appliance.errors import CroftError
 from appliance.settings import Paths, Settings
@@ -46,7 +47,8 @@ class Broker:
         runs = Runs(settings, self.accounts, self.processes, self._notify, self._ide_pid if contained else None)
         files = Files(settings, self.accounts, self.processes)
         self.fence = Fence(settings, self.accounts)
-        verbs = Verbs(self.accounts, self.backend, self.processes, runs, files, self.fence).table()
+        tools = ToolHelpers(settings, self.accounts, self.processes)
+        verbs = Verbs(self.accounts, self.backend, self.processes, runs, files, tools, self.fence).table()
         uids = frozenset({0, self.accounts.daemon.uid, os.geteuid()})
         self.server = Server(self.selector, settings.paths.socket("broker"), self.accounts.daemon.gid, uids, verbs)
         self._proxy_root = ProxyRoot(settings)
@@ -81,7 +83,7 @@ class Broker:
         self.selector.unregister(self._wake)
         self._deadline = time.monotonic() + _STOP_SECONDS
         self.backend.shutdown()
-        for process in (*self.processes.of_kind("run"), *self.processes.of_kind("files")):
+        for process in (one for kind in ("run", "files", "tools") for one in self.processes.of_kind(kind)):
             self.processes.stop(process, 0, "stopped")
 
     def _done(self) -> bool:

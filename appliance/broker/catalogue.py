@@ -104,7 +104,7 @@ def ide(settings: Settings, accounts: Accounts, *, safe: bool = False) -> Progra
         "LOGNAME": account.name,
         "SHELL": "/bin/bash",
         "LANG": "C.UTF-8",
-        "PATH": ":".join(SEARCH_PATH),
+        "PATH": ":".join((str(home / ".local/share/croft/tools/bin"), *SEARCH_PATH)),  # appliance/host/tools.py
     }
     return Program(argv, env, account, home, oom_score_adj=500, entry=ide_settings.write_defaults)
 

@@ -16,6 +16,7 @@ from appliance.broker.files import Files
 from appliance.broker.processes import Processes
 from appliance.broker.protocol import Field, Peer, Reply, Verb, flag, number, one_of, whole
 from appliance.broker.runs import Runs, most_memory_mb
+from appliance.broker.toolchains import ToolHelpers
 
 _SERVICE = Field(one_of(SERVICES))
 
@@ -30,6 +31,7 @@ class Verbs:
         processes: Processes,
         runs: Runs,
         files: Files,
+        tools: ToolHelpers,
         fence: Fence,
     ) -> None:
         self._accounts = accounts
@@ -37,6 +39,7 @@ class Verbs:
         self._processes = processes
         self._runs = runs
         self._files = files
+        self._tools = tools
         self._fence = fence
 
     def table(self) -> dict[str, Verb]:
@@ -53,7 +56,7 @@ class Verbs:
             "files": Verb(self._files.open),
             "terminals": Verb(self.terminals),
         }
-        return own | self._runs.verbs() | dict(self._backend.verbs())
+        return own | self._runs.verbs() | self._tools.verbs() | dict(self._backend.verbs())
 
     def hello(self, peer: Peer) -> Reply:
         """What this broker is and what it can hold people to."""

