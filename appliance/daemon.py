@@ -144,6 +144,7 @@ async def _serve(
     await sessions.load()
     api_tokens = ApiTokens(store.database, store.audit, store.clock)
     await api_tokens.load()
+    users.on_change(sessions.follow)
     users.on_change(api_tokens.follow)
     links = Links(store.database, users, store.audit, store.clock, store.boot_id)
     throttle = Throttle(store.database, store.clock)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from appliance.errors import Unauthenticated
+from appliance.errors import CroftError, Unauthenticated
 from appliance.identity.verify import PageName, relative_path
 from webui import headers, keys, routes
 from webui.guard import Guard, Handler, Route, as_error
@@ -23,7 +23,13 @@ def build(parts: dict[web.AppKey[Any], Any], console_uids: frozenset[int]) -> we
     """An application over ``parts`` (every key of webui.keys). ``console_uids`` may use the control socket."""
     table = _table()
     guard = Guard(
-        parts[keys.SETTINGS], parts[keys.SESSIONS], parts[keys.BEARER], parts[keys.AUDIT], table, console_uids
+        parts[keys.SETTINGS],
+        parts[keys.SESSIONS],
+        parts[keys.BEARER],
+        parts[keys.AUDIT],
+        parts[keys.CLOCK],
+        table,
+        console_uids,
     )
     app = web.Application(middlewares=[errors, guard.check], client_max_size=BODY_MAX)
     for key, value in parts.items():
@@ -66,9 +72,12 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception as error:
         if isinstance(error, web.HTTPException) and error.status < 400:
             raise
-        if getattr(error, "code", "") == "step_up" and _wants_page(request) and not on_ide_host(request):
+        if getattr(error, "code", "") != "step_up" or not _wants_page(request) or on_ide_host(request):
+            return refuse(request, error)
+        try:
             return await step_up.ask(request)
-        return refuse(request, error)
+        except CroftError as fault:  # the form that was to be carried along cannot be read
+            return refuse(request, fault)
 
 
 def refuse(request: web.Request, error: Exception) -> web.Response:

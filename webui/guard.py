@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from appliance.audit import AuditLog
+from appliance.clock import Clock
 from appliance.errors import CroftError, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
 from appliance.identity.api_tokens import ApiToken
 from appliance.identity.bearer import Bearer, carried
@@ -22,7 +23,7 @@ from appliance.identity.sessions import Session, Sessions
 from appliance.identity.users import Role, User
 from appliance.settings import Settings
 from webui import cookies
-from webui.forms import FORM
+from webui.forms import FORM, read_body
 from webui.relay import peer_uid
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ FOR_PROGRAMS = ("/api/", "/healthz", "/readyz", "/metrics")
 # The scope of a route that every token may use: what it learns about, or does to, the token itself.
 ANY_SCOPE = "any"
 DENIALS_MAX = 1000
+DENIAL_SECONDS = 60.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -65,8 +67,8 @@ PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 class Route:
     """One row of the table. ``role`` None means anyone; ``form`` says that a plain HTML form may post it; ``fresh`` asks
     for a proof of identity within the last five minutes; ``host`` is ui, ide or console (the control socket alone).
-    ``scope`` is what an API token must hold to come here; without one no token gets in, and where ``fresh`` is asked for none
-    does either. ``program`` marks a route for programs that bring their proof in the body: no cookie is looked at, so no page
+    ``scope`` is what an API token must hold to come here; without one no token gets in. Where ``fresh`` is asked for too, the
+    token is let in: it was made with a fresh proof, for that scope and a limited time. ``program`` marks a route for programs that bring their proof in the body: no cookie is looked at, so no page
     can lend them a person's, and none needs to be kept away."""
 
     method: str
@@ -88,7 +90,7 @@ class ScopeMissing(Forbidden):
     code = "token_scope"
 
     def __init__(self, route: Route) -> None:
-        possible = bool(route.scope) and not route.fresh
+        possible = bool(route.scope)
         super().__init__(
             f"this token does not hold the scope {route.scope}" if possible else "this is not for tokens",
             hint="Make a token with that scope, or sign in again with `croft sign-in --scope`."
@@ -109,6 +111,7 @@ class Guard:
         sessions: Sessions,
         bearer: Bearer,
         audit: AuditLog,
+        clock: Clock,
         routes: dict[tuple[str, str], Route],
         console_uids: frozenset[int],
     ) -> None:
@@ -116,11 +119,12 @@ class Guard:
         self._sessions = sessions
         self._bearer = bearer
         self._audit = audit
+        self._clock = clock
         self._routes = routes
         self._console_uids = console_uids
         self._hosts = {settings.host: "ui", settings.ide_host: "ide"}
         self._finishing: set[asyncio.Task[web.StreamResponse]] = set()
-        self._denied: set[tuple[str, Route]] = set()
+        self._denied: dict[tuple[str, Route], float] = {}
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -164,14 +168,23 @@ class Guard:
             if not sent and not route.program:
                 check_same_origin(request, self._settings.ui_origin)
             _check_kind(request, route)
-        principal = await self._principal(request, route, sent)
-        if principal is not None:
-            request[PRINCIPAL] = principal
-        await self._check_role(request, route, principal)
+        principal = await self._admit(request, route, sent)
+        if route.role is not None and request.method in UNSAFE and request.body_exists:
+            # It may dribble in for a minute, in which a session ends or a role is lost: judged again when it is whole.
+            await read_body(request)
+            principal = await self._admit(request, route, sent)
         self._slide(request, route, principal)
         response = await handler(request)
         await self._rotate(request, principal, response)
         return response
+
+    async def _admit(self, request: web.Request, route: Route, sent: list[str]) -> Principal | None:
+        """Who is asking, if they may come here. Raises Unauthenticated or Forbidden."""
+        principal = await self._principal(request, route, sent)
+        if principal is not None:
+            request[PRINCIPAL] = principal
+        await self._check_role(request, route, principal)
+        return principal
 
     async def _rotate(self, request: web.Request, principal: Principal | None, response: web.StreamResponse) -> None:
         """A session whose person has another role now gets a new id with its next navigation or change (AUTH-7). Not with
@@ -207,7 +220,7 @@ class Guard:
         if principal.role < route.role:
             await self._note_denied(principal, route)
             raise Forbidden(f"this needs the role {route.role.name}", hint="Ask an admin of this appliance.")
-        if principal.token and (route.fresh or route.scope not in {ANY_SCOPE, *principal.token.scopes}):
+        if principal.token and route.scope not in {ANY_SCOPE, *principal.token.scopes}:
             await self._note_denied(principal, route)
             raise ScopeMissing(route)
         if route.fresh and principal.session and not self._sessions.fresh(principal.session):
@@ -216,13 +229,13 @@ class Guard:
             )
 
     async def _note_denied(self, principal: Principal, route: Route) -> None:
-        """A person is recorded each time; a program once for each route, for it will try again and again."""
-        if (principal.actor, route) in self._denied:
+        """Once a minute for each person and route, and once in all for a program: trying again and again must not fill the log."""
+        now, last = self._clock.uptime(), self._denied.get((principal.actor, route))
+        if last is not None and (principal.token or now - last < DENIAL_SECONDS):
             return
-        if principal.token:
-            if len(self._denied) >= DENIALS_MAX:
-                self._denied.clear()
-            self._denied.add((principal.actor, route))
+        if len(self._denied) >= DENIALS_MAX:
+            self._denied.clear()
+        self._denied[principal.actor, route] = now
         await self._audit.note("access.denied", principal.actor, route=f"{route.method} {route.path}")
 
     def _slide(self, request: web.Request, route: Route, principal: Principal | None) -> None:

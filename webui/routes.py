@@ -125,7 +125,7 @@ UI: tuple[Route, ...] = (
     Route("GET", "/settings", settings.settings, ADMIN, "Settings"),
     Route("GET", "/settings/privacy", settings.privacy, ADMIN, "What may leave the machine"),
     Route("GET", "/audit", audit.audit, ADMIN, "The audit log as sentences"),
-    Route("GET", "/audit/export", audit.export, ADMIN, "The audit log as a file"),
+    Route("GET", "/audit/export", audit.export, ADMIN, "The audit log as a file", fresh=True),
     Route("POST", "/settings/restart", settings.restart, ADMIN, "Restart the daemon", form=True, fresh=True),
     Route("POST", "/settings/mail/test", settings.send_test, ADMIN, "Send oneself a test mail", form=True),
     Route("POST", "/settings/{group}", settings.change, ADMIN, "Change settings", form=True, fresh=True),
@@ -191,7 +191,7 @@ UI: tuple[Route, ...] = (
     Route("POST", "/api/policy/explain", policy.explain, VIEWER, "What would happen to a command, and why", scope="commands"),
     Route("POST", "/api/policy/preview", policy.preview, ADMIN, "What another policy would change"),
     Route("GET", "/api/audit", audit.audit_records, ADMIN, "Audit log", scope="audit"),
-    Route("GET", "/api/audit/export", audit.export, ADMIN, "The audit log as CSV or JSON lines", scope="audit"),
+    Route("GET", "/api/audit/export", audit.export, ADMIN, "The audit log as CSV or JSON lines", fresh=True, scope="audit"),
     Route("GET", "/api/audit/verify", audit.audit_verify, ADMIN, "Check the audit chain", scope="audit"),
 )
 
@@ -214,7 +214,7 @@ def openapi() -> dict[str, Any]:
         paths.setdefault(route.path, {})[route.method.lower()] = {
             "summary": route.summary,
             "x-role": route.role.name if route.role else "anyone",
-            "x-scope": route.scope if route.scope and not route.fresh else None,
+            "x-scope": route.scope or None,
             "parameters": [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
             ],

@@ -255,8 +255,8 @@ class ApiTokens:
                 await self._audit.append(tx, "token.revoke", actor, token=token.id, user=token.user.id)
         self._unrecorded = [entry for entry in self._unrecorded if entry not in ended]
 
-    def follow(self, user: User, gone: bool) -> None:
-        """The person was changed, or removed: every token of theirs changes with them."""
+    def follow(self, user: User, gone: bool, actor: str) -> None:
+        """The person was changed, or removed, by ``actor``: every token of theirs changes with them."""
         for token in self.of(user.id):
             lost = token.role
             token.user = user

@@ -1,8 +1,8 @@
 """Challenges that passkeys sign.
 
 Rules: a challenge is good once, for five minutes, in the browser it was made for and for one purpose. Nothing is kept of one
-until it comes back, so that nobody fills our memory by asking for them; a restart forgets the key, and with it every challenge
-that was out.
+until something that holds was signed for it, so that strangers cannot fill our memory; a restart forgets the key, and with it
+every challenge that was out.
 """
 
 from __future__ import annotations
@@ -32,18 +32,23 @@ class Challenges:
         head = _HEAD.pack(secrets.token_bytes(_NONCE), self._clock.uptime())
         return head + self._mark(head, purpose, browser)
 
-    def take(self, challenge: bytes, purpose: str, browser: str) -> float | None:
-        """How many seconds ago ``challenge`` was made; None unless it is one of ours, for this purpose and browser, and comes
-        back for the first time and in time."""
+    def age(self, challenge: bytes, purpose: str, browser: str) -> float | None:
+        """How many seconds ago ``challenge`` was made; None unless it is one of ours, for this purpose and browser, in time and
+        not used up."""
         head, mark = challenge[: _HEAD.size], challenge[_HEAD.size :]
         if not browser or not hmac.compare_digest(mark, self._mark(head, purpose, browser)):
             return None
-        made, uptime = _HEAD.unpack(head)[1], self._clock.uptime()
+        age = float(self._clock.uptime() - _HEAD.unpack(head)[1])
+        return age if age <= SECONDS and head not in self._taken else None
+
+    def use(self, challenge: bytes) -> bool:
+        """Use up one that :meth:`age` knows; False when somebody else was faster."""
+        head, uptime = challenge[: _HEAD.size], self._clock.uptime()
         self._taken = {each: at for each, at in self._taken.items() if uptime - at <= SECONDS}
-        if uptime - made > SECONDS or head in self._taken:
-            return None
-        self._taken[head] = made
-        return float(uptime - made)
+        if head in self._taken:
+            return False
+        self._taken[head] = _HEAD.unpack(head)[1]
+        return True
 
     def _mark(self, head: bytes, purpose: str, browser: str) -> bytes:
         bound = f"{purpose}\0{browser}".encode("utf-8", "surrogatepass")

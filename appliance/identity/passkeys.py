@@ -161,9 +161,11 @@ class Passkeys:
         """Keep the passkey that ``response`` (RegistrationResponseJSON) brings. Raises PasskeyNotAdded, Invalid or Conflict."""
         name = check_name(name) or "Passkey"
         challenge = _challenge_in(response)
-        if self._challenges.take(challenge, f"add {session_id}", browser) is None:
+        if self._challenges.age(challenge, f"add {session_id}", browser) is None:
             raise PasskeyNotAdded
         found = await asyncio.to_thread(_check_new, response, challenge, self._party)
+        if not self._challenges.use(challenge):
+            raise PasskeyNotAdded
         passkey = Passkey(
             secrets.token_hex(8), user.id, name, found.credential_backed_up, self._clock.now(), None, None
         )
@@ -204,7 +206,7 @@ class Passkeys:
         With ``user_id`` it must be that person's, and the device must have asked who is holding it. None says no.
         """
         challenge = _challenge_in(response)
-        age = self._challenges.take(challenge, purpose, browser)
+        age = self._challenges.age(challenge, purpose, browser)
         if age is None:
             return None
         row = await self._db.row("SELECT * FROM passkeys WHERE credential = ?", (decode(str(response["id"])),))
@@ -219,6 +221,8 @@ class Passkeys:
                 _check_used, response, challenge, self._party, row["public_key"], must_verify=bool(user_id)
             )
         except PasskeyRefused:
+            return None
+        if not self._challenges.use(challenge):
             return None
         if not _counts_on(row["sign_count"], found.new_sign_count):
             # An answer that was overtaken on its way by a later one is no sign of a copy.

@@ -213,12 +213,17 @@ class Sessions:
         What the disk does not take (it is full, the caller was cancelled) is tried again by :meth:`save`: a session that stayed
         on disk would be alive again after a restart.
         """
-        for session in [session for session in sessions if not session.ended]:
-            self._forget(session)
-            self._unrecorded.append((session, why, actor))
-        await self._record_ended()
+        self._end(list(sessions), why, actor)
+        await self.settle()
 
-    async def _record_ended(self) -> None:
+    def _end(self, sessions: list[Session], why: str, actor: str) -> None:
+        for session in sessions:
+            if not session.ended:
+                self._forget(session)
+                self._unrecorded.append((session, why, actor))
+
+    async def settle(self) -> None:
+        """Write down what has ended in memory and is not on disk yet."""
         ended = list(self._unrecorded)
         if not ended:
             return
@@ -288,11 +293,12 @@ class Sessions:
         if not session.ended:
             self._by_hash[fresh] = session
 
-    async def changed(self, user: User, actor: str) -> None:
-        """Apply a change of role or state to every session of ``user`` (within 2 s, DESIGN 8: here at once)."""
+    def follow(self, user: User, gone: bool, actor: str) -> None:
+        """The person was changed, or removed, by ``actor``: every session of theirs changes with them, at once (DESIGN 8).
+        What ends here is written down by :meth:`settle`."""
         theirs = [session for session in self._by_hash.values() if session.user.id == user.id]
-        if user.suspended:
-            await self.end(theirs, "suspended", actor)
+        if gone or user.suspended:
+            self._end(theirs, "removed" if gone else "suspended", actor)
             return
         for session in theirs:
             lost_ide = session.user.role >= Role.operator > user.role

@@ -104,7 +104,7 @@ class SignIn:
         async with self.attempt(way, caller, account, refused=refused) as attempt:
             user = await attempt.who(proof)
             renewal = None
-            if held is not None and fresh and held.user.id == user.id:
+            if held is not None and not held.ended and fresh and held.user.id == user.id:
                 session, renewal = held, await self._sessions.renew(attempt.tx, held, remember=remember)
                 cookie = renewal.cookie
             else:

@@ -54,6 +54,10 @@ class User:
         )
 
 
+# The person, whether they are gone, and who did it.
+Changed = Callable[[User, bool, str], None]
+
+
 class Users:
     """The table of people, with the few who are signed in kept by whoever asks for them."""
 
@@ -61,20 +65,22 @@ class Users:
         self._db = database
         self._audit = audit
         self._clock = clock
-        self._on_change: list[Callable[[User, bool], None]] = []
+        self._on_change: list[Changed] = []
         self._on_remove: list[Callable[[Any, User], Awaitable[None]]] = []
 
-    def on_change(self, callback: Callable[[User, bool], None]) -> None:
-        """Call ``callback`` with a person who was changed or (True) removed, before whoever asked for it goes on."""
+    def on_change(self, callback: Changed) -> None:
+        """Call ``callback`` with a person who was changed or (True) removed, and by whom, as soon as that is on disk."""
         self._on_change.append(callback)
 
     def on_remove(self, forget: Callable[[Any, User], Awaitable[None]]) -> None:
         """Call ``forget`` inside the transaction that removes a person: a room takes out what it keeps of them (PRV-4)."""
         self._on_remove.append(forget)
 
-    def _tell(self, user: User, *, gone: bool = False) -> None:
+    def _tell(self, user: User, actor: str, *, gone: bool = False) -> None:
+        # Whoever calls this read ``user`` in the transaction that has just ended and awaited nothing since. So changes are told
+        # in the order in which they were made, and nobody keeps a role that was taken away meanwhile.
         for callback in self._on_change:
-            callback(user, gone)
+            callback(user, gone, actor)
 
     async def all(self) -> list[User]:
         return [User.of(row) for row in await self._db.rows("SELECT * FROM users ORDER BY created_at")]
@@ -127,7 +133,7 @@ class Users:
             return await self.add(tx, email, name, role, actor)
 
     async def change(self, user: User, actor: str, *, role: Role | None = None, suspended: bool | None = None) -> User:
-        """Change role or suspension. Raises Conflict when no active admin would remain."""
+        """Change role or suspension. Raises NotFound, or Conflict when no active admin would remain."""
         async with self._db.transaction() as tx:
             if (role is not None and role is not Role.admin) or suspended:
                 await self._keep_an_admin(tx, user)
@@ -141,30 +147,32 @@ class Users:
             await self._audit.append(
                 tx, "user.change", actor, user=user.id, role=role.name if role else None, suspended=suspended
             )
-        changed = await self.find(user.id)
-        self._tell(changed)
+            changed = await _now(tx, user.id)
+        self._tell(changed, actor)
         return changed
 
     async def prefer(self, user: User, *, language: str | None = None, theme: str | None = None) -> None:
-        """Remember a person's language ('', en, ar) and theme ('', auto, light, dark). Raises Invalid."""
+        """Remember a person's language ('', en, ar) and theme ('', auto, light, dark). Raises Invalid or NotFound."""
         if language not in (None, "", "en", "ar") or theme not in (None, "", "auto", "light", "dark"):
             raise Invalid("that language or theme is not known")
-        await self._db.execute(
-            "UPDATE users SET language = COALESCE(?, language), theme = COALESCE(?, theme) WHERE id = ?",
-            (language, theme, user.id),
-        )
+        async with self._db.transaction() as tx:
+            await tx.execute(
+                "UPDATE users SET language = COALESCE(?, language), theme = COALESCE(?, theme) WHERE id = ?",
+                (language, theme, user.id),
+            )
+            changed = await _now(tx, user.id)
+        self._tell(changed, user.id)
 
-    async def rename(self, user: User, name: str) -> User:
-        """Let a person change what they are called. Raises Invalid."""
+    async def rename(self, user: User, name: str) -> None:
+        """Let a person change what they are called. Raises Invalid or NotFound."""
         wanted = check_name(name)
         if not wanted:
             raise Invalid("a person needs a name", hint="Type what others should call you.")
         async with self._db.transaction() as tx:
             await tx.execute("UPDATE users SET name = ? WHERE id = ?", (wanted, user.id))
             await self._audit.append(tx, "user.change", user.id, user=user.id, what="name")
-        renamed = await self.find(user.id)
-        self._tell(renamed)
-        return renamed
+            changed = await _now(tx, user.id)
+        self._tell(changed, user.id)
 
     async def remove(self, user: User, actor: str) -> None:
         """Remove a person and what is theirs (PRV-4): rows that refer to them go too, and their name where others' rows hold it.
@@ -177,7 +185,7 @@ class Users:
                 await forget(tx, user)
             await tx.execute("DELETE FROM users WHERE id = ?", (user.id,))
             await self._audit.append(tx, "user.remove", actor, user=user.id)
-        self._tell(user, gone=True)
+        self._tell(user, actor, gone=True)
 
     async def _keep_an_admin(self, tx: Any, user: User) -> None:
         others = list(
@@ -194,12 +202,38 @@ class Users:
             )
 
 
+async def _now(tx: Any, user_id: str) -> User:
+    """The person as this transaction leaves them. Raises NotFound."""
+    rows = list(await tx.execute_fetchall("SELECT * FROM users WHERE id = ?", (user_id,)))
+    if not rows:
+        raise NotFound("there is no such person", hint="They may have been removed meanwhile.")
+    return User.of(rows[0])
+
+
 def check_email(text: str) -> str:
-    """A usable address in NFC. Raises Invalid."""
+    """A usable address in NFC, its domain in the one form that all its spellings have. Raises Invalid."""
     email = unicodedata.normalize("NFC", text.strip())
     if not _EMAIL.match(email) or any(unicodedata.category(char).startswith("C") for char in email):
-        raise Invalid("that is not a usable e-mail address", hint="It looks like name@example.org.")
-    return email
+        raise _no_address()
+    local, _, domain = email.rpartition("@")
+    return f"{local}@{_domain(domain.lower())}"
+
+
+def _domain(text: str) -> str:
+    """``text`` as people read it (U-labels): two spellings of one domain must not be two people."""
+    if text.isascii() and "xn--" not in text:
+        return text
+    import idna  # its tables take 3 MB; most addresses never need them
+
+    try:
+        # Once as the name servers have it, and back: what does not survive that is no domain (RFC 5891, UTS 46).
+        return str(idna.decode(idna.encode(text, uts46=True), uts46=True))
+    except UnicodeError as error:  # IDNAError is one
+        raise _no_address() from error
+
+
+def _no_address() -> Invalid:
+    return Invalid("that is not a usable e-mail address", hint="It looks like name@example.org.")
 
 
 def check_name(text: str) -> str:

@@ -316,14 +316,17 @@ def test_challenges_cost_nothing_until_they_come_back(home: Front) -> None:
     assert challenges._taken == {}
     assert len(set(out)) == 1000
     for each in out[:10]:
-        assert challenges.take(each, "sign-in", BROWSER) == 0
-        assert challenges.take(each, "sign-in", BROWSER) is None
+        assert challenges.age(each, "sign-in", BROWSER) == 0
+        assert challenges.use(each)
+        assert not challenges.use(each)
+        assert challenges.age(each, "sign-in", BROWSER) is None
     home.clock.advance(301)
-    assert challenges.take(out[20], "sign-in", BROWSER) is None
+    assert challenges.age(out[20], "sign-in", BROWSER) is None
     fresh = challenges.make("sign-in", BROWSER)
     home.clock.advance(2)
-    assert challenges.take(fresh, "sign-in", BROWSER) == 2
+    assert challenges.age(fresh, "sign-in", BROWSER) == 2
+    assert challenges.use(fresh)
     assert len(challenges._taken) == 1, "what is too old to come back is forgotten"
-    assert Challenges(home.clock).take(challenges.make("sign-in", BROWSER), "sign-in", BROWSER) is None
+    assert Challenges(home.clock).age(challenges.make("sign-in", BROWSER), "sign-in", BROWSER) is None
     for broken in (b"", b"x", fresh[:-1], fresh + b"x", bytes(64)):
-        assert challenges.take(broken, "sign-in", BROWSER) is None
+        assert challenges.age(broken, "sign-in", BROWSER) is None

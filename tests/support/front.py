@@ -128,6 +128,7 @@ class Front:
         self.links = Links(store.database, self.users, store.audit, clock, store.boot_id)
         self.throttle = Throttle(store.database, clock)
         self.api_tokens = ApiTokens(store.database, store.audit, clock)
+        self.users.on_change(self.sessions.follow)
         self.users.on_change(self.api_tokens.follow)
         self.bearer = Bearer(store.database, self.api_tokens, self.throttle, store.audit)
         self.grants = Grants(clock)

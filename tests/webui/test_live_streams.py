@@ -105,7 +105,7 @@ async def test_a_stream_lost_to_a_demotion(door: Front) -> None:
     user = await door.users.find(session.user.id)
     async with door.ask("GET", "/api/services/ide/logs/stream", cookie) as answer:
         await event(answer)
-        await door.sessions.changed(await door.users.change(user, "test", role=Role.viewer), "test")
+        await door.users.change(user, "test", role=Role.viewer)
         assert await ended(answer) < 2
 
 

@@ -186,7 +186,7 @@ async def test_sockets_end_with_their_session(door: Front, upstream: Upstream) -
 async def test_sockets_end_when_the_role_no_longer_allows_them(door: Front, upstream: Upstream) -> None:
     session, cookie = await ticket(door)
     async with connect(door, cookie) as socket:
-        await door.sessions.changed(await door.users.change(session.user, "test", role=Role.viewer), "test")
+        await door.users.change(session.user, "test", role=Role.viewer)
         assert (await socket.receive(timeout=5)).type is not aiohttp.WSMsgType.TEXT
     assert await refused(door, cookie) == 403
 
@@ -213,7 +213,7 @@ async def test_a_role_lost_while_connecting(door: Front) -> None:
         ).encode()
     )
     await knocked.wait()
-    await door.sessions.changed(await door.users.change(session.user, "test", role=Role.viewer), "test")
+    await door.users.change(session.user, "test", role=Role.viewer)
     answer.set()
     try:
         async with asyncio.timeout(5):

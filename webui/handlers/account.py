@@ -52,13 +52,12 @@ async def start(request: web.Request) -> web.StreamResponse:
 
 async def rename(request: web.Request) -> web.StreamResponse:
     """Change one's own name."""
-    user, session = own(request)
+    user, _ = own(request)
     form = await read_form(request)
     try:
-        renamed = await request.app[keys.USERS].rename(user, form.get("name", ""))
+        await request.app[keys.USERS].rename(user, form.get("name", ""))
     except Invalid as fault:
         return await account_page(request, fault)
-    await request.app[keys.SESSIONS].changed(renamed, session.user.id)
     return see("/account")
 
 

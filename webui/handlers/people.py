@@ -155,8 +155,7 @@ async def _change(request: web.Request, *, role: Role | None = None, suspended: 
     users, actor = request.app[keys.USERS], principal_of(request).actor
     user = await users.find(request.match_info["id"])
     user = await users.change(user, actor, role=role, suspended=suspended)
-    request.app[keys.TOKENS].forget()
-    await request.app[keys.SESSIONS].changed(user, actor)
+    await request.app[keys.SESSIONS].settle()
     return user
 
 
@@ -167,11 +166,9 @@ async def remove_user(request: web.Request) -> web.Response:
 
 
 async def _remove(request: web.Request) -> None:
-    users, sessions, actor = request.app[keys.USERS], request.app[keys.SESSIONS], principal_of(request).actor
-    user = await users.find(request.match_info["id"])
-    await users.remove(user, actor)
-    request.app[keys.TOKENS].forget()
-    await sessions.end(sessions.of(user.id), "removed", actor)
+    users = request.app[keys.USERS]
+    await users.remove(await users.find(request.match_info["id"]), principal_of(request).actor)
+    await request.app[keys.SESSIONS].settle()
 
 
 def role_named(name: str) -> Role:

@@ -25,8 +25,6 @@ async def preferences(request: web.Request) -> web.StreamResponse:
     response = see(relative_path(form.get("next", "")) or "/")
     if principal and principal.user:
         await request.app[keys.USERS].prefer(principal.user, language=language, theme=theme)
-        user = await request.app[keys.USERS].find(principal.user.id)
-        await request.app[keys.SESSIONS].changed(user, principal.actor)
     for name, value in ((LANGUAGE_COOKIE, language), (THEME_COOKIE, theme)):
         if value:
             cookies.put(response, name, value, keep=True, seconds=cookies.DEVICE_SECONDS)

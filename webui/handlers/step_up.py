@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 import msgspec
 from aiohttp import web
 
-from appliance.errors import Invalid
+from appliance.errors import Conflict, Invalid, TooMany
 from appliance.identity.links import LinkRefused
 from appliance.identity.mailed import CODE_LENGTH, Asked, folded
 from appliance.identity.mailed import CodeRefused as MailCodeRefused
@@ -92,7 +92,10 @@ async def by_form(request: web.Request) -> web.StreamResponse:
         raise Invalid("cannot go on with what was asked", hint="Go back and try again.")
     fields = dict(parse_qsl(form.get("fields", ""), keep_blank_values=True))
     if form.get("mail") == "on":
-        asked = await _mail(request)
+        try:
+            asked = await _mail(request)
+        except (TooMany, Conflict) as fault:
+            return _ask(request, target, method, fields, status=fault.status, notice=f"fault.{fault.code}")
         again = _ask(request, target, method, fields, notice="step_up.mailed")
         mailed.remember_asking(again, asked)
         return again
