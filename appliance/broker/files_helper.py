@@ -191,8 +191,11 @@ class Helper:
 
 def serve(root: int) -> None:
     """Answer requests on descriptor 0 until the other end closes."""
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=0)
-    verbs = Helper(root).verbs()
+    converse(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=0), Helper(root).verbs())
+
+
+def converse(channel: socket.socket, verbs: dict[str, Verb]) -> None:
+    """Answer requests by ``verbs`` until the other end closes."""
     while True:
         packet, fds, flags, _ = socket.recv_fds(channel, protocol.MAX_PACKET + 1, protocol.MAX_FDS)
         if not packet:

@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
@@ -22,6 +23,7 @@ CAP_NET_BIND_SERVICE = 10
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
@@ -33,7 +35,13 @@ RESOLVE_BENEATH = 0x08
 
 RENAME_NOREPLACE = 1
 
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+# mount_setattr(2), Linux 5.12; the number is the same on every architecture.
+_SYS_MOUNT_SETATTR = 442
+_AT_RECURSIVE = 0x8000
+_MOUNT_ATTR_RDONLY = 1
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 _MNT_DETACH = 2
 
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -77,8 +85,29 @@ def setns(fd: int, flags: int) -> None:
 
 def mount_tmpfs(path: str, options: str) -> None:
     """mount(2) a tmpfs that holds no programs, devices or setuid files. Raises OSError."""
-    flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    _checked(_libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", flags, options.encode("ascii")), path)
+    mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
+
+
+def mount(source: str, path: str, kind: str, flags: int, options: str = "") -> None:
+    """mount(2). Raises OSError."""
+    words = (os.fsencode(source), os.fsencode(path), kind.encode("ascii"))
+    _checked(_libc.mount(*words, ctypes.c_ulong(flags), os.fsencode(options) or None), path)
+
+
+def all_read_only() -> None:
+    """Make every mount of this mount namespace read-only. Raises OSError (ENOSYS before Linux 5.12)."""
+    attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY, 0, 0, 0)
+    size = ctypes.c_size_t(ctypes.sizeof(attributes))
+    _checked(
+        _libc.syscall(
+            ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(-1), b"/", ctypes.c_uint(_AT_RECURSIVE), attributes, size
+        )
+    )
+
+
+def sync_files(fd: int) -> None:
+    """syncfs(2): everything written to the file system of ``fd`` is on the disk then. Raises OSError."""
+    _checked(_libc.syncfs(ctypes.c_int(fd)))
 
 
 def unmount(path: str) -> None:

@@ -33,10 +33,14 @@ _NO_CAPABILITIES: frozenset[int] = frozenset()
 
 @dataclass(frozen=True)
 class Inside:
-    """A container to start in: a pidfd of its first process, and the folder there that takes the place of ``root``."""
+    """A container to start in: a pidfd of its first process, and the folder there that takes the place of ``root``.
+
+    ``person``: it lies in a user namespace of the broker's own user, which only a child can enter; see :func:`_stand_in`.
+    """
 
     pidfd: int
     folder: str
+    person: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def _collected(pid: int) -> bool:
 @contextlib.contextmanager
 def _children_inside(inside: Inside | None) -> Iterator[None]:
     """Forked in here, a child is born in the container's process namespace; the broker itself stays where it is."""
-    if inside is None:
+    if inside is None or inside.person:
         yield
         return
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -156,8 +160,13 @@ def _become(plan: Launch, report: int, parent: int) -> NoReturn:
             _prefer_to_keep(plan.oom_score_adj)
         if plan.inside:
             step = "enter the container of"
+            if plan.inside.person:
+                kernel.setns(plan.inside.pidfd, kernel.CLONE_NEWUSER)
+                kernel.setns(plan.inside.pidfd, kernel.CLONE_NEWPID)
             kernel.setns(plan.inside.pidfd, _JOINED)
         report = _place_descriptors(plan, report)
+        if plan.inside and plan.inside.person:
+            _stand_in()
         step = "limit"
         os.umask(plan.umask)
         for which, value in ((resource.RLIMIT_CORE, 0), *plan.rlimits):
@@ -205,6 +214,21 @@ def _prefer_to_keep(score: int) -> None:
     except PermissionError:
         if score > 0:
             raise
+
+
+def _stand_in() -> None:
+    """Returns in a child, which is born in the process namespace joined; we wait for it outside and end as it ends."""
+    child = os.fork()
+    if not child:
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGTERM)
+        kernel.set_capabilities(_NO_CAPABILITIES)
+        return
+    os.closerange(0, _ALL_DESCRIPTORS)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.kill(os.getpid(), -status)
+    os._exit(status if status >= 0 else 128 - status)
 
 
 def _enter_root(folder: str) -> None:

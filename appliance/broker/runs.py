@@ -20,6 +20,7 @@ from appliance.broker.cgroups import Group, Limits
 from appliance.broker.processes import Process, Processes
 from appliance.broker.protocol import Field, Object, Peer, Reply, Verb, many, nested, one_of, table, text, whole, words
 from appliance.broker.spawn import Expected, Pipeline, Spawner, held
+from appliance.broker.views import Views
 from appliance.errors import Conflict, Invalid, NotFound, TooMany, Unavailable
 from appliance.settings import Settings
 
@@ -49,7 +50,8 @@ class Runs:
         self._accounts = accounts
         self._processes = processes
         self._notify = notify
-        self._spawner = Spawner(settings, accounts, processes, container)
+        self._views = Views(settings, accounts, processes)
+        self._spawner = Spawner(settings, accounts, processes, container, self._views)
         self._ended: deque[Object] = deque(maxlen=64)
         processes.on_gone("run", self._gone)
 
@@ -60,7 +62,7 @@ class Runs:
             "memory_mb": Field(whole(16, most_memory_mb()), False),
         }
         expected = {"folder": Field(text(longest=64)), "programs": Field(many(MOST_STAGES, text()))}
-        return {
+        return self._views.verbs() | {
             "spawn": Verb(
                 self.spawn,
                 {
@@ -71,7 +73,7 @@ class Runs:
                     "env": Field(table(32), False),
                     "limits": Field(nested(limits), False),
                     "stdin": Field(one_of((None, "pipe")), False),
-                    "view": Field(one_of(("plain",)), False),
+                    "view": Field(one_of(("plain", "rehearsal")), False),
                     "expected": Field(nested(expected), False),
                 },
             ),
@@ -105,7 +107,16 @@ class Runs:
             raise Conflict("there is a run of this name", code="exists")
         variables = environment.build(env or {}, self._accounts.workspace, str(self._settings.paths.ide_home), name)
         most = Limits(bounds["memory_mb"], None, bounds["pids"], swap=False)
-        plan = Pipeline(name, pipeline, cwd or ".", variables, most, stdin == "pipe", _expected(expected, pipeline))
+        plan = Pipeline(
+            name,
+            pipeline,
+            cwd or ".",
+            variables,
+            most,
+            stdin == "pipe",
+            _expected(expected, pipeline),
+            bounds["seconds"] if view == "rehearsal" else 0.0,
+        )
         with contextlib.ExitStack() as unsent:
             process, ends = self._spawner.start(plan)
             for fd in ends:
@@ -147,6 +158,7 @@ class Runs:
         return Reply({"runs": live, "ended": list(self._ended)})
 
     def _gone(self, process: Process) -> None:
+        self._views.close(process.id)
         ended = {"run": process.id, **outcome(process)}
         self._ended.append(ended)
         self._notify({"event": "exit", **ended})

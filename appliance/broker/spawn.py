@@ -11,8 +11,9 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from appliance.broker import fingerprint, layout
 from appliance.broker.accounts import Accounts
@@ -36,7 +37,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What to start. ``stages`` are argument lists; ``cwd`` is relative to the workspace."""
+    """What to start. ``stages`` are argument lists; ``cwd`` is relative to the workspace; ``rehearsal``: in a view."""
 
     name: str
     stages: tuple[tuple[str, ...], ...]
@@ -45,6 +46,15 @@ class Pipeline:
     limits: Limits
     stdin: bool
     expected: Expected | None = None
+    rehearsal: float = 0.0  # seconds it may take, where it is one
+
+
+class RoomMaker(Protocol):
+    """Makes the views that rehearsals run in."""
+
+    def open(self, run: str, root: int, seconds: float, container: Inside | None) -> Inside: ...
+
+    def close(self, run: str, *, failed: bool = False) -> None: ...
 
 
 class Spawner:
@@ -56,14 +66,19 @@ class Spawner:
         accounts: Accounts,
         processes: Processes,
         container: Callable[[], int | None] | None,
+        views: RoomMaker,
     ) -> None:
         """``container`` says the pid of the IDE's container where runs belong into one; None means on the host."""
+        self._views = views
         self._settings, self._accounts, self._processes, self._container = settings, accounts, processes, container
 
     def start(self, plan: Pipeline) -> tuple[Process, list[int]]:
         """The run, and our ends of stdout, stderr and, if asked for, stdin. Raises CroftError; nothing is left then."""
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             base = self._base(theirs, plan.cwd)
+            if plan.rehearsal:
+                base = replace(base, inside=self._views.open(plan.name, base.root, plan.rehearsal, base.inside))
+                ours.callback(self._views.close, plan.name, failed=True)
             out, err = _pipe(ours, theirs), _pipe(ours, theirs)
             into = os.pipe2(os.O_CLOEXEC) if plan.stdin else (_null(),)
             held(theirs, into[0])
