@@ -70,13 +70,26 @@ class Merge:
         have, want = row[self._have], row[self._want]
         try:
             with self._parent(row["path"]) as (folder, name):
-                if self._is(folder, name, want, exact=False):
+                if self._is_done(folder, name, row):
                     return True
-                if self._is(folder, name, have, exact=True):
+                if self._is_untouched(folder, name, row):
                     return want is not None or have["kind"] != "folder" or self._holds_only_ours(folder, name, row)
                 return _kind(have) != _kind(want) and look(folder, name) is None
         except OSError:
             return have is None or want is None  # its folder is to be made, or is gone already
+
+    def _is_done(self, folder: int, name: str, row: Object) -> bool:
+        return self._is(folder, name, self._in_between(row, self._want), exact=False)
+
+    def _is_untouched(self, folder: int, name: str, row: Object) -> bool:
+        return self._is(folder, name, self._in_between(row, self._have), exact=True)
+
+    def _in_between(self, row: Object, side: str) -> Object | None:
+        """The state wanted there, but for the permissions of a folder that this merge makes or removes: they come last."""
+        state: Object | None = row[side]
+        if state and state["kind"] == "folder" and _kind(row["before"]) != _kind(row["after"]):
+            return {"kind": "folder"}
+        return state
 
     def _is(self, folder: int, name: str, state: Object | None, *, exact: bool) -> bool:
         """Whether ``state`` is what is there. ``exact``: untouched since the rehearsal, where that was recorded."""
@@ -90,6 +103,8 @@ class Merge:
             if found.st_size != state["size"]:
                 return False
             here |= {"size": found.st_size, "sha256": _digest(folder, name)}
+        if state == {"kind": "folder"}:
+            return bool(here["kind"] == "folder")
         return not differ(here, state)
 
     def _holds_only_ours(self, folder: int, name: str, row: Object) -> bool:
@@ -145,27 +160,27 @@ class Merge:
     # Then names
 
     def _move(self) -> None:
-        for number, row in self._deepest_first():
-            self._remove(row, number)
+        for row in self._deepest_first():
+            self._remove(row)
         for number, row in sorted(enumerate(self._changes), key=lambda one: _parts(one[1])):
             if row[self._want] is not None:
                 self._make(row, number)
-        for _, row in self._deepest_first():
+        for row in self._deepest_first():
             if _kind(row[self._want]) == "folder":
                 self._set_mode(row)
         kernel.sync_files(self._root)
 
-    def _deepest_first(self) -> list[tuple[int, Object]]:
-        return sorted(enumerate(self._changes), key=lambda one: _parts(one[1]), reverse=True)
+    def _deepest_first(self) -> list[Object]:
+        return sorted(self._changes, key=_parts, reverse=True)
 
-    def _remove(self, row: Object, number: int) -> None:
+    def _remove(self, row: Object) -> None:
         """What shall not be there any more, or makes way for something of another kind."""
         have, want = row[self._have], row[self._want]
         if have is None or _kind(have) == _kind(want):
             return
         try:
             with self._parent(row["path"]) as (folder, name):
-                if look(folder, name) is None or (want is not None and self._is(folder, name, want, exact=False)):
+                if look(folder, name) is None or self._is_done(folder, name, row):
                     return
                 self._check(folder, name, row)
                 if have["kind"] == "folder":
@@ -179,7 +194,7 @@ class Merge:
         want = row[self._want]
         with self._parent(row["path"]) as (folder, name):
             found = look(folder, name)
-            if found is not None and self._is(folder, name, want, exact=False):
+            if found is not None and self._is_done(folder, name, row):
                 return
             if want["kind"] == "folder":
                 if found is None:
@@ -199,7 +214,7 @@ class Merge:
                 os.close(fd)
 
     def _check(self, folder: int, name: str, row: Object) -> None:
-        if not self._is(folder, name, row[self._have], exact=True):
+        if not self._is_untouched(folder, name, row):
             raise Changed(errno.ESTALE, "it has changed meanwhile", row["path"])
 
     @contextlib.contextmanager
