@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -23,6 +24,7 @@ from appliance.commands.workspace import WorkspaceFiles
 from appliance.errors import Unavailable
 from appliance.events import EventBus
 from appliance.host.machine import listeners
+from appliance.host.toolbox import Toolbox
 from appliance.identity.mail import Mailer
 from appliance.identity.own_data import OwnData
 from appliance.identity.sessions import Limits as SessionLimits
@@ -204,6 +206,17 @@ def build_commands(
     )
     records = Records(store.database, store.audit, History(store.database, folder), store.clock, store.boot_id, bus)
     return Commands(machine, records, Runs(client, folder), files)
+
+
+def build_tools(settings: Settings, store: Store, bus: EventBus, *, runtime: str) -> Toolbox:
+    """``runtime`` is the broker's word."""
+    path = settings.paths.socket("broker")
+
+    async def ask(**words: str) -> socket.socket:
+        reply = await asyncio.to_thread(lambda: broker_call(path, "tools", **words))
+        return socket.socket(fileno=reply.fds[0])
+
+    return Toolbox(ask, store.audit, bus, runtime)
 
 
 def workspace_uid(settings: Settings) -> int:

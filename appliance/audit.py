@@ -77,6 +77,8 @@ EVENTS: dict[str, str] = {
     "policy.change": "The command policy was changed",
     "lease.give": "A person let one exact command run without asking, for a while",
     "lease.revoke": "A lease was ended",
+    "tool.add": "A toolchain was installed for the workspace",
+    "tool.remove": "A toolchain of the workspace was removed",
     "settings.change": "A setting was changed on the settings page",
     "daemon.restart": "A restart of the daemon was asked for on the settings page",
     "export": "Data was exported",
@@ -84,7 +86,7 @@ EVENTS: dict[str, str] = {
 }
 
 # Events whose effect lies outside the database: an outcome must follow, or the action counts as interrupted.
-ANNOUNCED = frozenset({"service.start", "service.stop", "service.restart", "service.update"})
+ANNOUNCED = frozenset({"service.start", "service.stop", "service.restart", "service.update", "tool.add", "tool.remove"})
 
 
 @dataclass(frozen=True)

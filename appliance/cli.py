@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from appliance.errors import CroftError, Invalid
 from appliance.settings import Paths, Settings, load
-from appliance.verbs import audit, commands, laptop, machine, mail, people, policy, services, tokens
+from appliance.verbs import audit, commands, laptop, machine, mail, people, policy, services, tokens, tools
 from appliance.verbs.base import Verbs, shown
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "serve", parents=[common], help="run Croft in the foreground", description="Run Croft in the foreground."
     )
     verbs = Verbs(added, common)
-    for area in (machine, people, mail, services, audit, tokens, laptop, policy, commands):
+    for area in (machine, people, mail, services, audit, tokens, laptop, policy, commands, tools):
         area.register(verbs)
     return parser
 

@@ -62,7 +62,11 @@ SECTIONS: dict[str, tuple[Place, ...]] = {
         Place("approvals", "/commands/approvals", EVERYONE),
         Place("policy", "/policy", EVERYONE),
     ),
-    "machine": (Place("services", "/machine", EVERYONE), Place("logs", "/machine/logs/ide", OPERATORS)),
+    "machine": (
+        Place("services", "/machine", EVERYONE),
+        Place("tools", "/machine/tools", OPERATORS),
+        Place("logs", "/machine/logs/ide", OPERATORS),
+    ),
     "people": (
         Place("members", "/people", ADMINS),
         Place("invitations", "/people/invitations", ADMINS),

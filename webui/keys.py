@@ -13,6 +13,7 @@ from appliance.clock import Clock
 from appliance.commands.front import Commands
 from appliance.commands.policy_file import PolicyFile
 from appliance.events import EventBus
+from appliance.host.toolbox import Toolbox
 from appliance.identity.api_tokens import ApiTokens
 from appliance.identity.bearer import Bearer
 from appliance.identity.devices import Devices
@@ -73,6 +74,7 @@ AUDIT_SEARCH = web.AppKey("audit_search", AuditSearch)
 EVENTS = web.AppKey("events", EventBus)
 SERVICES = web.AppKey("services", Services)
 COMMANDS = web.AppKey("commands", Commands)
+TOOLBOX = web.AppKey("toolbox", Toolbox)
 POLICY = web.AppKey("policy", PolicyFile)
 CATALOGUE = web.AppKey("catalogue", Catalogue)
 ASSETS = web.AppKey("assets", Assets)

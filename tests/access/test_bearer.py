@@ -24,6 +24,8 @@ GOLDEN = {
     "GET /api/charts": "read",
     "GET /api/services": "read",
     "POST /api/services/{name}/{action}": "services",
+    "GET /api/tools": "services",
+    "POST /api/tools/{name}/{series}/{action}": "services",
     "GET /api/services/{name}/logs": "services",
     "GET /api/services/{name}/logs/stream": "services",
     "GET /api/sessions": "people",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
@@ -24,6 +26,7 @@ from appliance.commands.language import load as load_policy
 from appliance.commands.policy_file import PolicyFile
 from appliance.commands.policy_text import packaged
 from appliance.events import EventBus
+from appliance.host.toolbox import Toolbox
 from appliance.identity.api_tokens import ApiToken, ApiTokens
 from appliance.identity.bearer import Bearer
 from appliance.identity.devices import Devices
@@ -166,6 +169,7 @@ class Front:
         self.commands = build_commands(
             self.settings, store, self.bus, self.services, self.users, lambda: self.policy, runtime="process"
         )
+        self.toolbox = Toolbox(self.ask_tools, store.audit, self.bus, "process")
         # Not started: tests give it the rows they want to see.
         self.monitor = Monitor(clock, self.bus, TelemetryStore(store.database), folder, list)
         self.visits = Visits(store.database, clock)
@@ -177,6 +181,20 @@ class Front:
         self.app: web.Application
         self.web: aiohttp.ClientSession
         self.control: aiohttp.ClientSession
+
+    async def ask_tools(self, **words: str) -> socket.socket:
+        """The real helper on this folder's home, without a broker."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            home = self.settings.paths.ide_home
+            home.mkdir(parents=True, exist_ok=True)
+            await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-I", "-m", "appliance.host.tools", *words.values()),
+                env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
+                stdout=theirs,
+            )
+        return ours
 
     def build(self, console_uids: frozenset[int]) -> web.Application:
         def let_go(session: Session) -> None:
@@ -220,6 +238,7 @@ class Front:
             keys.EVENTS: self.bus,
             keys.SERVICES: self.services,
             keys.COMMANDS: self.commands,
+            keys.TOOLBOX: self.toolbox,
             keys.POLICY: self.policy_file,
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,

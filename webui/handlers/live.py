@@ -23,6 +23,7 @@ PICTURES: dict[str, Picture] = {
     "services": lambda app, t, role: views.services_event(app[keys.SERVICES], t, role),
     "runs": lambda app, t, role: {"changed": app[keys.COMMANDS].changed()},
     "approvals": lambda app, t, role: {"changed": app[keys.COMMANDS].changed()},
+    "tools": lambda app, t, role: app[keys.TOOLBOX].picture(),
     "telemetry": lambda app, t, role: app[keys.MONITOR].now(),
 }
 

@@ -1,0 +1,121 @@
+"""The toolchains of the workspace as the daemon offers them: what is there, and one change at a time, followed live.
+
+Rule: what is there is read from the disk each time it is asked for; the daemon remembers only what is under way and how
+the last change failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+from appliance.audit import AuditLog
+from appliance.errors import Conflict, CroftError, NotFound, Unavailable
+from appliance.events import EventBus
+from appliance.host.tools import CATALOGUE
+
+log = logging.getLogger(__name__)
+
+ANSWER_WITHIN = 20.0  # seconds for a look
+Ask = Callable[..., Awaitable[socket.socket]]
+"""Called with ``action`` and, but for list, ``name`` and ``series``; gives the socket of a helper (appliance.host.tools)."""
+
+
+class ToolFailed(CroftError):
+    """The helper's own words; ``code`` is one of those in appliance.host.tools."""
+
+    code = "failed"
+    status = 409
+
+
+class Toolbox:
+    """One for the appliance. ``runtime`` is the broker's word."""
+
+    def __init__(self, ask: Ask, audit: AuditLog, bus: EventBus, runtime: str) -> None:
+        self._ask, self._audit, self._bus, self.runtime = ask, audit, bus, runtime
+        self._task: asyncio.Task[None] | None = None
+        self._ended = 0
+        self.job: dict[str, Any] | None = None
+        self.problem: dict[str, Any] | None = None
+
+    def picture(self) -> dict[str, Any]:
+        """``job`` under way (name series action current total, bytes), ``problem`` of the last, ``ended`` counts changes."""
+        return {"job": self.job, "problem": self.problem, "ended": self._ended}
+
+    async def look(self) -> dict[str, Any]:
+        """``tools`` that are here and ``free`` bytes. Raises CroftError."""
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                async with contextlib.aclosing(self._lines(action="list")) as lines:
+                    return [line async for line in lines][-1]
+        except TimeoutError as error:
+            raise Unavailable("cannot look at the tools: the disk does not answer", hint="Try again.") from error
+
+    async def begin(self, action: str, name: str, series: str, actor: str) -> None:
+        """Start adding or removing one, announced in the audit log. Raises NotFound, Conflict, AuditUnavailable."""
+        if name not in CATALOGUE or series not in CATALOGUE[name].series:
+            raise NotFound("there is no such tool", hint="`croft tools list` names every one.")
+        if self.job is not None:
+            raise Conflict(
+                "another tool is being added or removed", hint="Wait for it, or cancel it.", code="tool_busy"
+            )
+        self.job = {"action": action, "name": name, "series": series, "current": 0, "total": 0}
+        self.problem = None
+        announced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._change(dict(self.job), actor, announced), name=f"tool {name}")
+        await announced
+
+    def cancel(self) -> None:
+        """Give up what is under way; nothing of it is left."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def wait(self) -> None:
+        """Until nothing is under way."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def _change(self, job: dict[str, Any], actor: str, announced: asyncio.Future[None]) -> None:
+        what = {key: job[key] for key in ("name", "series")}
+        try:
+            async with self._audit.doing(f"tool.{job['action']}", actor, tool=job["name"], series=job["series"]):
+                announced.set_result(None)
+                self._tell()
+                async with contextlib.aclosing(self._lines(action=job["action"], **what)) as lines:
+                    async for line in lines:
+                        if line["event"] == "progress":
+                            self.job = job | {"current": int(line["current"]), "total": int(line["total"])}
+                            self._tell()
+        except CroftError as error:
+            if not announced.done():
+                announced.set_exception(error)
+            self.problem = what | {"code": error.code, "message": error.message}
+            log.warning("a tool was not changed", extra={"tool": job["name"], "cause": error.message})
+        finally:
+            self.job, self._ended = None, self._ended + 1
+            self._tell()
+
+    def _tell(self) -> None:
+        self._bus.publish("tools", {}, keep=False)
+
+    async def _lines(self, **words: str) -> AsyncGenerator[dict[str, Any], None]:
+        """What a helper says, up to its last word. Raises ToolFailed, Unavailable. Leaving early ends its work."""
+        reader, writer = await asyncio.open_connection(sock=await self._ask(**words))
+        try:
+            while text := await reader.readline():
+                line: dict[str, Any] = json.loads(text)
+                if line["event"] == "failed":
+                    raise ToolFailed(line["message"], code=line["code"])
+                yield line
+                if line["event"] == "done":
+                    return
+        except (ValueError, OSError) as error:
+            raise Unavailable("the tools' helper said something that is not understood") from error
+        finally:
+            writer.close()
+        raise Unavailable("the tools' helper ended before it was done", hint="Try again.")
