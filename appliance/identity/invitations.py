@@ -98,8 +98,9 @@ class Invitations:
             await self._audit.append(tx, "invitation.create", actor, invitation=made, role=role.name, days=days)
         return await self.find(made), secret
 
-    async def renew(self, key: str, actor: str) -> tuple[Invitation, str]:
-        """A new link for an open or expired invitation, good for as long as the first was; the old link ends.
+    async def renew(self, key: str, by: User | None, actor: str) -> tuple[Invitation, str]:
+        """A new link for an open or expired invitation, good for as long as the first was; the old link ends. From now on ``by``
+        (None is the console) stands behind it.
 
         Raises NotFound, or Conflict when it was accepted or withdrawn meanwhile.
         """
@@ -108,8 +109,17 @@ class Invitations:
             row = await self._unfinished(tx, key)
             await self._not_a_member(tx, row["email"])
             await tx.execute(
-                "UPDATE invitations SET hash = ?, sent_at = ?, expires_at = ? WHERE id = ?",
-                (secrets.digest(secret), now, now + row["expires_at"] - row["sent_at"], key),
+                "UPDATE invitations SET hash = ?, sent_at = ?, expires_at = ?, inviter_id = ?, inviter = ?, by_console = ?"
+                " WHERE id = ?",
+                (
+                    secrets.digest(secret),
+                    now,
+                    now + row["expires_at"] - row["sent_at"],
+                    by.id if by else None,
+                    by.name if by else "",
+                    int(by is None),
+                    key,
+                ),
             )
             await self._audit.append(tx, "invitation.renew", actor, invitation=key)
         return await self.find(key), secret
@@ -125,7 +135,7 @@ class Invitations:
         """Invitations of the last ninety days, and open ones; the newest first."""
         now = self._clock.now()
         rows = await self._db.rows(
-            "SELECT * FROM invitations WHERE created_at > ? OR (accepted_at IS NULL AND revoked_at IS NULL AND expires_at > ?)"
+            f"{_SELECT} WHERE created_at > ? OR (accepted_at IS NULL AND revoked_at IS NULL AND expires_at > ?)"
             " ORDER BY created_at DESC, rowid DESC LIMIT 500",
             (now - SHOWN, now),
         )
@@ -133,7 +143,7 @@ class Invitations:
 
     async def find(self, key: str) -> Invitation:
         """The invitation with this id. Raises NotFound."""
-        row = await self._db.row("SELECT * FROM invitations WHERE id = ?", (key,))
+        row = await self._db.row(f"{_SELECT} WHERE id = ?", (key,))
         if row is None:
             raise _unknown()
         return self._of(row)
@@ -157,7 +167,7 @@ class Invitations:
         return user
 
     def _of(self, row: Row) -> Invitation:
-        state: State = "open" if row["expires_at"] > self._clock.now() else "expired"
+        state: State = "open" if row["backed"] and row["expires_at"] > self._clock.now() else "expired"
         if row["revoked_at"] is not None:
             state = "revoked"
         elif row["accepted_at"] is not None:
@@ -207,11 +217,13 @@ class Invitations:
         return rows[0]
 
 
-# A link that works: open, in time, and made by somebody who may still invite.
-_USABLE = (
-    "SELECT * FROM invitations WHERE hash = ? AND accepted_at IS NULL AND revoked_at IS NULL AND expires_at > ? AND (by_console"
-    " OR EXISTS (SELECT 1 FROM users WHERE id = inviter_id AND role = 'admin' AND suspended_at IS NULL))"
+# ``backed`` says whether who stands behind it may still invite.
+_SELECT = (
+    "SELECT *, by_console OR EXISTS (SELECT 1 FROM users WHERE users.id = inviter_id AND users.role = 'admin'"
+    " AND suspended_at IS NULL) AS backed FROM invitations"
 )
+# A link that works.
+_USABLE = f"{_SELECT} WHERE hash = ? AND accepted_at IS NULL AND revoked_at IS NULL AND expires_at > ? AND backed"
 
 
 def check_note(text: str) -> str:

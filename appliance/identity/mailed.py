@@ -104,14 +104,15 @@ class Mailed:
             user, known = await self._member(tx, email, caller.device)
             # On a device they know, people have an allowance of their own, which strangers cannot use up (AUTH-4).
             own = f" {user.id}" if user and known else ""
-            in_place = await self._throttle.failed(tx, f"mail {network(caller.address)}{own}", PER_NETWORK)
-            address = secrets.digest(email.casefold()).hex()
-            in_measure = await self._throttle.failed(tx, f"mail {address}{own}", PER_ADDRESS)
-            to = user if in_place and in_measure else None
-            await self._note(tx, link, browser, code, email, to, remember)
-            await self._audit.append(tx, "link.mail", "anyone", user=to.id if to else None, address=caller.address)
+            here = f"mail {network(caller.address)}{own}"
+            in_place = await self._throttle.failed(tx, here, PER_NETWORK)
+            if in_place:  # else nothing more is written: one network fills neither the log nor the tables
+                address = secrets.digest(email.casefold()).hex()
+                to = user if await self._throttle.failed(tx, f"mail {address}{own}", PER_ADDRESS) else None
+                await self._note(tx, link, browser, code, email, to, remember)
+                await self._audit.append(tx, "link.mail", "anyone", user=to.id if to else None, address=caller.address)
         if not in_place:
-            left = await self._throttle.banned(f"mail {network(caller.address)}{own}")
+            left = await self._throttle.banned(here)
             raise TooMany("too many sign-in mails were asked for from here", retry_after=left, hint="Wait a while.")
         return Asked(to, link, code, browser)
 

@@ -127,22 +127,26 @@ class SignIn:
     async def attempt(
         self, way: Way, caller: Caller, account: str = "", *, refused: Callable[[], ProofRefused]
     ) -> AsyncIterator[Attempt]:
-        """One throttled attempt in one transaction, which is undone by any exception. A ProofRefused that leaves the block is
-        counted and recorded; step-up proves through this too."""
-        counted = _keys(caller, account)
-        banned = [await self._throttle.banned(key) > 0 for key in counted]
-        try:
-            async with self._db.transaction() as tx:
-                yield Attempt(tx, caller, refused, shut_out=any(banned))
-        except ProofRefused:
-            await self._refused(way, caller, counted)
-            raise
-
-    async def _refused(self, way: Way, caller: Caller, counted: dict[str, Limit]) -> None:
+        """One throttled attempt in one transaction, which is undone by any exception. Of a ProofRefused that leaves the block it
+        keeps that it happened; step-up proves through this too."""
+        counted, refusal = _keys(caller, account), None
+        # From looking for a ban to counting nobody else writes: guesses that come at once count like one after another.
         async with self._db.transaction() as tx:
-            new = [await self._throttle.failed(tx, key, limit) for key, limit in counted.items()]
-            if any(new):
-                await self._audit.append(tx, "sign-in.refused", "anyone", way=way, address=caller.address)
+            banned = [await self._throttle.banned(key, tx) > 0 for key in counted]
+            await tx.execute("SAVEPOINT proof")
+            try:
+                yield Attempt(tx, caller, refused, shut_out=any(banned))
+            except ProofRefused as error:
+                refusal = error
+                await tx.execute("ROLLBACK TO proof")
+                await self._count(tx, way, caller, counted)
+        if refusal is not None:
+            raise refusal
+
+    async def _count(self, tx: Any, way: Way, caller: Caller, counted: dict[str, Limit]) -> None:
+        new = [await self._throttle.failed(tx, key, limit) for key, limit in counted.items()]
+        if any(new):
+            await self._audit.append(tx, "sign-in.refused", "anyone", way=way, address=caller.address)
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,11 @@ class Throttle:
         self._db = database
         self._clock = clock
 
-    async def banned(self, key: str) -> float:
-        """Seconds for which ``key`` is banned; 0 when it is not."""
-        row = await self._db.row("SELECT until FROM bans WHERE key = ?", (key,))
-        return _left(row["until"] if row else 0.0, self._clock.now())
+    async def banned(self, key: str, tx: Any = None) -> float:
+        """Seconds for which ``key`` is banned; 0 when it is not. With ``tx`` as that transaction sees it."""
+        question, values = "SELECT until FROM bans WHERE key = ?", (key,)
+        rows = list(await tx.execute_fetchall(question, values)) if tx else await self._db.rows(question, values)
+        return _left(rows[0]["until"] if rows else 0.0, self._clock.now())
 
     async def failed(self, tx: Any, key: str, limit: Limit = PER_CALLER) -> bool:
         """Count a failure of ``key`` inside the caller's transaction; the one that reaches ``limit`` bans it.
@@ -68,11 +69,13 @@ class Throttle:
             times.append(now)
         if len(times) >= limit.failures:
             until, level, times = now + min(FIRST_BAN * 2 ** min(level, 10), LONGEST_BAN), level + 1, []
-        # Written even when nothing changed: an attempt costs the same whether it was counted or not (AUTH-5).
+        # Something else each time, or SQLite would leave the page and the disk alone: an attempt costs the same whether it was
+        # counted or not (AUTH-5). What stands for one that was not is too old to count.
+        told = times if counted and times else [now - limit.window]
         await tx.execute(
             "INSERT INTO bans VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
             "failures = excluded.failures, until = excluded.until, level = excluded.level",
-            (key, json.dumps(times or [now]), until, level),
+            (key, json.dumps(told), until, level),
         )
         return counted
 

@@ -221,6 +221,8 @@ def check_email(text: str) -> str:
 
 def _domain(text: str) -> str:
     """``text`` as people read it (U-labels): two spellings of one domain must not be two people."""
+    if "" in text.split("."):
+        raise _no_address()
     if text.isascii() and "xn--" not in text:
         return text
     import idna  # its tables take 3 MB; most addresses never need them

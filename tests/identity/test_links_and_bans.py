@@ -213,6 +213,18 @@ async def test_a_link_works_across_a_restart_and_a_used_one_does_not(house: Any)
         await life.sign_in.by_link(fresh, HERE)
 
 
+async def test_every_refusal_reaches_the_disk(home: Front) -> None:
+    """AUTH-5: SQLite leaves the disk alone where nothing changes, which shows in the time; so something always does."""
+    log = home.settings.paths.database.with_name(home.settings.paths.database.name + "-wal")
+    sizes = [log.stat().st_size]
+    for _ in range(9):  # from the sixth on during a ban
+        home.clock.advance(0.01)
+        await fail(home, HERE, 1)
+        sizes.append(log.stat().st_size)
+    assert await ban(home, HERE) > 0
+    assert len(set(sizes)) == len(sizes), sizes
+
+
 async def test_refusals_cost_the_same(home: Front) -> None:
     """AUTH-5: unknown, used and banned take alike; medians, with room for a busy machine."""
     user = await home.member("admin")
@@ -221,6 +233,7 @@ async def test_refusals_cost_the_same(home: Front) -> None:
     await fail(home, HERE, 5)
 
     async def cost(secret: str, caller: Caller) -> float:
+        home.clock.advance(0.01)
         began = time.perf_counter()
         with pytest.raises(LinkRefused):
             await home.sign_in.by_link(secret, caller)

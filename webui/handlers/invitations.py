@@ -140,7 +140,8 @@ async def _invite(request: web.Request, wanted: NewInvitation) -> tuple[Invitati
 
 
 async def _renew(request: web.Request) -> tuple[Invitation, str]:
-    made = await request.app[keys.INVITATIONS].renew(request.match_info["id"], principal_of(request).actor)
+    principal = principal_of(request)
+    made = await request.app[keys.INVITATIONS].renew(request.match_info["id"], principal.user, principal.actor)
     _mail(request, *made)
     return made
 
