@@ -12,6 +12,7 @@ from typing import Any, cast
 from appliance.broker.client import BrokerClient
 from appliance.broker.client import call as broker_call
 from appliance.commands import people as history_of_people
+from appliance.commands import runbooks
 from appliance.commands.front import Commands, Machine
 from appliance.commands.history import History
 from appliance.commands.host import HostVerbs
@@ -136,6 +137,8 @@ def build_own_data(store: Store, users: Users) -> OwnData:
     own = OwnData(store.database, store.clock)
     own.register("runs", lambda user: history_of_people.told(store.database, user.id))
     users.on_remove(lambda tx, user: history_of_people.forget(tx, user.id, user.name))
+    own.register("runbooks", lambda user: runbooks.told(store.database, user.id))
+    users.on_remove(lambda tx, user: runbooks.forget(tx, user.id))
     return own
 
 
@@ -217,6 +220,18 @@ def build_tools(settings: Settings, store: Store, bus: EventBus, *, runtime: str
         return socket.socket(fileno=reply.fds[0])
 
     return Toolbox(ask, store.audit, bus, runtime)
+
+
+def build_runbooks(store: Store, users: Users, commands: Commands) -> runbooks.Runbooks:
+    """Runbooks over the commands of this appliance."""
+
+    async def person(owner: str) -> tuple[Role, str] | None:
+        if owner == "console":
+            return "admin", owner
+        found = [user for user in await users.all() if user.id == owner and not user.suspended]
+        return (cast(Role, found[0].role.name), found[0].name or found[0].email) if found else None
+
+    return runbooks.Runbooks(store.database, store.audit, store.clock, commands, person)
 
 
 def workspace_uid(settings: Settings) -> int:

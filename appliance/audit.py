@@ -77,6 +77,8 @@ EVENTS: dict[str, str] = {
     "policy.change": "The command policy was changed",
     "lease.give": "A person let one exact command run without asking, for a while",
     "lease.revoke": "A lease was ended",
+    "runbook.save": "A runbook was saved",
+    "runbook.remove": "A runbook was removed",
     "tool.add": "A toolchain was installed for the workspace",
     "tool.remove": "A toolchain of the workspace was removed",
     "settings.change": "A setting was changed on the settings page",

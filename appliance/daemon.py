@@ -33,6 +33,7 @@ from appliance.assembly import (
     build_commands,
     build_monitor,
     build_own_data,
+    build_runbooks,
     build_services,
     build_tools,
     caddy_version,
@@ -177,6 +178,7 @@ async def _serve(
     await policy.open()
     commands = build_commands(settings, store, bus, services, users, lambda: policy.current, runtime=broker["runtime"])
     await commands.load()
+    runbooks = build_runbooks(store, users, commands)
     relay = Relay(settings.paths.socket("ide"), ide_uid(settings), services.socket_opened, services.socket_closed)
 
     def let_go(session: Session) -> None:
@@ -230,6 +232,7 @@ async def _serve(
             keys.COMMANDS: commands,
             keys.TOOLBOX: build_tools(settings, store, bus, runtime=broker["runtime"]),
             keys.POLICY: policy,
+            keys.RUNBOOKS: runbooks,
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
             keys.RELAY: relay,
@@ -261,6 +264,7 @@ async def _serve(
             asyncio.create_task(monitor.run(), name="telemetry"),
             asyncio.create_task(commands.run(), name="commands"),
             asyncio.create_task(policy.watch(), name="policy"),
+            asyncio.create_task(runbooks.run(), name="runbooks"),
             asyncio.create_task(mailer.run(), name="mail"),
             asyncio.create_task(_housekeeping((sessions, api_tokens), store), name="housekeeping"),
         ]

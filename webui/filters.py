@@ -60,6 +60,7 @@ SECTIONS: dict[str, tuple[Place, ...]] = {
     "commands": (
         Place("run", "/commands", EVERYONE),
         Place("approvals", "/commands/approvals", EVERYONE),
+        Place("runbooks", "/commands/runbooks", EVERYONE),
         Place("policy", "/policy", EVERYONE),
     ),
     "machine": (

@@ -12,6 +12,7 @@ from appliance.audit_search import AuditSearch
 from appliance.clock import Clock
 from appliance.commands.front import Commands
 from appliance.commands.policy_file import PolicyFile
+from appliance.commands.runbooks import Runbooks
 from appliance.events import EventBus
 from appliance.host.toolbox import Toolbox
 from appliance.identity.api_tokens import ApiTokens
@@ -76,6 +77,7 @@ SERVICES = web.AppKey("services", Services)
 COMMANDS = web.AppKey("commands", Commands)
 TOOLBOX = web.AppKey("toolbox", Toolbox)
 POLICY = web.AppKey("policy", PolicyFile)
+RUNBOOKS = web.AppKey("runbooks", Runbooks)
 CATALOGUE = web.AppKey("catalogue", Catalogue)
 ASSETS = web.AppKey("assets", Assets)
 RELAY = web.AppKey("relay", Relay)

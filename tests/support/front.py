@@ -18,7 +18,7 @@ from aiohttp import web
 
 import webui
 from appliance import keys as key_files
-from appliance.assembly import build_commands, build_own_data
+from appliance.assembly import build_commands, build_own_data, build_runbooks
 from appliance.audit_search import AuditSearch
 from appliance.clock import ManualClock
 from appliance.commands.judge import Policy
@@ -170,6 +170,7 @@ class Front:
             self.settings, store, self.bus, self.services, self.users, lambda: self.policy, runtime="process"
         )
         self.toolbox = Toolbox(self.ask_tools, store.audit, self.bus, "process")
+        self.runbooks = build_runbooks(store, self.users, self.commands)
         # Not started: tests give it the rows they want to see.
         self.monitor = Monitor(clock, self.bus, TelemetryStore(store.database), folder, list)
         self.visits = Visits(store.database, clock)
@@ -240,6 +241,7 @@ class Front:
             keys.COMMANDS: self.commands,
             keys.TOOLBOX: self.toolbox,
             keys.POLICY: self.policy_file,
+            keys.RUNBOOKS: self.runbooks,
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
             keys.RELAY: self.relay,
