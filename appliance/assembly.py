@@ -136,7 +136,7 @@ def build_own_data(store: Store, users: Users) -> OwnData:
     """What is told of a person on request (PRV-6) and forgotten with them (PRV-4); each room that keeps something joins in."""
     own = OwnData(store.database, store.clock)
     own.register("runs", lambda user: history_of_people.told(store.database, user.id))
-    users.on_remove(lambda tx, user: history_of_people.forget(tx, user.id, user.name))
+    users.on_remove(lambda tx, user: history_of_people.forget(tx, user.id))
     own.register("runbooks", lambda user: runbooks.told(store.database, user.id))
     users.on_remove(lambda tx, user: runbooks.forget(tx, user.id))
     return own
@@ -215,7 +215,7 @@ def build_tools(settings: Settings, store: Store, bus: EventBus, *, runtime: str
     """``runtime`` is the broker's word."""
     path = settings.paths.socket("broker")
 
-    async def ask(**words: str) -> socket.socket:
+    async def ask(**words: Any) -> socket.socket:
         reply = await asyncio.to_thread(lambda: broker_call(path, "tools", **words))
         return socket.socket(fileno=reply.fds[0])
 

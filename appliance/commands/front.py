@@ -165,13 +165,15 @@ class Commands:
                 account = run.asker.account
                 lease = await self._leases.give(
                     tx, terms, digest=run.hash, account=account, name=run.asker.name, line=run.line, cwd=run.cwd,
-                    run=run.id, by=name_of(decider),
+                    run=run.id, by=name_of(decider), giver=decider.person,
                 )  # fmt: skip
                 await self._records.audit.append(
                     tx, "lease.give", decider.auditor, lease=lease, run=run.id, runs=terms.runs, minutes=terms.minutes
                 )
 
-        decided = replace(run, decided_by=name_of(decider), decided_at=self._records.clock.now())
+        decided = replace(
+            run, decided_by=name_of(decider), decider=decider.person, decided_at=self._records.clock.now()
+        )
         return await self._starter.start(decided, judgement, {}, expected=expected, was=State.WAITING, also=also)
 
     async def deny(self, decider: Asker, run_id: str) -> Run:
@@ -183,6 +185,7 @@ class Commands:
             state=State.DENIED,
             uptime=self._records.clock.uptime(),
             decided_by=name_of(decider),
+            decider=decider.person,
             decided_at=now,
             ended_at=now,
         )
@@ -194,7 +197,11 @@ class Commands:
         run = await self.get(asker, run_id)
         if run.state is State.WAITING:
             withdrawn = replace(
-                run, state=State.CANCELLED, decided_by=name_of(asker), ended_at=self._records.clock.now()
+                run,
+                state=State.CANCELLED,
+                decided_by=name_of(asker),
+                decider=asker.person,
+                ended_at=self._records.clock.now(),
             )
             await self._records.settle(withdrawn, State.WAITING, "command.cancel", asker.auditor)
             return withdrawn

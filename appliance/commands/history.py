@@ -90,6 +90,7 @@ class Run:
     leasable: bool = False
     intent: int | None = None
     decided_by: str = ""
+    decider: str = ""
     decided_at: float | None = None
     lease: str = ""
     started_at: float | None = None
@@ -228,6 +229,7 @@ _CHANGING = frozenset(
         "reason",
         "intent",
         "decided_by",
+        "decider",
         "decided_at",
         "lease",
         "started_at",
@@ -266,6 +268,7 @@ def _row(run: Run) -> dict[str, Any]:
         "boot_id": run.boot_id,
         "intent": run.intent,
         "decided_by": run.decided_by,
+        "decider": run.decider,
         "decided_at": run.decided_at,
         "lease": run.lease,
         "started_at": run.started_at,
@@ -301,6 +304,7 @@ def _run(row: Row) -> Run:
         bool(row["leasable"]),
         row["intent"],
         row["decided_by"],
+        row["decider"],
         row["decided_at"],
         row["lease"],
         row["started_at"],

@@ -58,13 +58,24 @@ class Leases:
         self._db, self._clock, self._boot = database, clock, boot_id
 
     async def give(
-        self, tx: Any, terms: Terms, *, digest: str, account: str, name: str, line: str, cwd: str, run: str, by: str
+        self,
+        tx: Any,
+        terms: Terms,
+        *,
+        digest: str,
+        account: str,
+        name: str,
+        line: str,
+        cwd: str,
+        run: str,
+        by: str,
+        giver: str,
     ) -> str:
         """Grant one in the caller's transaction. Returns its id. Raises Invalid."""
         terms.check()
         made = f"lease-{secrets.token_hex(8)}"
         await tx.execute(
-            "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)",
+            "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL, ?)",
             (
                 made,
                 digest,
@@ -79,6 +90,7 @@ class Leases:
                 self._boot,
                 terms.minutes * 60.0,
                 terms.runs,
+                giver,
             ),
         )
         return made

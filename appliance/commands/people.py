@@ -20,8 +20,8 @@ async def told(database: Database, person: str) -> list[dict[str, Any]]:
     return [dict(row) for row in await database.rows(_RUNS, (person,))]
 
 
-async def forget(tx: Any, person: str, name: str) -> None:
+async def forget(tx: Any, person: str) -> None:
     """Take a person's name out of the history, in the transaction that removes them. Their id, which is random, stays."""
     await tx.execute("UPDATE runs SET name = '', session = '' WHERE person = ?", (person,))
-    await tx.execute("UPDATE runs SET decided_by = '' WHERE decided_by = ?", (name,))
-    await tx.execute("DELETE FROM leases WHERE account = ? OR given_by = ? OR name = ?", (f"user:{person}", name, name))
+    await tx.execute("UPDATE runs SET decided_by = '' WHERE decider = ?", (person,))
+    await tx.execute("DELETE FROM leases WHERE giver = ?1 OR run IN (SELECT id FROM runs WHERE person = ?1)", (person,))

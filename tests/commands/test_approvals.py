@@ -309,3 +309,19 @@ async def test_host_verbs_need_an_admin_who_has_just_signed_in(room):
         "POST", f"/api/commands/{run['id']}/approve", json={"hash": run["hash"], "wait": 10}
     ) as got:
         assert (await got.json())["run"]["state"] == "done"
+
+
+async def test_who_shares_a_name_with_somebody_removed_loses_nothing(room):
+    """PRV-4: a name is not one person's alone, and may have been another when they decided."""
+    users, room.front.policy = room.front.users, rules(LEASED)
+    run = await room.propose("touch", "a")
+    approved = (await room.approve(run, lease={"runs": 5, "minutes": 5}, wait=10))["run"]
+    decider = await users.find("operator@example.org")
+    namesake = await users.create("other@example.org", approved["approved_by"], Role.viewer, "test")
+    await users.remove(namesake, "test")
+    assert (await room.over(run["id"]))["approved_by"] == approved["approved_by"]
+    assert len((await room.ask("GET", "/api/leases"))["leases"]) == 1
+    await users.rename(decider, "Somebody Else")
+    await users.remove(decider, "test")
+    assert (await room.over(run["id"], "admin"))["approved_by"] is None
+    assert (await room.ask("GET", "/api/leases", "admin"))["leases"] == []
