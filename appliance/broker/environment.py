@@ -1,8 +1,8 @@
 """The environment of a run: made from nothing, plus the few names a request may set.
 
 Rule: a list of what is allowed, never of what is refused. Names that make a program load or run something (LD_*,
-GIT_*, NODE_OPTIONS, PYTHON*, BASH_ENV, pagers, editors) are not on it; where a policy turns a pager off, that one
-value is.
+GIT_*, NODE_OPTIONS, PYTHON*, BASH_ENV, pagers, editors) are not on it; where a policy turns a pager or the settings of the
+home folder off, that one value is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from appliance.errors import Invalid
 
 _FREE = re.compile(r"LANG|LANGUAGE|LC_[A-Z]{1,20}|TZ|TERM|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|CLICOLOR|CI")
 _VALUE = re.compile(r"[A-Za-z0-9_.@:+/-]{0,64}")
-_FIXED = {"PAGER": "cat", "GIT_PAGER": "cat", "GIT_TERMINAL_PROMPT": "0"}
+_FIXED = {
+    "PAGER": "cat", "GIT_PAGER": "cat", "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_GLOBAL": "/dev/null", "PYTHONNOUSERSITE": "1"
+}  # fmt: skip
 
 
 def build(given: dict[str, str], account: Account, home: str, run: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ any ask over any allow, and between equals the smallest id decides. Nothing is a
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ from appliance.commands.model import (
     Verdict,
 )
 from appliance.commands.rules import Match, Miss, Rule, match
+from appliance.commands.values import NOTHING, Exclusions
 from appliance.messages import Message, Params
 
 __all__ = [
@@ -39,7 +41,7 @@ WHYS = frozenset(
     (
         "runs-project-code", "installs-packages", "reaches-network", "reaches-services", "writes-many-files", "changes-files",
         "runs-its-own-language", "changes-repository", "changes-the-machine", "wipes-the-machine", "runs-other-programs",
-        "leads-to-a-shell", "changes-a-service",
+        "leads-to-a-shell", "changes-a-service", "follows-links",
     )
 )  # fmt: skip
 MOST_TOKENS = 1024
@@ -90,6 +92,7 @@ class Policy:
     pipelines: tuple[Pipeline, ...]
     defaults: Defaults
     digest: str = ""
+    exclusions: Exclusions = NOTHING
     # By scope, program and first word of sub ("" where a rule has none).
     _index: Mapping[tuple[Scope, str, str], tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
     _programs: Mapping[Scope, frozenset[str]] = field(init=False, repr=False, compare=False)
@@ -122,6 +125,8 @@ class Policy:
         verdict, reason, rule = deciding.stage.verdict, deciding.reason, deciding.stage.rule
         if verdict is Verdict.ALLOW and len(judged) > 1 and not self._joins(judged):
             verdict, reason, rule = Verdict.ASK, Message("policy.ask.pipeline"), DEFAULT
+        if verdict is Verdict.ALLOW and any(map(self.exclusions.covers, request.cwd.split("/"))):
+            verdict, reason, rule = Verdict.ASK, Message("policy.ask.folder", {"folder": request.cwd}), DEFAULT
         return self._answer(request, judged, verdict, reason, rule, deciding.failure)
 
     # -- one stage ------------------------------------------------------------------------------------------------------------------
@@ -219,7 +224,7 @@ class Policy:
             rule=rule,
             reason=reason,
             stages=tuple(one.stage for one in judged),
-            env=self.defaults.env,
+            env=self._env(judged),
             limits=_widest(limits),
             rate=Rate(min(one.per_minute for one in rates), min(one.per_day for one in rates)),
             checks=tuple(dict.fromkeys(check for one in judged if one.rule for check in one.rule.requires)),
@@ -231,6 +236,11 @@ class Policy:
             digest=self.digest,
             failure=failure,
         )
+
+    def _env(self, judged: Sequence[_Judged]) -> Mapping[str, str]:
+        """The defaults', and what the rules of the stages add."""
+        own = [one.rule.env for one in judged if one.rule and one.rule.env]
+        return self.defaults.env if not own else dict(ChainMap(*map(dict, own), dict(self.defaults.env)))
 
     def _refused(self, request: Request, reason: Message, stage: int, index: int) -> Judgement:
         stages = tuple(Stage(argv, argv, DEFAULT, Verdict.DENY) for argv in request.stages)

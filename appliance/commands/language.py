@@ -28,9 +28,11 @@ CHECKS = ("clean-git-config",)
 # What a run's environment may hold: nothing that makes a program load, run or write anything (POL-7). The broker refuses the rest too.
 _ENV_NAME = re.compile(
     r"LANG|LANGUAGE|LC_[A-Z]+|TZ|TERM|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|CLICOLOR|CI|PATH"
-    r"|PAGER|GIT_PAGER|GIT_TERMINAL_PROMPT"
+    r"|PAGER|GIT_PAGER|GIT_TERMINAL_PROMPT|GIT_CONFIG_GLOBAL|PYTHONNOUSERSITE"
 )
-_ENV_FIXED = {"PAGER": "cat", "GIT_PAGER": "cat", "GIT_TERMINAL_PROMPT": "0"}
+_ENV_FIXED = {
+    "PAGER": "cat", "GIT_PAGER": "cat", "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_GLOBAL": "/dev/null", "PYTHONNOUSERSITE": "1"
+}  # fmt: skip
 _ENV_PATH = re.compile(r"/(usr/local/bin|usr/bin|bin)(:/(usr/local/bin|usr/bin|bin))*")
 _ENV_VALUE = re.compile(r"[A-Za-z0-9_.:/@+-]{0,64}")
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -98,7 +100,7 @@ class _Reader:
         self.unique([rule.id for rule in rules], [rule.line for rule in rules])
         _no_disagreement(rules, defaults)
         pipelines = tuple(self.pipeline(*one, rules) for one in self.blocks("pipeline"))
-        return Policy(rules, pipelines, defaults, digest_of(self.text))
+        return Policy(rules, pipelines, defaults, digest_of(self.text), exclusions)
 
     # -- tables -----------------------------------------------------------------------------------------------------------------------
 
@@ -184,6 +186,8 @@ class _Reader:
             tokens=frozenset(self.words(table, "tokens", line)),
             dashes=dashes,
             stdin=self.boolean(table, "stdin", line),
+            joined=self.boolean(table, "joined", line, default=True),
+            env=self.env(table.get("env", {}), line),
             requires=self.checks(table, line),
             limits=self.limits(table["limits"], Limits(), line, "limits") if "limits" in table else None,
             rate=self.rate(table["rate"], Rate(), line) if "rate" in table else None,
@@ -355,8 +359,8 @@ class _Reader:
             raise PolicyFault(self.line_of(key, line), "string", setting=key)
         return value
 
-    def boolean(self, table: Mapping[str, Any], key: str, line: int) -> bool:
-        value = table.get(key, False)
+    def boolean(self, table: Mapping[str, Any], key: str, line: int, *, default: bool = False) -> bool:
+        value = table.get(key, default)
         if not isinstance(value, bool):
             raise PolicyFault(self.line_of(key, line), "boolean", setting=key)
         return value
@@ -416,7 +420,7 @@ class _Reader:
 _RULE_KEYS = (
     "id", "scope", "bin", "exec", "sub", "subs", "prepend_global", "prepend", "append", "flags", "args", "need", "exact", "anything",
     "tokens",
-    "dashes", "stdin", "mode", "roles", "actors", "effect", "requires", "why", "limits", "rate", "examples_allow", "examples_deny",
+    "dashes", "joined", "stdin", "env", "mode", "roles", "actors", "effect", "requires", "why", "limits", "rate", "examples_allow", "examples_deny",
 )  # fmt: skip
 _LIMITS = {
     "seconds": (1, 3600), "output_kb": (1, 1 << 20), "pids": (1, 512), "memory_mb": (16, 1 << 20), "parallel": (1, 16)
@@ -456,7 +460,7 @@ def _together(one: Rule, other: Rule) -> bool:
 
 
 def _manner(rule: Rule, defaults: Defaults) -> tuple[object, ...]:
-    return rule.limits or defaults.limits, rule.rate or defaults.rate
+    return rule.limits or defaults.limits, rule.rate or defaults.rate, sorted((rule.env or {}).items())
 
 
 def _try_examples(policy: Policy) -> None:

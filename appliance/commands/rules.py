@@ -72,6 +72,8 @@ class Rule:
     examples_allow: tuple[str, ...] = ()
     examples_deny: tuple[str, ...] = ()
     line: int = 0
+    joined: bool = True  # a value may be written onto its short flag: -n5
+    env: Mapping[str, str] | None = None  # besides the defaults'
     long_by_one_dash: bool = (
         False  # this program spells long flags with one dash, as find does; then nothing is a cluster
     )
@@ -213,6 +215,8 @@ class _Shape:
             flag = self.flags.get(name)
             value = word[len(name) :]
             if flag is None or flag.takes not in (Takes.VALUE, Takes.JOINED) or not value:
+                continue
+            if flag.takes is Takes.VALUE and not self.rule.joined:
                 continue
             if name != "-" or value.isdigit():
                 self._option(word, flag, value)

@@ -255,7 +255,11 @@ _SIMPLE: dict[str, Check] = {
     # Lines as git blame takes them.
     "lines": _grammar(r"[0-9]{1,7},\+?[0-9]{1,7}", 16),
     # What to sort references by: a name of a field, "-" for the other way round.
-    "refsort": _grammar(r"-?(version:|v:)?[a-z]{2,20}", 32),
+    # Newer git has fields that start programs ("signature", "describe"), so the harmless ones are listed.
+    "refsort": _grammar(
+        r"-?((version:|v:)?refname|objectname|objectsize|upstream|subject|(author|committer|tagger|creator)(name|email|date)?)",
+        32,
+    ),
     # git's --format with placeholders that only print: %G runs gpg, %(describe) runs git.
     "format": _grammar(
         r"(oneline|short|medium|full|fuller|reference|raw|email)|(t?format:[^%]*|[^%]*(?=%))([^%]|%([HhTtPpsbBfdDne%]|[ac][nNeEdDrisItlL]"
