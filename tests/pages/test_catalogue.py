@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from appliance.audit import EVENTS
 from appliance.commands.history import State as RunState
+from appliance.commands.rehearsal_rows import CAUSES as REHEARSAL_CAUSES
+from appliance.commands.rehearsal_rows import Stage
+from appliance.commands.model import ROLES, Actor, Effect, Scope, Verdict
 from appliance.identity.api_tokens import SCOPES as TOKEN_SCOPES
 from appliance.leaving import LEAVES
 from appliance.services.model import SERVICES, Action, State
@@ -24,11 +27,27 @@ from webui.handlers.settings import GROUPS
 from webui.handlers.welcome import STEPS
 from webui.i18n import FSI, PDI, Catalogue, Translator, UnknownText, missing, plural
 from webui.log_lines import SINCE
+from webui.run_words import MEANINGS
 
 WEBUI = Path(__file__).parents[2] / "webui"
 CATALOGUE = Catalogue.load(WEBUI / "locale", strict=True)
 # Keys made from a value: every value must have its text.
 FAMILIES = {
+    "tools.": [
+        *(f"{action}{part}" for action in ("add", "remove", "cancel") for part in ("", "_named")),
+        *("working_add", "working_remove", "packages_process", "packages_docker"),
+    ],
+    "tools.why.": [
+        "altered",
+        "unreachable",
+        "disk_full",
+        "busy",
+        "missing",
+        "unknown",
+        "failed",
+        "unavailable",
+        "broker",
+    ],
     "service.": [
         f"{name}.{part}"
         for name in SERVICES
@@ -51,6 +70,10 @@ FAMILIES = {
     "invitation.": ["as_viewer", "as_operator", "as_admin"],
     "invitations.": ["state_expired", "state_accepted", "state_revoked"],
     "people.": ["done_role", "done_suspend", "done_resume", "done_remove"],
+    "rehearsal.": [
+        *(f"state.{stage}" for stage in Stage if stage is not Stage.LOST),
+        *(f"cause.{cause}" for cause in REHEARSAL_CAUSES),
+    ],
     "theme.": ["auto", "light", "dark"],
     "language.": ["en", "ar"],
     "tokens.": [
@@ -101,6 +124,31 @@ FAMILIES = {
     ],
 }
 
+FAMILIES |= {
+    "commands.": [
+        *(f"{family}.{verdict}" for family in ("verdict", "short") for verdict in Verdict),
+        *(f"kind.{kind}" for kind in ("recent", "program", "word", "flag", "path")),
+    ],
+    "approvals.": [
+        *(f"actor.{actor}" for actor in ("ai", "token", "registry")),
+        *("done_deny", "done_approve", "done_revoke"),
+    ],
+    "meaning.": sorted({"host", "pipeline", "other", *MEANINGS.values()}),
+    "touches.": ["host", *get_args(Effect)],
+    "policy_page.": [
+        *(f"actor_is.{actor}" for actor in Actor),
+        *(f"scope_is.{scope}" for scope in get_args(Scope)),
+        *(f"by.{who}" for who in ("file", "croft", "console")),
+    ],
+    "runbooks.": [
+        *(f"for.{role}" for role in ROLES),
+        *(f"when.{kind}" for kind in ("never", "every", "daily", "weekly")),
+        *(f"{part}_in.{lang}" for part in ("title", "about") for lang in ("en", "ar")),
+        *("done_save", "done_remove"),
+    ],
+    "timetable.": ["daily", "every", *(f"{part}.{day}" for part in ("weekly", "day") for day in range(1, 8))],
+}
+
 
 def test_both_languages_are_complete() -> None:
     assert missing(CATALOGUE) == []
@@ -140,7 +188,12 @@ def test_scripts_get_the_strings_they_ask_for() -> None:
         "services.js": {"state", "phase", "machine"},
         "logs.js": {"level", "log"},
         "charts.js": {"chart"},
+        "tools.js": {"machine"},
         "workspace.js": {"state"},
+        "commands.js": {"commands", "command", "approvals"},
+        "output.js": {"commands", "command"},
+        "decide.js": {"approvals"},
+        "approvals.js": {"approvals"},
         "wake.js": {"machine", "phase"},
     }
     for path in WEBUI.glob("static/js/*.js"):
@@ -194,4 +247,4 @@ def test_faults_are_found(tmp_path: Path) -> None:
     assert [fault.split(":")[0] for fault in faults] == ["a", "b", "only"]
     (tmp_path / "more.en.toml").write_text('a = "again"\n', "utf-8")
     with pytest.raises(ValueError, match="a is given twice"):
-        Catalogue.load(tmp_path)
+        Catalogue.load(tmp_path, strict=True)
