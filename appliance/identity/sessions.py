@@ -79,7 +79,7 @@ class Sessions:
         self._on_end: list[Callable[[Session], None]] = []
 
     def on_end(self, callback: Callable[[Session], None]) -> None:
-        """Call ``callback`` whenever a session ends or loses the IDE."""
+        """Call ``callback`` whenever a session ends or may do less than before."""
         self._on_end.append(callback)
 
     async def load(self) -> None:
@@ -301,10 +301,10 @@ class Sessions:
             self._end(theirs, "removed" if gone else "suspended", actor)
             return
         for session in theirs:
-            lost_ide = session.user.role >= Role.operator > user.role
+            lost = user.role < session.user.role
             session.rotate = session.rotate or session.user.role is not user.role
             session.user = user
-            if lost_ide:
+            if lost:  # what it may still see, it opens again
                 self._tell(session)
 
     def hand_off(self, session: Session) -> str:

@@ -14,6 +14,7 @@ import pytest
 from support.front import Front
 from support.waiting import until
 
+from appliance.identity.sign_in import Caller
 from appliance.identity.users import Role
 from webui import streams
 from webui.streams import STREAMS_MAX
@@ -106,6 +107,18 @@ async def test_a_stream_lost_to_a_demotion(door: Front) -> None:
     async with door.ask("GET", "/api/services/ide/logs/stream", cookie) as answer:
         await event(answer)
         await door.users.change(user, "test", role=Role.viewer)
+        assert await ended(answer) < 2
+
+
+async def test_what_an_admin_sees_ends_with_the_role(door: Front) -> None:
+    """A stream is drawn for the role it was opened with: whoever has another one now opens another."""
+    await door.member("admin")
+    second = await door.users.create("second@example.org", "Second", Role.admin, "test")
+    secret, _, _ = await door.links.create(second, "console")
+    cookie = (await door.sign_in.by_link(secret, Caller("192.0.2.1", "test"))).cookie
+    async with door.ask("GET", "/api/events", cookie) as answer:
+        await event(answer)
+        await door.users.change(second, "test", role=Role.operator)
         assert await ended(answer) < 2
 
 
