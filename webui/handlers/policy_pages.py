@@ -6,7 +6,6 @@ Rule: the page shows and asks; checking, recording and saving is done by webui.h
 from __future__ import annotations
 
 import asyncio
-import difflib
 from typing import Any, get_args
 
 from aiohttp import web
@@ -129,6 +128,8 @@ async def _names(request: web.Request) -> dict[str, str]:
 
 def _diff(before: str, after: str) -> list[tuple[str, str]]:
     """The difference: "+", "-", "@" or " ", and the line."""
+    import difflib
+
     rows = list(difflib.unified_diff(before.splitlines(), after.splitlines(), n=2, lineterm=""))[2 : 2 + DIFF_MOST]
     return [("@", row) if row.startswith("@@") else (row[0], row[1:]) for row in rows]
 
