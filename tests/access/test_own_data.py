@@ -122,7 +122,7 @@ def _recorded(path: Path) -> list[tuple[str, str]]:
         for call in calls
         if isinstance(call.func, ast.Attribute)
         and call.func.attr in ("append", "note", "doing")
-        and "audit" in ast.unparse(call.func.value)
+        and "audit" in ast.unparse(call.func.value).lower()
     ]
     return [(_event(call), word.arg or "") for call in to_log for word in call.keywords]
 

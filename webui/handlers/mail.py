@@ -37,6 +37,6 @@ async def send_test(request: web.Request) -> web.Response:
     wanted, app = await read_json(request, Trial), request.app
     app[keys.MAILER].must_be_on()
     email = check_email(wanted.email)
-    await app[keys.AUDIT].note("mail.test", principal_of(request).actor, email=email)
+    await app[keys.AUDIT].note("mail.test", principal_of(request).actor)
     await app[keys.MAILER].send(letters.trial(app, "", email))
     return answer({"ok": True, "server": app[keys.DESK].current.mail_host})

@@ -84,7 +84,7 @@ async def send_test(request: web.Request) -> web.StreamResponse:
     principal, app = principal_of(request), request.app
     if principal.user is None:
         return see("/settings#mail")
-    await app[keys.AUDIT].note("mail.test", principal.actor, email=principal.user.email)
+    await app[keys.AUDIT].note("mail.test", principal.actor)
     try:
         app[keys.MAILER].must_be_on()
         await app[keys.MAILER].send(letters.trial(app, principal.user.language, principal.user.email))
