@@ -17,9 +17,11 @@ from appliance.commands.front import Commands, Machine
 from appliance.commands.history import History
 from appliance.commands.host import HostVerbs
 from appliance.commands.judge import Policy
+from appliance.commands.merging import Merger
 from appliance.commands.model import Role
 from appliance.commands.named import NamedChecks
 from appliance.commands.records import Records
+from appliance.commands.rehearsal import Rehearsals
 from appliance.commands.runs import Runs
 from appliance.commands.workspace import WorkspaceFiles
 from appliance.errors import Unavailable
@@ -208,7 +210,8 @@ def build_commands(
         verbs=HostVerbs(services, settings.paths.state),
     )
     records = Records(store.database, store.audit, History(store.database, folder), store.clock, store.boot_id, bus)
-    return Commands(machine, records, Runs(client, folder), files)
+    rehearsals = Rehearsals(records, Merger(client), settings.paths.state / "rehearsals")
+    return Commands(machine, records, Runs(client, folder), files, rehearsals)
 
 
 def build_tools(settings: Settings, store: Store, bus: EventBus, *, runtime: str) -> Toolbox:

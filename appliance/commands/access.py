@@ -31,3 +31,13 @@ def check_decider(decider: Asker, scope: Scope) -> None:
         raise Forbidden(
             "this needs a fresh sign-in", hint="Sign in again, then repeat it within five minutes.", code="step_up"
         )
+
+
+def check_rehearser(asker: Asker, scope: Scope) -> None:
+    """Raises Forbidden unless this is a person who may try a command of the workspace without being asked (DECIDED 18)."""
+    if not asker.may_decide:
+        raise Forbidden("only a person rehearses a command", hint="Ask for it without a view.", code="not_a_person")
+    if asker.role == "viewer":
+        raise Forbidden("this needs the role operator", hint="Ask for the command; an operator decides.")
+    if scope != "workspace":
+        raise Forbidden("only commands of the workspace can be rehearsed", hint="Ask for it without a view.")

@@ -15,16 +15,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from appliance.commands.access import check_decider, may_see, sees_all
+from appliance.commands.access import check_decider, check_rehearser, may_see, sees_all
 from appliance.commands.asker import Asker
 from appliance.commands.execution import Execution, shape
-from appliance.commands.history import History, Run, State
+from appliance.commands.history import OPEN, History, Run, State
 from appliance.commands.judge import Policy
 from appliance.commands.leases import Lease, Leases, Terms
 from appliance.commands.limits import DAY, LimitReached, RateLimits, budgets
 from appliance.commands.lines import JudgedLine, judge_line
 from appliance.commands.model import Actor, Judgement, Request, Role, Scope, Verdict
 from appliance.commands.records import Records, name_of, said
+from appliance.commands.rehearsal import Rehearsals
+from appliance.commands.rehearsal_rows import Rehearsal
 from appliance.commands.runs import Live, Runs, Work
 from appliance.commands.starter import Starter, executed
 from appliance.commands.tokenizer import joined
@@ -36,6 +38,7 @@ from appliance.messages import Message
 
 log = logging.getLogger(__name__)
 
+REHEARSAL = "rehearsal"
 APPROVAL_SECONDS = 300.0
 MUTE_SECONDS = 600.0
 MOST_PENDING = 10
@@ -79,8 +82,11 @@ class Proposal:
 class Commands:
     """Start it with :meth:`run`; cancel that to stop. Live runs go on and are found again."""
 
-    def __init__(self, machine: Machine, records: Records, runs: Runs, files: WorkspaceFiles) -> None:
+    def __init__(
+        self, machine: Machine, records: Records, runs: Runs, files: WorkspaceFiles, rehearsals: Rehearsals
+    ) -> None:
         self._machine, self._records, self._runs, self._files = machine, records, runs, files
+        self.rehearsals = rehearsals
         self._limits = RateLimits(records.database, records.clock, records.boot_id)
         self._leases = Leases(records.database, records.clock, records.boot_id)
         self._starter = Starter(records, self._limits, self._leases, runs, machine.verbs)
@@ -98,7 +104,9 @@ class Commands:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._runs.run(self._starter.recover), name="runs")
                 group.create_task(self._tick(), name="approvals run out")
+                group.create_task(self._resume(), name="rehearsals")
         finally:
+            self.rehearsals.stop()
             self._files.close()
             self._starter.stop()
 
@@ -125,6 +133,8 @@ class Commands:
     async def propose(self, asker: Asker, proposal: Proposal) -> Run:
         """Ask for a command. The run is refused, waiting or running then. Raises CroftError, LimitReached."""
         _check_size(proposal)
+        if proposal.view == REHEARSAL:
+            check_rehearser(asker, proposal.scope)
         judgement = self.judge(asker, proposal).judgement
         taken = budgets(asker, judgement.rule, judgement.rate)
         self._limits.take(taken)
@@ -135,6 +145,8 @@ class Commands:
             run = replace(run, verdict=judgement.verdict, reason=judgement.reason, stages=executed(judgement))
         if judgement.verdict is Verdict.DENY:
             return await self._refuse(run, taken)
+        if run.view == REHEARSAL:
+            return await self._rehearse(run, judgement, taken)
         if judgement.verdict is Verdict.ALLOW:
             return await self._starter.start(run, judgement, taken)
         return await self._ask(run, judgement, taken)
@@ -143,6 +155,50 @@ class Commands:
         """Ask for the same again; it is judged anew. Raises CroftError."""
         run = await self.get(asker, run_id)
         return await self.propose(asker, Proposal(run.line, run.typed, run.cwd, "", run.view, run.scope))
+
+    # Rehearsing: nothing real is touched, so nobody is asked; applying the result is the decision (DECIDED 25)
+
+    async def apply(self, decider: Asker, run_id: str, digest: str) -> Rehearsal:
+        """Merge exactly the changes with this digest, without running again. Raises CroftError."""
+        run = await self._rehearsed(decider, run_id)
+        judgement = self._machine.policy().judge(Request(run.typed, decider.actor, decider.role, run.scope, run.cwd))
+        if judgement.verdict is Verdict.DENY:
+            raise Forbidden(
+                "the policy refuses this command by now", hint="An admin can change the policy.", code="denied"
+            )
+        return await self.rehearsals.apply(decider, run.id, digest)
+
+    async def undo(self, decider: Asker, run_id: str) -> Rehearsal:
+        """Take back what was applied. Raises CroftError."""
+        return await self.rehearsals.undo(decider, (await self._rehearsed(decider, run_id)).id)
+
+    async def discard(self, decider: Asker, run_id: str) -> Rehearsal:
+        """Let the result go. Raises CroftError."""
+        return await self.rehearsals.discard(decider, (await self._rehearsed(decider, run_id)).id)
+
+    async def _rehearsed(self, decider: Asker, run_id: str) -> Run:
+        run = await self.get(decider, run_id)
+        check_decider(decider, run.scope)
+        return run
+
+    async def _rehearse(self, run: Run, judgement: Judgement, taken: Mapping[str, Any]) -> Run:
+        async def also(tx: Any) -> None:
+            await self.rehearsals.begin(tx, run.id)
+
+        begun = await self._starter.start(run, judgement, taken, also=also)
+        self.rehearsals.follow(run.id, self._over)
+        return begun
+
+    async def _over(self, run_id: str) -> Run:
+        """The run once it is over, however long that takes."""
+        while (run := await self.wait(run_id, FORGET_SECONDS)).state in OPEN:  # noqa: ASYNC110 - waits in itself
+            await asyncio.sleep(TICK_SECONDS / 10)  # an earlier daemon's, not found again yet
+        return run
+
+    async def _resume(self) -> None:
+        while not self.connected:  # noqa: ASYNC110 - once a start
+            await asyncio.sleep(TICK_SECONDS / 10)
+        await self.rehearsals.open(self._over)
 
     # Deciding
 
@@ -431,6 +487,7 @@ class Commands:
                     await self._records.history.forget(self._records.clock.now())
                     await self._leases.forget(self._records.clock.now() - 30 * DAY)
                     await self._limits.forget()
+                    await self.rehearsals.forget()
             except (CroftError, sqlite3.Error, OSError) as error:
                 log.error("cannot tidy up after commands; it is tried again", exc_info=error)
             await asyncio.sleep(TICK_SECONDS)
@@ -461,8 +518,8 @@ class Commands:
 def _check_size(proposal: Proposal) -> None:
     if bool(proposal.line) == bool(proposal.stages) and not proposal.stages:
         raise Invalid("there is no command", hint="Type one.", code="empty")
-    if proposal.view != "plain":
-        raise Invalid("there is no such view", hint="There is plain.")
+    if proposal.view not in ("plain", REHEARSAL):
+        raise Invalid("there is no such view", hint="There are plain and rehearsal.")
     size = len(proposal.line.encode("utf-8", "replace")) + sum(
         len(word.encode("utf-8", "replace")) + 8 for argv in proposal.stages for word in argv
     )

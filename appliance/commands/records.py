@@ -85,6 +85,7 @@ def said(run: Run) -> dict[str, Any]:
         "stages": [redact.argv(argv) for argv in run.stages or run.typed],
         "cwd": run.cwd,
         "scope": run.scope,
+        "view": run.view,
         "verdict": str(run.verdict),
         "rule": run.rule,
         "policy": run.policy[:16],
