@@ -13,7 +13,6 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -216,9 +215,8 @@ def _cannot_open(error: sqlite3.Error | UnicodeDecodeError) -> DatabaseError:
 
 def migrations() -> list[tuple[int, str, str]]:
     """Every migration as (number, name, SQL), in order."""
-    folder = resources.files("appliance") / "migrations"
-    files = sorted((entry.name, entry) for entry in folder.iterdir() if entry.name.endswith(".sql"))
-    return [(int(name.split("_")[0]), name, entry.read_text("utf-8")) for name, entry in files]
+    files = sorted(Path(__file__).with_name("migrations").glob("*.sql"))
+    return [(int(file.name.split("_")[0]), file.name, file.read_text("utf-8")) for file in files]
 
 
 async def _migrate(connection: aiosqlite.Connection) -> None:

@@ -1,4 +1,4 @@
-"""Static files: read once at start, compressed once, served under a name that changes with their content.
+"""Static files: read once at start, compressed when first asked for, served under a name that changes with their content.
 
 Rule: nothing here follows a path from a request onto the disk; a request names an entry of a table or gets 404.
 """
@@ -9,6 +9,7 @@ import gzip
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from aiohttp import web
@@ -30,7 +31,10 @@ class Asset:
 
     kind: str
     plain: bytes
-    packed: bytes
+
+    @cached_property
+    def packed(self) -> bytes:
+        return gzip.compress(self.plain, 9, mtime=0)
 
 
 class Assets:
@@ -79,5 +83,4 @@ class Assets:
 
 
 def _read(path: Path) -> Asset:
-    plain = path.read_bytes()
-    return Asset(TYPES[path.suffix], plain, gzip.compress(plain, 9, mtime=0))
+    return Asset(TYPES[path.suffix], path.read_bytes())

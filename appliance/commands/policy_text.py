@@ -6,7 +6,6 @@ Rule: as light as can be, for ``croft policy`` answers without a daemon and is r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from appliance.commands.judge import Policy
@@ -35,7 +34,7 @@ class BadPolicy(Invalid):
 
 def packaged() -> str:
     """The default policy as it came with this version."""
-    return (resources.files("appliance") / "commands" / "policy.toml").read_text("utf-8")
+    return Path(__file__).with_name("policy.toml").read_text("utf-8")
 
 
 def check(text: str) -> Policy:

@@ -6,7 +6,7 @@ does not flicker.
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -67,4 +67,4 @@ def _mean(rows: Sequence[Row], series: str, minutes: float) -> float | None:
     """The mean over the last ``minutes``; None unless they are known nearly whole."""
     wanted = int(minutes * 60 / STEP)
     values = [row.values[series] for row in rows[-wanted:] if series in row.values]
-    return statistics.fmean(values) if len(values) >= wanted * 0.9 else None
+    return math.fsum(values) / len(values) if len(values) >= wanted * 0.9 else None
