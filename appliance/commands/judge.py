@@ -44,6 +44,8 @@ WHYS = frozenset(
         "leads-to-a-shell", "changes-a-service", "follows-links",
     )
 )  # fmt: skip
+# Words that only mean something inside a shell; on their own they change nothing that lasts.
+_OF_A_SHELL = frozenset("cd pushd popd export unset alias unalias source . set shopt umask history type ulimit".split())
 MOST_TOKENS = 1024
 MOST_BYTES = 128 * 1024  # MAX_ARG_STRLEN, execve(2)
 MOST_STAGES = 8
@@ -179,20 +181,16 @@ class Policy:
     ) -> _Judged:
         verdict = self.defaults.verdicts[request.actor] if request.scope == "workspace" else Verdict.DENY
         if miss is None and self._knows(request.scope, argv[0]):
-            word = argv[1] if len(argv) > 1 else ""
-            failure = Failure(number, 1, word, "", "word")
-            reason = Message("policy.miss.word", {"program": argv[0], "token": word})
-            return _Judged(Stage(argv, argv, UNMATCHED, verdict), reason, failure=failure)
+            failure = Failure(number, 1, argv[1] if len(argv) > 1 else "", "", "word")
+            return _Judged(Stage(argv, argv, UNMATCHED, verdict), _missed(argv[0], failure), failure=failure)
         if miss is None:
-            stage = Stage(argv, argv, DEFAULT, verdict)
-            return _Judged(stage, Message(f"policy.{verdict}.unknown", {"program": argv[0]}))
+            return _Judged(Stage(argv, argv, DEFAULT, verdict), _unknown(argv[0], verdict))
         if programs.runs_others(argv[0]) and verdict is Verdict.ASK:
             reason = Message("policy.ask.runs_others", {"program": argv[0]})
             return _Judged(Stage(argv, argv, UNMATCHED, verdict), reason)
         token = argv[miss.index] if miss.index < len(argv) else ""
         failure = Failure(number, miss.index, token, nearest, miss.code)
-        reason = Message(f"policy.miss.{miss.code}", {"rule": nearest, "token": token, "place": miss.index + 1})
-        return _Judged(Stage(argv, argv, UNMATCHED, verdict), reason, failure=failure)
+        return _Judged(Stage(argv, argv, UNMATCHED, verdict), _missed(argv[0], failure), failure=failure)
 
     def _knows(self, scope: Scope, program: str) -> bool:
         return program in self._programs[scope]
@@ -259,7 +257,11 @@ def _judged(
 
 def _nearer(miss: Miss, other: Miss) -> bool:
     """Whether the rule of ``miss`` came closer; one that wants another flag altogether is never the closest."""
-    return (miss.code != "need", miss.index) > (other.code != "need", other.index)
+    return _closeness(miss) > _closeness(other)
+
+
+def _closeness(miss: Miss) -> tuple[bool, int, bool]:
+    return miss.code != "need", miss.index, miss.code != "exact"
 
 
 def _outweighs(rule: Rule, other: Rule) -> bool:
@@ -267,6 +269,25 @@ def _outweighs(rule: Rule, other: Rule) -> bool:
     if rule.mode is not other.mode:
         return _WEIGHT[rule.mode] > _WEIGHT[other.mode]
     return (not rule.stdin, rule.id) < (not other.stdin, other.id)
+
+
+def _unknown(program: str, verdict: Verdict) -> Message:
+    """Why a program that no rule knows asks or is refused."""
+    if verdict is Verdict.ASK and program in _OF_A_SHELL:
+        return Message("policy.ask.of_a_shell", {"program": program})
+    if verdict is Verdict.ASK and programs.wraps(program):
+        return Message("policy.ask.runs_others", {"program": program})
+    return Message(f"policy.{verdict}.unknown", {"program": program})
+
+
+def _missed(program: str, failure: Failure) -> Message:
+    """Which word of a known program does not fit; a list of exact words says no more than that it is not on it."""
+    if failure.code in ("word", "exact", "sub"):
+        code = "word" if failure.token else "short"
+        return Message(f"policy.miss.{code}", {"program": program, "token": failure.token})
+    return Message(
+        f"policy.miss.{failure.code}", {"rule": failure.rule, "token": failure.token, "place": failure.index + 1}
+    )
 
 
 def deny_all() -> Policy:

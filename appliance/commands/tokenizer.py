@@ -41,6 +41,8 @@ def parse_line(text: str) -> tuple[tuple[str, ...], ...]:
     while True:
         start = reader.at
         stages.append(reader.stage())
+        if text.startswith(("||", "|&"), reader.at):
+            raise LineRefused("shell", reader.at, "|")
         if not stages[-1]:
             raise LineRefused("empty" if len(stages) == 1 and reader.at >= len(text) else "stage", start, "|")
         if reader.at >= len(text):

@@ -239,6 +239,7 @@ def _port(value: str) -> str:
 
 
 _PORT = _int("1..65535")
+_JSON_PATH = r"(\.|(\.[A-Za-z_][A-Za-z0-9_]*(\[[0-9]{0,6}\])*|\.?\[[0-9]{0,6}\])+)"
 _SIMPLE: dict[str, Check] = {
     "glob": _glob,
     "pattern": _pattern,
@@ -278,6 +279,8 @@ _SIMPLE: dict[str, Check] = {
     # A key of sort(1).
     "sortkey": _grammar(r"[0-9]{1,3}(\.[0-9]{1,3})?[bdfghinMrRV]*(,[0-9]{1,3}(\.[0-9]{1,3})?[bdfghinMrRV]*)?", 32),
     # Fields and places of a JSON document, as jq(1) takes them; no calls, no variables.
-    "jsonpath": _grammar(r"\.|(\.[A-Za-z_][A-Za-z0-9_]*(\[[0-9]{0,6}\])*|\.?\[[0-9]{0,6}\])+", 200),
+    "jsonpath": _grammar(rf"{_JSON_PATH}( ?\| ?{_JSON_PATH}){{0,8}}", 200),
+    # A sentence to print: letters of any script, no slash.
+    "phrase": _grammar(r"\w[\w\u064b-\u0652 .,:;!?'\"()@#%+=&-]*", 500),
 }
 TYPES = frozenset(_SIMPLE) | {"path", "newpath", "text", "rev", "int", "enum"}
