@@ -45,7 +45,9 @@ WHYS = frozenset(
     )
 )  # fmt: skip
 # Words that only mean something inside a shell; on their own they change nothing that lasts.
-_OF_A_SHELL = frozenset("cd pushd popd export unset alias unalias source . set shopt umask history type ulimit".split())
+_OF_A_SHELL = frozenset(
+    ("cd", "pushd", "popd", "export", "unset", "alias", "unalias", "source", ".", "set", "shopt", "umask", "history", "type", "ulimit")
+)  # fmt: skip
 MOST_TOKENS = 1024
 MOST_BYTES = 128 * 1024  # MAX_ARG_STRLEN, execve(2)
 MOST_STAGES = 8

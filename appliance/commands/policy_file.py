@@ -16,7 +16,8 @@ from pathlib import Path
 from appliance import keys
 from appliance.clock import Clock
 from appliance.commands.judge import Policy, deny_all
-from appliance.commands.language import PolicyFault, digest_of, load
+from appliance.commands.language import digest_of, load
+from appliance.commands.policy_source import PolicyFault
 from appliance.commands.policy_text import Fault, check, packaged, text_of
 from appliance.errors import Conflict, CroftError, NotFound, Unavailable
 from appliance.messages import Message

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.commands.judge import Policy
-from appliance.commands.language import MOST_BYTES, PolicyFault, load
+from appliance.commands.language import MOST_BYTES, load
+from appliance.commands.policy_source import PolicyFault
 from appliance.errors import Invalid, Unavailable
 from appliance.messages import Message
 

@@ -6,7 +6,8 @@ import pytest
 from support.policies import default_policy
 
 from appliance.commands.judge import Actor, Request, Verdict
-from appliance.commands.language import PolicyFault, load
+from appliance.commands.language import load
+from appliance.commands.policy_source import PolicyFault
 from appliance.commands.words import in_words
 
 HEAD = 'version = 1\n[defaults]\nhuman = "ask"\nai = "ask"\n'
