@@ -221,17 +221,17 @@ def check_email(text: str) -> str:
 
 def _domain(text: str) -> str:
     """``text`` as people read it (U-labels): two spellings of one domain must not be two people."""
+    if not text.isascii() or "xn--" in text:
+        import idna  # its tables take 3 MB; most addresses never need them
+
+        try:
+            # Once as the name servers have it, and back: what does not survive that is no domain (RFC 5891, UTS 46).
+            text = idna.decode(idna.encode(text, uts46=True), uts46=True)
+        except UnicodeError as error:  # IDNAError is one
+            raise _no_address() from error
     if "" in text.split("."):
         raise _no_address()
-    if text.isascii() and "xn--" not in text:
-        return text
-    import idna  # its tables take 3 MB; most addresses never need them
-
-    try:
-        # Once as the name servers have it, and back: what does not survive that is no domain (RFC 5891, UTS 46).
-        return str(idna.decode(idna.encode(text, uts46=True), uts46=True))
-    except UnicodeError as error:  # IDNAError is one
-        raise _no_address() from error
+    return text
 
 
 def _no_address() -> Invalid:
