@@ -148,4 +148,8 @@ class Leases:
         )
 
 
-_LIVE = "revoked_at IS NULL AND used < runs AND boot_id = ? AND uptime + lifetime > ?"
+# Worth no more than who gave it: what an operator let through ends when they are one no more.
+_LIVE = (
+    "revoked_at IS NULL AND used < runs AND boot_id = ? AND uptime + lifetime > ? AND (giver = '' OR EXISTS "
+    "(SELECT 1 FROM users WHERE users.id = giver AND users.suspended_at IS NULL AND users.role IN ('operator', 'admin')))"
+)

@@ -259,6 +259,17 @@ async def test_a_lease_ends(room, end):
     assert (await room.propose("touch", "a"))["state"] == "waiting"
 
 
+@pytest.mark.parametrize("change", [{"role": Role.viewer}, {"suspended": True}])
+async def test_a_lease_is_worth_no_more_than_who_gave_it(room, change):
+    room.front.policy = rules(LEASED)
+    run = await room.propose("touch", "a", who="admin")
+    await room.approve(run, lease={"runs": 5, "minutes": 5}, wait=10)
+    assert (await room.propose("touch", "a", who="admin", wait=10))["state"] == "done"
+    await room.front.users.change(await room.front.users.find("operator@example.org"), "test", **change)
+    assert (await room.ask("GET", "/api/leases", "admin"))["leases"] == []
+    assert (await room.propose("touch", "a", who="admin"))["state"] == "waiting"
+
+
 async def test_a_lease_in_a_race_is_used_as_often_as_granted(room):
     room.front.policy = rules(LEASED, "asked_limits = { parallel = 12 }")
     run = await room.propose("touch", "a")
