@@ -44,11 +44,11 @@ class Broker:
             settings, installed, self.accounts, self.processes, Logs(settings, self.accounts), self._notify
         )
         contained = self.backend.runtime == "docker"
-        runs = Runs(settings, self.accounts, self.processes, self._notify, self._ide_pid if contained else None)
+        self.runs = Runs(settings, self.accounts, self.processes, self._notify, self._ide_pid if contained else None)
         files = Files(settings, self.accounts, self.processes)
         self.fence = Fence(settings, self.accounts)
         tools = ToolHelpers(settings, self.accounts, self.processes)
-        verbs = Verbs(self.accounts, self.backend, self.processes, runs, files, tools, self.fence).table()
+        verbs = Verbs(self.accounts, self.backend, self.processes, self.runs, files, tools, self.fence).table()
         uids = frozenset({0, self.accounts.daemon.uid, os.geteuid()})
         self.server = Server(self.selector, settings.paths.socket("broker"), self.accounts.daemon.gid, uids, verbs)
         self._proxy_root = ProxyRoot(settings)
@@ -72,7 +72,7 @@ class Broker:
         return 0
 
     def _turn(self) -> float | None:
-        asked = (self.processes.pump(), self.backend.pump(), self._proxy_root.pump())
+        asked = (self.processes.pump(), self.backend.pump(), self._proxy_root.pump(), self.runs.pump())
         waits = [wait for wait in asked if wait is not None]
         if self._deadline is not None:
             waits.append(0.1)
@@ -83,6 +83,7 @@ class Broker:
         self.selector.unregister(self._wake)
         self._deadline = time.monotonic() + _STOP_SECONDS
         self.backend.shutdown()
+        self.runs.close()
         for process in (one for kind in ("run", "files", "tools") for one in self.processes.of_kind(kind)):
             self.processes.stop(process, 0, "stopped")
 

@@ -36,6 +36,10 @@ class Group:
         self.folders = folders
 
     @property
+    def name(self) -> str:
+        return next(iter(self.folders.values())).name
+
+    @property
     def unified(self) -> bool:
         return "unified" in self.folders
 

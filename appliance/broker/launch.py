@@ -81,14 +81,14 @@ def launch(plan: Launch) -> int:
         with _children_inside(plan.inside):
             pid = os.fork()
             if pid == 0:
-                _become(plan, write, parent)
+                become(plan, write, parent)
     except OSError as error:
         os.close(read)
         os.close(write)
         raise Unavailable(f"cannot start a process: {error.strerror}") from error
     os.close(write)
     try:
-        problem = _await_exec(read)
+        problem = await_exec(read)
     finally:
         os.close(read)
     if problem:
@@ -138,7 +138,7 @@ def _children_inside(inside: Inside | None) -> Iterator[None]:
         os.close(own)
 
 
-def _await_exec(read: int) -> str:
+def await_exec(read: int) -> str:
     """Empty when the pipe closed on exec; else why it did not come to that."""
     poller = select.poll()
     poller.register(read, select.POLLIN)
@@ -147,17 +147,14 @@ def _await_exec(read: int) -> str:
     return os.read(read, 4096).decode("utf-8", "replace")
 
 
-def _become(plan: Launch, report: int, parent: int) -> NoReturn:
+def become(plan: Launch, report: int, parent: int) -> NoReturn:
     """The child. Writes why it failed to ``report``, which closes by itself on exec."""
     step = "prepare"
     try:
         kernel.default_signals()
         os.setsid()
         step = "enter the cgroup of"
-        for path in plan.group.join_paths() if plan.group else ():
-            _write(path, "0")
-        if plan.oom_score_adj is not None:
-            _prefer_to_keep(plan.oom_score_adj)
+        enter_group(plan)
         if plan.inside:
             step = "enter the container of"
             if plan.inside.person:
@@ -200,6 +197,14 @@ def _become(plan: Launch, report: int, parent: int) -> NoReturn:
         _write_all(report, f"cannot {step} the program: {type(error).__name__}")
     finally:
         os._exit(127)
+
+
+def enter_group(plan: Launch) -> None:
+    """The first thing a child does, so that all it ever takes is counted. Raises OSError."""
+    for path in plan.group.join_paths() if plan.group else ():
+        _write(path, "0")
+    if plan.oom_score_adj is not None:
+        _prefer_to_keep(plan.oom_score_adj)
 
 
 _JOINED = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS

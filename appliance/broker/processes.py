@@ -98,10 +98,10 @@ class Processes:
         """Take over what an earlier broker recorded, and kill groups that nobody recorded."""
         for row in self._recorded():
             self._adopt(row)
-        held = {process.id for process in self._live.values() if process.group}
+        held = {process.group.name for process in self._live.values() if process.group}
         for name in self.hierarchy.leftovers():
             if name not in held:
-                self._bury_group(name)
+                self.bury(name)
         self._save()
 
     def on_gone(self, kind: str, gone: Gone) -> None:
@@ -125,6 +125,13 @@ class Processes:
             raise
         self._watch(process)
         self._save()
+
+    def bury(self, name: str) -> None:
+        """End everything in a group that is no process's of ours, and remove it. Takes at most two seconds."""
+        group = self.hierarchy.group(name)
+        deadline = now() + 2.0
+        while not (group.kill() and group.remove()) and now() < deadline:
+            time.sleep(_AGAIN)
 
     def get(self, name: str) -> Process | None:
         return self._live.get(name)
@@ -227,12 +234,6 @@ class Processes:
         process.ended = True
         process.outcome |= {"wall": now() - process.began_at}
         self._live[process.id] = process
-
-    def _bury_group(self, name: str) -> None:
-        group = self.hierarchy.group(name)
-        deadline = now() + 2.0
-        while not (group.kill() and group.remove()) and now() < deadline:
-            time.sleep(_AGAIN)
 
     def _recorded(self) -> list[dict[str, Any]]:
         try:

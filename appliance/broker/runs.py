@@ -128,6 +128,15 @@ class Runs:
             unsent.pop_all()
         return reply
 
+    def pump(self) -> float | None:
+        """Make the next run's start short when there is nothing else to do. Seconds until then."""
+        return self._spawner.spares.pump() if self._spawner.spares else None
+
+    def close(self) -> None:
+        """Start no more."""
+        if self._spawner.spares:
+            self._spawner.spares.close()
+
     def fingerprint(self, peer: Peer, programs: list[str], cwd: str = ".") -> Reply:
         """A descriptor to read ``{"folder", "programs"}`` from: what a run here and now would start. Raises CroftError."""
         if len(self._processes.of_kind("look")) >= MOST_LOOKS:
@@ -162,6 +171,8 @@ class Runs:
         ended = {"run": process.id, **outcome(process)}
         self._ended.append(ended)
         self._notify({"event": "exit", **ended})
+        if self._spawner.spares:
+            self._spawner.spares.hurry()
 
     def _find(self, run: str) -> Process:
         process = self._processes.get(run)

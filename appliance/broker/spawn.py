@@ -20,6 +20,7 @@ from appliance.broker.accounts import Accounts
 from appliance.broker.cgroups import Group, Limits
 from appliance.broker.launch import Inside, Launch, end, launch
 from appliance.broker.processes import Process, Processes, Stage
+from appliance.broker.spare import Order, Spare, Spares
 from appliance.errors import Conflict, CroftError, Unavailable
 from appliance.settings import Settings
 
@@ -71,6 +72,11 @@ class Spawner:
         """``container`` says the pid of the IDE's container where runs belong into one; None means on the host."""
         self._views = views
         self._settings, self._accounts, self._processes, self._container = settings, accounts, processes, container
+        account = accounts.workspace if accounts.switching else None
+        self._powers = Launch((), -1, -1, -1, -1, account=account, rlimits=_RLIMITS, oom_score_adj=500)
+        # Without another user for runs they could signal and trace what waits.
+        keeps = container is None and accounts.switching
+        self.spares = Spares(processes, self._powers) if keeps else None
 
     def start(self, plan: Pipeline) -> tuple[Process, list[int]]:
         """The run, and our ends of stdout, stderr and, if asked for, stdin. Raises CroftError; nothing is left then."""
@@ -83,9 +89,10 @@ class Spawner:
             into = os.pipe2(os.O_CLOEXEC) if plan.stdin else (_null(),)
             held(theirs, into[0])
             kept = [out[0], err[0], *(held(ours, fd) for fd in into[1:])]
-            group = theirs.enter_context(fresh_group(self._processes, plan.name, plan.limits))
+            spare = self._spare(theirs, plan, base)
+            group = spare.group if spare else theirs.enter_context(fresh_group(self._processes, plan.name, plan.limits))
             began = time.clock_gettime(time.CLOCK_BOOTTIME)
-            pids = self._launch_all(plan, base, group, into[0], out[1], err[1])
+            pids = self._launch_all(plan, base, group, spare, into[0], out[1], err[1])
             ours.pop_all()  # they are the caller's now
         process = Process(plan.name, "run", pids[0], 0, time.time(), group, began_at=began)
         process.later = [Stage(pid) for pid in pids[1:]]
@@ -111,11 +118,20 @@ class Spawner:
         return out[0]
 
     def _launch_all(
-        self, plan: Pipeline, base: _Base, group: Group | None, stdin: int, stdout: int, stderr: int
+        self,
+        plan: Pipeline,
+        base: _Base,
+        group: Group | None,
+        spare: Spare | None,
+        stdin: int,
+        stdout: int,
+        stderr: int,
     ) -> list[int]:
         """Pids in the order of the stages."""
         pids: list[int] = []
         try:
+            if spare:
+                return [spare.obey(_order(plan), base.root, stdin, stdout, stderr)]
             with contextlib.ExitStack() as joints:
                 after = stdout
                 for number in reversed(range(len(plan.stages))):
@@ -135,6 +151,15 @@ class Spawner:
             raise
         return pids[::-1]
 
+    def _spare(self, stack: contextlib.ExitStack, plan: Pipeline, base: _Base) -> Spare | None:
+        """The child that waits, in its bounded group, where one may become this run. Raises Unavailable."""
+        if self.spares is None or base.inside or len(plan.stages) > 1:
+            return None
+        spare = stack.enter_context(self.spares.take())
+        if spare:
+            _bound(spare.group, plan.limits)
+        return spare
+
     def _check(self, plan: Pipeline, number: int) -> Callable[[int], None] | None:
         if plan.expected is None:
             return None
@@ -152,19 +177,17 @@ class Spawner:
         group: Group | None,
         entry: Callable[[int], None] | None,
     ) -> Launch:
-        return Launch(
-            argv,
-            base.root,
-            stdin,
-            stdout,
-            stderr,
+        return replace(
+            self._powers,
+            argv=argv,
+            root=base.root,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
             env=env,
             cwd=cwd,
             group=group,
             inside=base.inside,
-            oom_score_adj=500,
-            account=self._accounts.workspace if self._accounts.switching else None,
-            rlimits=_RLIMITS,
             entry=entry,
         )
 
@@ -217,16 +240,25 @@ def fresh_group(processes: Processes, name: str, limits: Limits) -> Iterator[Gro
         processes.hierarchy.group(name).remove()  # what a start that failed half-way left behind
     group = processes.hierarchy.create(name)
     try:
-        try:
-            if group is not None:
-                group.limit(limits)
-        except OSError as error:
-            raise Unavailable(f"cannot limit the process: {error.strerror}") from error
+        if group is not None:
+            _bound(group, limits)
         yield group
     except BaseException:
         if group is not None:
             group.remove()
         raise
+
+
+def _bound(group: Group, limits: Limits) -> None:
+    try:
+        group.limit(limits)
+    except OSError as error:
+        raise Unavailable(f"cannot limit the process: {error.strerror}") from error
+
+
+def _order(plan: Pipeline) -> Order:
+    expected = (plan.expected.folder, plan.expected.programs[0]) if plan.expected else None
+    return Order(plan.stages[0], plan.env, plan.cwd, expected)
 
 
 def held(stack: contextlib.ExitStack, fd: int) -> int:

@@ -136,5 +136,11 @@ def end_home(home: Home) -> None:
         fence.remove(pwd.getpwnam(home.names["workspace"]).pw_uid)  # so does one that was killed, its table
         ide_room.unmount(home.paths)  # and a supervisor that was killed, its mount
     for folder in home.cgroups():
+        for spare in folder.glob("spare-*"):
+            poll(
+                lambda spare=spare: not (spare / "cgroup.procs").read_text(),
+                "the child that waits ends with its broker",
+            )
+            spare.rmdir()
         folder.rmdir()  # a broker that was killed leaves its empty ones
     shutil.rmtree(home.folder)
