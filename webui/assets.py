@@ -5,7 +5,6 @@ Rule: nothing here follows a path from a request onto the disk; a request names 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +33,8 @@ class Asset:
 
     @cached_property
     def packed(self) -> bytes:
+        import gzip
+
         return gzip.compress(self.plain, 9, mtime=0)
 
 

@@ -5,7 +5,6 @@ Rule: a sentence is a text of the catalogue (``audit.said.EVENT``) with values o
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import shlex
@@ -111,6 +110,8 @@ def guarded(cell: str | int) -> str:
 
 
 def _row(cells: tuple[str, ...]) -> str:
+    import csv
+
     out = io.StringIO()
     csv.writer(out).writerow(cells)
     return out.getvalue()

@@ -10,7 +10,6 @@ that letters and strokes never stretch.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -255,6 +254,11 @@ def _known(values: Figures) -> list[float]:
     return [value for value in values if value is not None]
 
 
+def _average(values: Sequence[float]) -> float:
+    """statistics.fmean() without its module, which an idle daemon would keep for this alone."""
+    return math.fsum(values) / len(values)
+
+
 def _rows(spec: Spec, points: Points, span: Span, t: Translator) -> Iterator[TableRow]:
     """Newest first: what one looks up is mostly what just happened."""
     per_row = span.row // points.width
@@ -264,7 +268,7 @@ def _rows(spec: Spec, points: Points, span: Span, t: Translator) -> Iterator[Tab
             mean = _known(points.mean[name][first : first + per_row])
             peak = _known(points.peak[name][first : first + per_row])
             unit = UNITS[name]
-            cells += [amount(unit, statistics.fmean(mean), t), amount(unit, max(peak), t)] if mean else ["", ""]
+            cells += [amount(unit, _average(mean), t), amount(unit, max(peak), t)] if mean else ["", ""]
         at = points.begin + first * points.width
         yield TableRow(at, moment(at, span, t), cells)
 
@@ -275,7 +279,7 @@ def _summary(spec: Spec, points: Points, span: Span, t: Translator) -> str:
     if not all(known):
         return t("chart.nothing", title=title, span=over)
     unit = UNITS[spec.series[0]]
-    mean = [amount(unit, statistics.fmean(each), t) for each in known]
+    mean = [amount(unit, _average(each), t) for each in known]
     peak = [amount(unit, max(_known(points.peak[name])), t) for name in spec.series]
     if len(spec.series) == 2:
         first, second = (t(f"series.{name}") for name in spec.series)

@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
-
 from appliance.commands.runs import Work
 from appliance.errors import Invalid, NotFound, Unavailable
 
@@ -103,6 +101,8 @@ class HostVerbs:
 
 async def _memory(words: tuple[str, ...]) -> AsyncIterator[bytes]:
     _nothing_more(words)
+    import psutil
+
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
     yield (
         f"total     {memory.total >> 20} MiB\navailable {memory.available >> 20} MiB\n"

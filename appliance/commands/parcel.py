@@ -6,7 +6,6 @@ a program that nobody trusts: it is text to show, never a path to open.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -110,6 +109,8 @@ def _binary(data: bytes) -> bool:
 
 
 def _unified(old: list[str], new: list[str], change: Change) -> Iterator[str]:
+    import difflib
+
     gone, there = "/dev/null", change.path
     names = gone if change.before is None else there, gone if change.after is None else there
     for line in difflib.unified_diff(old, new, *names, n=3):
