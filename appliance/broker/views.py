@@ -15,7 +15,7 @@ import socket
 import time
 from dataclasses import dataclass
 
-from appliance.broker import layout, rehearsal_helper, view
+from appliance.broker import layout, view
 from appliance.broker.accounts import Accounts
 from appliance.broker.cgroups import Limits
 from appliance.broker.launch import Inside, Launch, launch
@@ -134,7 +134,7 @@ class Views:
                 root,
                 channel,
                 Limits(_HELPER_MB, None, 2),
-                entry=rehearsal_helper.serve,
+                entry=_serve,
                 network=not switching,
                 account=self._accounts.workspace if switching else None,
                 rlimits=((resource.RLIMIT_NPROC, 0),) if switching else (),
@@ -159,6 +159,13 @@ class Views:
         found = self._views.pop(run)
         for fd in (found.pidfd, found.upper, found.merged):
             os.close(fd)
+
+
+def _serve(root: int) -> None:
+    """Loaded by the helper alone: hashing would cost the broker memory for as long as it lives."""
+    from appliance.broker import rehearsal_helper
+
+    rehearsal_helper.serve(root)
 
 
 def _keeper(run: str) -> str:

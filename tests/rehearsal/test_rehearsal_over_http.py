@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -38,12 +39,13 @@ async def rehearse(room: Room, script: str, who: str = "operator") -> dict[str, 
 
 
 async def ready(room: Room, run: str) -> dict[str, Any]:
+    """The rehearsal once nothing of it is under way."""
     found: dict[str, Any] = {}
-    for _ in range(200):
-        await room.front.commands.wait(run, 0.1)
-        found = (await room.ask("GET", f"/api/commands/{run}/changes", status=200))["rehearsal"]
-        if found["state"] not in ("running", "applying", "undoing"):
-            break
+    async with asyncio.timeout(30), room.front.bus.subscribe({"runs"}) as changes:
+        while not found or found["state"] in ("running", "applying", "undoing"):
+            found = (await room.ask("GET", f"/api/commands/{run}/changes", status=200))["rehearsal"]
+            if found["state"] in ("running", "applying", "undoing"):
+                await anext(changes)
     return found
 
 
@@ -106,7 +108,7 @@ async def test_who_may_not_rehearse_or_apply(room: Room) -> None:
 async def test_what_the_policy_refuses_is_not_tried_either(room: Room) -> None:
     """POL-1: deny is deny in every view; and a rule that came later stops the applying."""
     found = await rehearse(room, "echo x > fresh")
-    room.front.policy = load(POLICY + '\n[[rule]]\nid = "no-shell"\nbin = "sh"\nmode = "deny"\n')
+    room.front.policy = load(POLICY + '\n[[rule]]\nid = "no-shell"\nbin = "sh"\nanything = true\nmode = "deny"\n')
     assert (await act(room, found, "apply", 403))["error"]["code"] == "denied"
     body = {"argv": ["sh", "-c", "echo x > fresh"], "view": "rehearsal"}
     assert (await room.ask("POST", "/api/commands", status=403, json=body))["error"]["code"] == "denied"
@@ -151,11 +153,13 @@ async def test_results_run_out(room: Room, clock: ManualClock) -> None:
     applied, left = await rehearse(room, "echo x > one"), await rehearse(room, "echo x > two")
     await act(room, applied, "apply")
     clock.advance(DAY + 1)
+    room.cookies["operator"] = (await room.front.sign_in_as("operator"))[1]
     assert (await act(room, left, "apply", 409))["error"]["code"] == "not_applicable"
     await room.front.commands.rehearsals.forget()
     assert (await ready(room, left["run"]))["state"] == "expired"
     assert (await ready(room, applied["run"]))["can_undo"] is True
     clock.advance(6 * DAY)
+    room.cookies["operator"] = (await room.front.sign_in_as("operator"))[1]
     await room.front.commands.rehearsals.forget()
     assert (await act(room, applied, "undo", 409))["error"]["code"] == "over"
     assert list((room.broker.paths.state / "rehearsals").iterdir()) == []
