@@ -45,7 +45,8 @@ def test_every_kind_of_change_is_named_and_nothing_real_happens(broker: Home) ->
         "old/b": ("file", ""),
         "old/c": ("", "file"),
     }
-    assert result.listed["problems"] == [] and result.listed["cause"] == ""
+    assert result.listed["problems"] == []
+    assert result.listed["cause"] == ""
 
 
 def test_merging_gives_what_the_run_alone_would_have_given_and_back_again(broker: Home) -> None:
@@ -69,7 +70,8 @@ def test_what_was_only_touched_is_no_change(broker: Home) -> None:
 def test_a_file_may_become_a_folder_and_a_folder_a_link(broker: Home) -> None:
     before = picture(broker.paths.workspace)
     result = rehearse(broker, "rm readme; mkdir readme; echo x > readme/y; rm -r src; ln -s old src")
-    assert result.changes["readme"] == ("file", "folder") and result.changes["src"] == ("folder", "link")
+    assert result.changes["readme"] == ("file", "folder")
+    assert result.changes["src"] == ("folder", "link")
     assert merge(broker, result)["conflicts"] == []
     assert (broker.paths.workspace / "readme/y").read_text() == "x\n"
     assert (broker.paths.workspace / "src").readlink() == Path("old")
@@ -171,7 +173,8 @@ def _die_after(steps: int) -> None:
 )
 def test_what_cannot_be_carried_over_is_a_problem_not_a_change(broker: Home, script: str) -> None:
     result = rehearse(broker, f"echo x > fresh; {script}")
-    assert set(result.changes) == {"fresh"} and len(result.listed["problems"]) == 1
+    assert set(result.changes) == {"fresh"}
+    assert len(result.listed["problems"]) == 1
 
 
 def test_contents_that_were_swapped_in_the_parcel_are_not_merged(broker: Home) -> None:

@@ -40,8 +40,11 @@ def test_without_root_a_rehearsal_runs_in_a_user_namespace(person: Home) -> None
     try:
         result = rehearse(person, script)
     except BrokerError as error:
-        assert error.code == "no_view"
-        assert error.message.startswith("rehearsal is not available: cannot ")
+        refused = (error.code, error.message.partition(": ")[0])
+    else:
+        refused = None
+    if refused:
+        assert refused == ("no_view", "rehearsal is not available")
         assert picture(person.paths.workspace) == before
         return
     assert picture(person.paths.workspace) == before
@@ -73,6 +76,7 @@ def test_a_kernel_that_will_not_is_named_and_nothing_runs(person: Home) -> None:
 
 def _in_a_place_without_user_namespaces() -> None:
     uid, gid = os.geteuid(), os.getegid()
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # the change of user just before took /proc/self away
     kernel.unshare(kernel.CLONE_NEWUSER)
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
