@@ -27,6 +27,7 @@ from appliance.commands.workspace import WorkspaceFiles
 from appliance.errors import Unavailable
 from appliance.events import EventBus
 from appliance.host.machine import listeners
+from appliance.host.packages import Packages
 from appliance.host.toolbox import Toolbox
 from appliance.identity.mail import Mailer
 from appliance.identity.own_data import OwnData
@@ -223,6 +224,15 @@ def build_tools(settings: Settings, store: Store, bus: EventBus, *, runtime: str
         return socket.socket(fileno=reply.fds[0])
 
     return Toolbox(ask, store.audit, bus, runtime)
+
+
+def build_packages(settings: Settings, store: Store, toolbox: Toolbox) -> Packages:
+    path = settings.paths.socket("broker")
+
+    async def ask(op: str, **words: Any) -> Mapping[str, Any]:
+        return (await asyncio.to_thread(lambda: broker_call(path, op, **words))).data
+
+    return Packages(ask, store.audit, toolbox.changed)
 
 
 def build_runbooks(store: Store, users: Users, commands: Commands) -> runbooks.Runbooks:

@@ -82,6 +82,7 @@ EVENTS: dict[str, str] = {
     "lease.revoke": "A lease was ended",
     "runbook.save": "A runbook was saved",
     "runbook.remove": "A runbook was removed",
+    "image.packages": "Packages of the distribution in the workspace's image were chosen",
     "tool.add": "A toolchain was installed for the workspace",
     "tool.remove": "A toolchain of the workspace was removed",
     "settings.change": "A setting was changed on the settings page",
@@ -91,7 +92,9 @@ EVENTS: dict[str, str] = {
 }
 
 # Events whose effect lies outside the database: an outcome must follow, or the action counts as interrupted.
-ANNOUNCED = frozenset({"service.start", "service.stop", "service.restart", "service.update", "tool.add", "tool.remove"})
+ANNOUNCED = frozenset(
+    {"service.start", "service.stop", "service.restart", "service.update", "tool.add", "tool.remove", "image.packages"}
+)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from appliance.assembly import (
     build_commands,
     build_monitor,
     build_own_data,
+    build_packages,
     build_runbooks,
     build_services,
     build_tools,
@@ -179,6 +180,7 @@ async def _serve(
     commands = build_commands(settings, store, bus, services, users, lambda: policy.current, runtime=broker["runtime"])
     await commands.load()
     runbooks = build_runbooks(store, users, commands)
+    toolbox = build_tools(settings, store, bus, runtime=broker["runtime"])
     relay = Relay(settings.paths.socket("ide"), ide_uid(settings), services.socket_opened, services.socket_closed)
 
     def let_go(session: Session) -> None:
@@ -230,7 +232,8 @@ async def _serve(
             keys.EVENTS: bus,
             keys.SERVICES: services,
             keys.COMMANDS: commands,
-            keys.TOOLBOX: build_tools(settings, store, bus, runtime=broker["runtime"]),
+            keys.TOOLBOX: toolbox,
+            keys.PACKAGES: build_packages(settings, store, toolbox),
             keys.POLICY: policy,
             keys.RUNBOOKS: runbooks,
             keys.CATALOGUE: catalogue,

@@ -14,6 +14,7 @@ from appliance.commands.front import Commands
 from appliance.commands.policy_file import PolicyFile
 from appliance.commands.runbooks import Runbooks
 from appliance.events import EventBus
+from appliance.host.packages import Packages
 from appliance.host.toolbox import Toolbox
 from appliance.identity.api_tokens import ApiTokens
 from appliance.identity.bearer import Bearer
@@ -76,6 +77,7 @@ EVENTS = web.AppKey("events", EventBus)
 SERVICES = web.AppKey("services", Services)
 COMMANDS = web.AppKey("commands", Commands)
 TOOLBOX = web.AppKey("toolbox", Toolbox)
+PACKAGES = web.AppKey("packages", Packages)
 POLICY = web.AppKey("policy", PolicyFile)
 RUNBOOKS = web.AppKey("runbooks", Runbooks)
 CATALOGUE = web.AppKey("catalogue", Catalogue)

@@ -74,6 +74,7 @@ UI: tuple[Route, ...] = (
     Route("POST", "/machine/services/{name}/{action}", machine.service_form, OPERATOR, "Act on a service", form=True),
     Route("GET", "/machine/tools", tools.tools, OPERATOR, "Toolchains of the workspace"),
     Route("POST", "/machine/tools/{name}/{series}/{action}", tools.tool_form, OPERATOR, "Install or remove a toolchain", form=True),
+    Route("POST", "/machine/packages", tools.packages_form, ADMIN, "Packages of the workspace's image", form=True, fresh=True),
     # Before the page: the router takes the first that fits, and {name} fits "ide.txt".
     Route("GET", "/machine/logs/{name}.txt", machine.download_logs, OPERATOR, "Log of a service as a file"),
     Route("GET", "/machine/logs/{name}", machine.logs, OPERATOR, "Log of a service"),
@@ -151,6 +152,8 @@ UI: tuple[Route, ...] = (
     Route("POST", "/api/services/{name}/{action}", machine.act_on_service, OPERATOR, "Start, stop, restart or update a service", scope="services"),
     Route("GET", "/api/tools", tools.list_tools, OPERATOR, "Toolchains, and what is under way", scope="services"),
     Route("POST", "/api/tools/{name}/{series}/{action}", tools.act_on_tool, OPERATOR, "Add or remove a toolchain", scope="services"),
+    Route("GET", "/api/packages", tools.list_packages, ADMIN, "Packages of the workspace's image"),
+    Route("PUT", "/api/packages", tools.set_packages, ADMIN, "Choose the packages of the workspace's image", fresh=True),
     Route("GET", "/api/services/{name}/logs", machine.service_logs, OPERATOR, "Last lines of a service", scope="services"),
     Route("GET", "/api/services/{name}/logs/stream", machine.follow_logs, OPERATOR, "New lines of a service (SSE)", slides=False, scope="services"),
     Route("GET", "/api/sessions", sessions.list_sessions, VIEWER, "Sessions", scope="people"),

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from appliance.broker import caddyfile, catalogue, containers, egress, images, layout
+from appliance.broker import packages as package_images
 from appliance.broker.accounts import Accounts
 from appliance.broker.backend import SERVICES, Notify, Row
 from appliance.broker.docker_filter import DockerFilter
 from appliance.broker.engine import SOCKET, Call, EngineGone, Program, Task, Work
 from appliance.broker.launch import Launch, launch
 from appliance.broker.project import FINGERPRINT_LABEL, Limits, Project
-from appliance.broker.protocol import Field, Peer, Reply, Verb, one_of
+from appliance.broker.protocol import Field, Peer, Reply, Verb, many, one_of, text
 from appliance.errors import Conflict, CroftError, NotFound, Unavailable
 from appliance.settings import Settings
 
@@ -58,6 +59,8 @@ class ComposeBackend:
         self._project = Project(settings, accounts, files or _files(settings), state, engine)
         self._pins = images.read_pins(self._project.pins)
         self._ledger = images.Ledger(state / "images.json")
+        self._packages = state / "packages.json"
+        self._build_problem = ""
         self._filter = DockerFilter(settings.paths.socket("docker"), engine, accounts)
         self._jobs: dict[str, str] = {}
         self._seen: dict[str, containers.Seen] = {}
@@ -103,6 +106,9 @@ class ComposeBackend:
         return {
             "image-status": Verb(self._image_status, {"service": _SERVICE}),
             "image-pull": Verb(self._image_pull, {"service": _SERVICE}),
+            "image-packages": Verb(
+                self._image_packages, {"packages": Field(many(package_images.MOST, text(package_images.NAME)), False)}
+            ),
             "compose-create": Verb(self._compose_create, {"service": _SERVICE}),
         }
 
@@ -131,6 +137,9 @@ class ComposeBackend:
                 "digest": held.digest if held else "",
                 "held_version": held.version if held else "",
                 "current": current,
+                "packages": list(package_images.read(self._packages).packages) if service == "ide" else [],
+                "building": self._jobs.get(service) == "build",
+                "build_problem": self._build_problem if service == "ide" else "",
             }
         )
 
@@ -138,8 +147,19 @@ class ComposeBackend:
         def report(phase: str, current: int, total: int) -> None:
             self._notify({"event": "progress", "service": service, "phase": phase, "current": current, "total": total})
 
-        self._begin("pull", service, images.pull(self._engine, self._pins[service], self._ledger, report))
+        def work() -> Work:
+            yield from images.pull(self._engine, self._pins[service], self._ledger, report)
+            if service == "ide" and (wanted := package_images.read(self._packages).packages):
+                yield from package_images.build(self._engine, self._ledger, self._packages, wanted)
+
+        self._begin("pull", service, work())
         return Reply({"service": service})
+
+    def _image_packages(self, peer: Peer, packages: list[str] | None = None) -> Reply:
+        """Have exactly these packages in the IDE's image; none leads back to the image as it was pulled."""
+        wanted = tuple(dict.fromkeys(packages or ()))
+        self._begin("build", "ide", package_images.build(self._engine, self._ledger, self._packages, wanted))
+        return Reply({"packages": list(wanted)})
 
     def _compose_create(self, peer: Peer, service: str) -> Reply:
         self._begin("create", service, self._creating(service, self._project.limits(service, None, None)))
@@ -171,6 +191,8 @@ class ComposeBackend:
         if error is not None and not isinstance(error, CroftError | OSError):
             raise error
         problem = error if isinstance(error, CroftError) else Unavailable(f"cannot {op} the {service} service: {error}")
+        if op == "build":
+            self._build_problem = problem.message if error else ""
         del self._jobs[service]
         told = None if error is None else {"code": problem.code, "message": problem.message}
         self._notify({"event": "done", "op": op, "service": service, "error": told})

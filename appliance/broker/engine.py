@@ -61,9 +61,10 @@ Done = Callable[["Answer | EngineGone"], None]
 
 
 def request_bytes(method: str, path: str, body: Any = None, *, version: str = "1.0", extra: str = "") -> bytes:
-    """One request, rendered. ``body`` becomes JSON; ``extra`` is header lines ending in CRLF."""
-    payload = b"" if body is None else json.dumps(body).encode("ascii")
-    kind = "Content-Type: application/json\r\n" if payload else ""
+    """One request, rendered. ``body`` becomes JSON, bytes are a tar archive; ``extra`` is header lines ending in CRLF."""
+    archive = isinstance(body, bytes)
+    payload = body if archive else b"" if body is None else json.dumps(body).encode("ascii")
+    kind = f"Content-Type: application/{'x-tar' if archive else 'json'}\r\n" if payload else ""
     length = f"Content-Length: {len(payload)}\r\n" if payload or method == "POST" else ""
     return f"{method} {path} HTTP/{version}\r\nHost: docker\r\n{kind}{length}{extra}\r\n".encode("ascii") + payload
 

@@ -97,8 +97,13 @@ class Toolbox:
             self.problem = what | {"code": error.code, "message": error.message}
             log.warning("a tool was not changed", extra={"tool": job["name"], "cause": error.message})
         finally:
-            self.job, self._ended = None, self._ended + 1
-            self._tell()
+            self.job = None
+            self.changed()
+
+    def changed(self) -> None:
+        """Pages show everything anew."""
+        self._ended += 1
+        self._tell()
 
     def _tell(self) -> None:
         self._bus.publish("tools", {}, keep=False)

@@ -21,6 +21,11 @@ def register(verbs: Verbs) -> None:
     add = group.add("add", change, show, "install one into the workspace's home")
     add.add_argument("name", help="python, node, go, ...")
     add.add_argument("series", nargs="?", default="", help="such as 3.13; the newest that is offered when left out")
+    packages = group.add(
+        "packages", choose, show_packages, "show or choose the Debian packages in the image (docker runtime)"
+    )
+    packages.add_argument("names", nargs="*", help="all that shall be in it")
+    packages.add_argument("--none", action="store_true", help="go back to the image as it was pulled")
     remove = group.add("remove", change, show, "remove one")
     remove.add_argument("name")
     remove.add_argument("series")
@@ -44,6 +49,21 @@ def change(args: argparse.Namespace, settings: Settings, control: Control) -> An
     if problem := answer["problem"]:
         raise Unavailable(visible(f"cannot {args.action} {args.name}: {problem['message']}"), hint="Try again.")
     return answer
+
+
+def choose(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
+    """Ask for them and wait for the end of the build. Raises CroftError when it fails."""
+    if args.names or args.none:
+        control.call("PUT", "/api/packages", {"packages": args.names})
+    while (answer := control.call("GET", "/api/packages"))["building"]:
+        time.sleep(1)
+    if answer["problem"]:
+        raise Unavailable(visible(answer["problem"]), hint="Check the names and the connection, then try again.")
+    return answer
+
+
+def show_packages(answer: dict[str, Any]) -> None:
+    print(" ".join(answer["packages"]) or "None: the image is as it was pulled.")
 
 
 def show(answer: dict[str, Any]) -> None:

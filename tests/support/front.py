@@ -18,7 +18,7 @@ from aiohttp import web
 
 import webui
 from appliance import keys as key_files
-from appliance.assembly import build_commands, build_own_data, build_runbooks
+from appliance.assembly import build_commands, build_own_data, build_packages, build_runbooks
 from appliance.audit_search import AuditSearch
 from appliance.clock import ManualClock
 from appliance.commands.judge import Policy
@@ -240,6 +240,7 @@ class Front:
             keys.SERVICES: self.services,
             keys.COMMANDS: self.commands,
             keys.TOOLBOX: self.toolbox,
+            keys.PACKAGES: build_packages(self.settings, self.store, self.toolbox),
             keys.POLICY: self.policy_file,
             keys.RUNBOOKS: self.runbooks,
             keys.CATALOGUE: catalogue,
