@@ -167,7 +167,7 @@ async def some_runs(front: Front) -> dict[str, str]:
             await history.add(tx, run)
         await Leases(database, front.clock, front.store.boot_id).give(
             tx, Terms(5, 30), digest="cd" * 32, account="user:x", name=screens.EVIL_NAME, line=EVIL, cwd="src", run="run-failed",
-            by="Salma Haddad",
+            by="Salma Haddad", giver="nobody",
         )  # fmt: skip
     history.folder.mkdir(exist_ok=True)
     history.output("run-failed").unlink(missing_ok=True)

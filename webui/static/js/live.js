@@ -9,11 +9,11 @@ const LONGEST_PAUSE = 30_000;
 const QUIET_BEFORE_BANNER = 2500;
 
 /** Open `path` and hand each event's data to `handlers[event]`. `onState("live" | "lost")` is told of changes.
-    Returns what ends it for good. A stream that comes back goes on after the last event it was told. */
-export function connect(path, handlers, onState = () => {}, resumes = false) {
-  const live = { source: null, pause: FIRST_PAUSE, timer: 0, lostAt: 0, state: "", after: "", over: false };
+    With `resumes`, a stream that comes back goes on after the last event it was told; once `over()`, its end is the end. */
+export function connect(path, handlers, onState = () => {}, { resumes = false, over = () => false } = {}) {
+  const live = { source: null, pause: FIRST_PAUSE, timer: 0, lostAt: 0, state: "", after: "", over };
   const open = () => {
-    if (live.over) return;
+    if (over()) return;
     clearTimeout(live.timer);
     live.source?.close();
     live.source = new EventSource(live.after ? `${path}${path.includes("?") ? "&" : "?"}after=${live.after}` : path);
@@ -31,11 +31,6 @@ export function connect(path, handlers, onState = () => {}, resumes = false) {
   addEventListener("online", open);
   addEventListener("pagehide", () => live.source.close());
   find("#lost button")?.addEventListener("click", open);
-  return () => {
-    live.over = true;
-    clearTimeout(live.timer);
-    live.source.close();
-  };
 }
 
 function found(live, onState) {
@@ -51,6 +46,7 @@ function found(live, onState) {
 function lost(live, open, onState) {
   // The browser would retry by itself at a fixed pace, and not at all after an answer such as 503.
   live.source.close();
+  if (live.over()) return;
   live.lostAt ||= Date.now();
   const pause = live.pause * (0.5 + Math.random() / 2);
   live.pause = Math.min(live.pause * 2, LONGEST_PAUSE);

@@ -192,18 +192,16 @@ export function followRun(section, id, onState = () => {}) {
   const tick = setInterval(() => {
     if (told.started && !told.over) find("[data-field=elapsed]", section).textContent = took(Math.max(0, Date.now() / 1000 - told.started));
   }, 500);
-  const stop = connect(`/api/commands/${id}/stream`, {
+  connect(`/api/commands/${id}/stream`, {
     output: ({ stream, text }) => view.add(stream, text),
     state: ({ run }) => {
       told.started = run.started_at ?? 0;
       told.over = !isOpen(run.state);
       show(section, run);
       onState(run);
-      if (!told.over) return;
-      clearInterval(tick);
-      stop();
+      if (told.over) clearInterval(tick);
     },
-  }, undefined, true);
+  }, undefined, { resumes: true, over: () => told.over });
   return view;
 }
 
