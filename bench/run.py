@@ -27,6 +27,7 @@ import footprint  # noqa: E402
 import forward_auth  # noqa: E402
 import pages  # noqa: E402
 import policy  # noqa: E402
+import rehearsal  # noqa: E402
 import relay  # noqa: E402
 import running  # noqa: E402
 from measure import Figure, NotRun, save  # noqa: E402
@@ -77,6 +78,13 @@ ITEMS = (
         (
             ("C1", "HTTP call that runs true / subprocess.run and two synced writes", 1.6, 1.3, True),
             ("C2", "the same / a new ssh connection", 1 / 140, 1 / 180, True),
+        ),
+    ),
+    Item(
+        rehearsal.trying,
+        (
+            ("TRY", "true in a view / true", 4, 2.5, True),
+            ("TRY1", "a change tried and listed / true", 10, 6, True),
         ),
     ),
     Item(
