@@ -49,7 +49,7 @@ TABLE = (
     Known("heap", r"JavaScript heap out of memory|MemoryError|Cannot allocate memory|std::bad_alloc|ENOMEM"),
     Known("git_identity", r"Please tell me who you are|empty ident name"),
     Known("git_no_repository", r"not a git repository", ("git", "init")),
-    Known("git_conflict", r"^CONFLICT \(|Automatic merge failed|you need to resolve your current index|Merge conflict in", ("git", "status")),
+    Known("git_conflict", r"^CONFLICT \(|Automatic merge failed|you need to resolve your current index", ("git", "status")),
     Known("git_overwritten", r"would be overwritten by (?:merge|checkout|rebase)|local changes to the following", ("git", "stash")),
     Known("git_behind", r"\(fetch first\)|\(non-fast-forward\)|tip of your current branch is behind", ("git", "fetch")),
     Known("git_unrelated", r"refusing to merge unrelated histories"),
@@ -68,7 +68,7 @@ TABLE = (
     Known("npm_conflict", r"ERESOLVE"),
     Known("npm_missing", r"(?:npm error|npm ERR!).{0,20}(?:E404|404 Not Found)"),
     Known("npm_engine", r"EBADENGINE|[Uu]nsupported engine"),
-    Known("node_package", r"Cannot find (?:module|package) '(?P<what>(?:@[a-z0-9._-]{1,60}/)?[a-z0-9][a-z0-9._-]{0,80})'", ("npm", "install", "{what}")),
+    Known("node_package", r"Cannot find (?:module|package) '(?P<what>[@a-z0-9][a-z0-9._/-]{0,100})'", ("npm", "install", "{what}")),
     Known("node_file", r"Cannot find module '(?P<what>[^']{1,200})'|ERR_MODULE_NOT_FOUND"),
     Known("node_modules_kind", r"Cannot use import statement outside a module|require is not defined in ES module|ERR_REQUIRE_ESM"),
     Known("pip_managed", r"externally-managed-environment", ("python3", "-m", "venv", ".venv")),
@@ -112,7 +112,9 @@ TABLE = (
 _COMPILED = tuple((known, re.compile(known.pattern)) for known in TABLE)
 
 
-def why(output: str, argv: tuple[str, ...], exit_code: int | None, signal: int | None, cause: str = "") -> Reason | None:
+def why(
+    output: str, argv: tuple[str, ...], exit_code: int | None, signal: int | None, cause: str = ""
+) -> Reason | None:
     """The reason of a failed run; None when the table does not know it. ``output`` is what it wrote, errors last."""
     if cause in ("timeout", "oom") or (exit_code == 0 and signal is None):
         return None  # the run's own sentence says it already

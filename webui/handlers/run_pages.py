@@ -13,7 +13,10 @@ from aiohttp import web
 from appliance.commands.completion import complete, folder_of
 from appliance.commands.front import Proposal
 from appliance.commands.history import Run, State
+from appliance.commands.model import Verdict
 from appliance.commands.output import saved
+from appliance.commands.tokenizer import joined
+from appliance.commands.why import Reason, why
 from appliance.errors import CroftError, Invalid
 from appliance.identity.users import Role
 from appliance.messages import Message
@@ -29,6 +32,7 @@ HISTORY = 30
 RECENT = 100
 LINE_MOST = 32_768
 _NAMES_SHOWN = 200
+_LOOKED_AT = 60  # lines at the end of an output
 
 
 async def commands(request: web.Request) -> web.StreamResponse:
@@ -103,6 +107,7 @@ async def run_page(request: web.Request, *, fault: CroftError | None = None) -> 
         lines=lines,
         ended=ended_message(found) if found.ended_at and found.started_at else None,
         cleaned=_cleaned(request, found),
+        helped=_why(request, found, lines),
         unseen=run_words.unseen(found.line)[:20],
     )
 
@@ -168,6 +173,25 @@ async def _acted(request: web.Request, act: Any) -> web.StreamResponse:
             raise
         return await run_page(request, fault=error)
     return see(f"/commands/{run.id}")
+
+
+def _why(request: web.Request, run: Run, lines: run_words.Lines) -> tuple[Reason, str, Verdict] | None:
+    """Why a run failed, the line that may help, and what the policy says of that; None where the table does not know."""
+    if run.state not in (State.FAILED, State.KILLED):
+        return None
+    last = [line.text for line in lines.kept[-_LOOKED_AT:]]
+    last += [line.text for line in lines.kept[-_LOOKED_AT:] if line.stream == "stderr"]
+    argv = run.typed[-1] if run.typed else ()
+    found = why("\n".join(last), argv, run.outcome.exit_code, run.outcome.signal, run.outcome.cause)
+    if found is None:
+        return None
+    line = joined((found.fix,)) if found.fix else ""
+    verdict = Verdict.DENY
+    if line:
+        with suppress(CroftError):
+            asked = Proposal("", (found.fix,), run.cwd)
+            verdict = request.app[keys.COMMANDS].judge(asker_of(request), asked).judgement.verdict
+    return found, line if verdict is not Verdict.DENY else "", verdict
 
 
 def _cleaned(request: web.Request, run: Run) -> str:
