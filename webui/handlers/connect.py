@@ -13,11 +13,10 @@ from dataclasses import replace
 import msgspec
 from aiohttp import web
 
-from appliance.errors import Forbidden, NotFound, TooMany
+from appliance.errors import NotFound, TooMany
 from appliance.identity import api_tokens, grants
 from appliance.identity.api_tokens import Wanted
 from appliance.identity.grants import Grant, GrantRefused
-from appliance.identity.sessions import Session
 from appliance.identity.throttle import network
 from appliance.identity.users import Role
 from appliance.messages import Message
@@ -25,6 +24,7 @@ from webui import keys
 from webui.answers import answer
 from webui.forms import read_form, read_json
 from webui.guard import client_address, principal_of
+from webui.handlers.passkeys import own
 from webui.render import page
 
 ASKED = ("port", "state", "challenge", "name", "scopes", "days")
@@ -57,7 +57,7 @@ async def decide(request: web.Request) -> web.StreamResponse:
     """Allow or deny it, and send the browser back to the program."""
     form = await read_form(request)
     wanted, back = _read(form)
-    session = _session(request)
+    _, session = own(request)
     if form.get("decision") != "allow":
         return _on_the_way(request, back.replace("&code=", "&error=denied"), allowed=False)
     code = request.app[keys.GRANTS].approve(session, wanted, grants.check_challenge(form.get("challenge", "")))
@@ -94,7 +94,7 @@ async def look_up_code(request: web.Request) -> web.StreamResponse:
 async def decide_code(request: web.Request) -> web.StreamResponse:
     """Allow or deny the program with this code."""
     form = await read_form(request)
-    session, grant = _session(request), await _find(request, form.get("code", ""))
+    (_, session), grant = own(request), await _find(request, form.get("code", ""))
     if grant is None:
         raise GrantRefused
     allowed = form.get("decision") == "allow"
@@ -182,10 +182,3 @@ async def _find(request: web.Request, typed: str) -> Grant | None:
     if grant is None:
         await throttle.count(key)
     return grant
-
-
-def _session(request: web.Request) -> Session:
-    session = principal_of(request).session
-    if session is None:
-        raise Forbidden("this is for a person's browser")
-    return session

@@ -20,6 +20,7 @@ from webui import keys
 from webui.answers import answer, see
 from webui.forms import read_form, read_json
 from webui.guard import Principal, principal_of
+from webui.handlers.passkeys import own
 from webui.needs import Need, Provider
 from webui.render import page
 
@@ -41,7 +42,7 @@ class NewToken(msgspec.Struct, forbid_unknown_fields=True):
 
 async def own_tokens(request: web.Request) -> web.StreamResponse:
     """One's own tokens."""
-    user = _person(request)
+    user, _ = own(request)
     rows = [token_json(request, token) for token in request.app[keys.API_TOKENS].of(user.id)]
     origin = request.app[keys.SETTINGS].ui_origin
     return page(request, "tokens.html", page="account", tab="tokens", rows=rows, everyone=False, origin=origin)
@@ -59,7 +60,7 @@ async def new_token(request: web.Request) -> web.StreamResponse:
 
 
 def _form(request: web.Request, typed: dict[str, str], fault: str = "", status: int = 200) -> web.Response:
-    own = _person(request).role
+    user, _ = own(request)
     return page(
         request,
         "token_new.html",
@@ -68,7 +69,7 @@ def _form(request: web.Request, typed: dict[str, str], fault: str = "", status: 
         typed=typed,
         scopes=api_tokens.SCOPES,
         days=DAYS,
-        roles=[role.name for role in Role if role <= own],
+        roles=[role.name for role in Role if role <= user.role],
         notice=Message(f"fault.{fault}") if fault else None,
         status=status,
     )
@@ -76,7 +77,7 @@ def _form(request: web.Request, typed: dict[str, str], fault: str = "", status: 
 
 async def create_token_form(request: web.Request) -> web.StreamResponse:
     """Make a token from the form and show it, this once."""
-    typed, user = await read_form(request), _person(request)
+    typed, (user, _) = await read_form(request), own(request)
     try:
         wanted = _wanted(typed, user)
         token, text = await request.app[keys.API_TOKENS].create(user, wanted, principal_of(request).actor, "page")
@@ -235,10 +236,3 @@ def _state(tokens: ApiTokens, token: ApiToken, now: float) -> str:
     if token.user.suspended:
         return "suspended"
     return "soon" if token.expires_at - now <= api_tokens.WARN_SECONDS else "active"
-
-
-def _person(request: web.Request) -> User:
-    user = principal_of(request).user
-    if user is None:
-        raise Forbidden("this page is for a person")
-    return user
