@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from appliance.errors import CroftError
+from appliance.errors import CroftError, Invalid
 from appliance.settings import Settings
 from appliance.verbs.base import Verbs, visible
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 REFUSED = 126  # as a shell says of what it found but may not run
 SIGNALLED = 128
+_BOOK = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 
 def register(verbs: Verbs) -> None:
@@ -32,20 +35,36 @@ def register(verbs: Verbs) -> None:
     made.add_argument(
         "--yes", action="store_true", help="approve without asking, where the policy asks (the machine only)"
     )
-    made.add_argument("words", nargs="+", metavar="COMMAND", help="after --: the program and its arguments")
+    made.add_argument("--book", default="", metavar="NAME", help="a runbook; its parameters follow as NAME=VALUE")
+    made.add_argument("words", nargs="*", metavar="COMMAND", help="after --: the program and its arguments")
     made.set_defaults(exit=status_of)
 
 
 def run(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
     """Propose, approve if a person is there to, stream, and give the run as it ended."""
-    asked = {"argv": args.words, "cwd": args.cwd, "scope": args.scope}
-    made = control.call("POST", "/api/commands", asked)["run"]
+    made = _asked(args, control)
     try:
         if made["state"] == "waiting" and not _approved(args, control, made):
             return _quietly(control, made)
         return _follow(args, control, made)
     except KeyboardInterrupt:
         return _quietly(control, made)
+
+
+def _asked(args: argparse.Namespace, control: Control) -> dict[str, Any]:
+    """The proposal: a command, or a runbook with its values."""
+    if not args.book:
+        if not args.words:
+            raise Invalid("there is no command to run", hint="Write it after --, as in `croft run -- git status`.")
+        asked = {"argv": args.words, "cwd": args.cwd, "scope": args.scope}
+        return dict(control.call("POST", "/api/commands", asked)["run"])
+    pairs = [word.partition("=") for word in args.words]
+    if wrong := [name for name, equals, _ in pairs if not (equals and _PARAMETER.fullmatch(name))]:
+        raise Invalid(f"cannot read {visible(wrong[0])}", hint="Write parameters as NAME=VALUE.")
+    if not _BOOK.fullmatch(args.book):
+        raise Invalid("that is no name of a runbook", hint="The Runbooks page lists them.")
+    values = {name: value for name, _, value in pairs}
+    return dict(control.call("POST", f"/api/runbooks/{args.book}/run", {"values": values})["run"])
 
 
 def shown(run: dict[str, Any]) -> None:
