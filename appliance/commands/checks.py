@@ -21,6 +21,19 @@ GIT_FILES = (
     "objects/info/http-alternates",
     "commondir",
 )
+# What of a repository may not lead elsewhere, or git would read a repository outside the workspace.
+GIT_PLACES = (
+    "HEAD",
+    "index",
+    "packed-refs",
+    "info",
+    "info/exclude",
+    "objects",
+    "objects/pack",
+    "refs",
+    "refs/heads",
+    "logs",
+)
 BESIDE_FILES = (".gitattributes", ".gitmodules")
 MOST_BYTES = 256 * 1024
 

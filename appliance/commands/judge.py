@@ -232,7 +232,9 @@ class Policy:
                 TypedPath(number, *path) for number, one in enumerate(judged) if one.match for path in one.match.paths
             ),
             effect=max(effects, key=_EFFECTS.index),
-            leasable=verdict is Verdict.ASK and request.scope == "workspace" and not any(map(_runs_others, judged)),
+            leasable=verdict is Verdict.ASK
+            and request.scope == "workspace"
+            and not any(programs.hands_over(one.stage.typed) for one in judged),
             digest=self.digest,
             failure=failure,
         )
@@ -323,10 +325,6 @@ def _hidden(argv: tuple[str, ...], number: int, found: tuple[int, hidden.Hidden]
     }
     failure = Failure(number, index, argv[index], "", "hidden")
     return _Judged(Stage(argv, argv, DEFAULT, Verdict.DENY), Message("policy.deny.hidden", params), failure=failure)
-
-
-def _runs_others(judged: _Judged) -> bool:
-    return programs.runs_others(judged.stage.typed[0])
 
 
 def _widest(limits: Sequence[Limits]) -> Limits:

@@ -118,9 +118,11 @@ class RateLimits:
 
 
 def budgets(asker: Asker, rule: str, rate: Rate) -> dict[str, Rate]:
-    """What one command of ``asker`` is taken from: the person or token, the session, and the rule for this asker."""
+    """What one command of ``asker`` is taken from: the account, the session, the rule for this account, and the person behind
+    it all, who has no more for having many tokens."""
     found = {asker.account: ASKER, f"rule:{rule}:{asker.account}": rate}
-    return found | ({f"session:{asker.session}": ASKER} if asker.session else {})
+    found |= {f"session:{asker.session}": ASKER} if asker.session else {}
+    return found | ({f"user:{asker.person}": ASKER} if asker.person else {})
 
 
 def _human(seconds: float) -> str:

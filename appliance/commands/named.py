@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from appliance.commands.checks import BESIDE_FILES, GIT_FILES, MOST_BYTES, Finding, clean_git_config
+from appliance.commands.checks import BESIDE_FILES, GIT_FILES, GIT_PLACES, MOST_BYTES, Finding, clean_git_config
 from appliance.commands.workspace import FileRefused, WorkspaceFiles
 from appliance.messages import Message
+
+_ELSEWHERE = Message("command.ask.git_elsewhere")
 
 
 class NamedChecks:
@@ -28,16 +30,20 @@ class NamedChecks:
 
     async def _git(self, cwd: str) -> Message | None:
         """The settings of the repository that git would find from ``cwd``."""
-        places = await self._files.resolve([_inside(folder, ".git") for folder in _upwards(cwd)])
-        for folder, place in zip(_upwards(cwd), places, strict=True):
-            if place.kind in ("", "missing"):
+        folders = list(_upwards(cwd))
+        places = await self._files.resolve([_inside(folder, ".git") for folder in folders])
+        for folder, place in zip(folders, places, strict=True):
+            if place.path == _inside(folder, ".git") and place.kind == "missing":
                 continue
-            if place.kind != "folder" or place.path != _inside(folder, ".git"):
-                return Message(
-                    "command.ask.git_elsewhere"
-                )  # a worktree, a submodule, a link: its settings lie elsewhere
-            return await self._settings(folder)
-        return None
+            if place.path != _inside(folder, ".git") or place.kind != "folder":
+                return _ELSEWHERE  # a worktree, a submodule, a link: its settings lie elsewhere
+            return await self._links(folder) or await self._settings(folder)
+        return Message("command.ask.git_missing")  # git goes on looking above the workspace
+
+    async def _links(self, folder: str) -> Message | None:
+        wanted = [_inside(folder, ".git", name) for name in GIT_PLACES]
+        found = await self._files.resolve(wanted)
+        return None if [place.path for place in found] == wanted else _ELSEWHERE
 
     async def _settings(self, folder: str) -> Message | None:
         files = {name: _inside(folder, ".git", name) for name in GIT_FILES}

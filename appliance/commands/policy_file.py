@@ -135,7 +135,7 @@ class PolicyFile:
         """Take the file as it is; where it is broken, what was in force stays, or else the last good version."""
         self._seen = self._state()
         try:
-            self.text = text_of(self._path)
+            self.text = text_of(self._path, in_force=True)
             kept = self.versions()
             policy = load(self.text, tried=bool(kept) and kept[0].digest == digest_of(self.text))
         except PolicyFault as fault:

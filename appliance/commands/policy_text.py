@@ -5,6 +5,9 @@ Rule: as light as can be, for ``croft policy`` answers without a daemon and is r
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,9 +60,15 @@ def read_policy(path: Path) -> Policy:
         raise Unavailable(f"cannot read the policy: {error.strerror}", hint="Name a readable file.") from error
 
 
-def text_of(path: Path) -> str:
-    """The file as text. Raises OSError, PolicyFault."""
-    with path.open("rb") as file:
+def text_of(path: Path, *, in_force: bool = False) -> str:
+    """The file as text. ``in_force``: it decides, so nobody else may own or change it. Raises OSError, PolicyFault."""
+    # Without waiting: a pipe in its place would keep whoever opens it forever.
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 - a descriptor
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no ordinary file")
+        if in_force and (found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH):
+            raise OSError(errno.EPERM, "another account can change it")
         data = file.read(MOST_BYTES + 1)
     try:
         return data.decode("utf-8")

@@ -57,6 +57,31 @@ def wraps(word: str) -> bool:
     return name_of(word) in _STARTERS or word.rpartition("/")[2].casefold() in _STARTERS
 
 
+# Words with which a program that otherwise does its own work starts what stands beside them.
+_HANDS_OVER: dict[str, tuple[str, ...]] = {
+    "git": (
+        "-c", "--config-env", "--exec-path", "--exec", "-x", "--extcmd", "--upload-pack", "--receive-pack", "-O",
+        "--open-files-in-pager", "bisect", "difftool", "mergetool", "filter-branch", "submodule", "help",
+    ),
+    "npm": ("exec", "x", "explore", "init", "create", "--script-shell", "--node-options"),
+    "split": ("--filter",),
+    "sort": ("--compress-program",),
+    "rg": ("--pre",),
+    "go": ("run", "-exec", "-toolexec", "-vettool", "generate"),
+}  # fmt: skip
+
+
+def hands_over(argv: Sequence[str]) -> bool:
+    """Whether this command starts another one that its words name, by whatever program (AI-5)."""
+    if runs_others(argv[0]):
+        return True
+    name = name_of(argv[0])
+    if name == "find":
+        return not _FIND_STARTS.isdisjoint(argv)
+    words = _HANDS_OVER.get(name, ())
+    return any(word.partition("=")[0] in words or (word[:2] == "-O" and "-O" in words) for word in argv[1:])
+
+
 # Between these a shell may find a command; quotes are taken as ends of words too, since what they hold may be read again.
 _SHELL_WORDS = re.compile(r"[\s;&|<>(){}$`'\"\\]+")
 _FIND_STARTS = frozenset({"-exec", "-execdir", "-ok", "-okdir"})

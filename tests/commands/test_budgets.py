@@ -53,6 +53,11 @@ def test_tokens_and_sessions_have_their_own():
     assert "token:t1" in budgets(Asker(Actor.TOKEN, "operator", "u1", token="t1"), "ls", Rate())
 
 
+def test_many_tokens_of_one_person_have_no_more():
+    for asker in (Asker(Actor.TOKEN, "operator", "u1", token="t1"), Asker(Actor.AI, "operator", "u1")):
+        assert "user:u1" in budgets(asker, "ls", Rate())
+
+
 STRICT = POLICY.replace("per_minute = 600, per_day = 10000", "per_minute = 3, per_day = 5")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from support.policies import default_policy
 from appliance.clock import SystemClock
 from appliance.commands import policy_file
 from appliance.commands.judge import Actor, Policy, Request, Verdict
+from appliance.commands.language import digest_of
 from appliance.commands.policy_file import PolicyFile
 from appliance.commands.policy_text import BadPolicy, packaged
 from appliance.errors import Conflict, NotFound
@@ -112,3 +114,44 @@ async def test_newer_packaged_rules_are_offered_and_never_forced(tmp_path: Path)
     assert len(file.current.rules) == 1
     await file.save(file.offered(), "user:1")
     assert file.offered() == ""
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder", "dangling", "device", "huge", "others", "binary"])
+async def test_what_is_no_policy_file_leaves_the_last_good_one(tmp_path: Path, what: str) -> None:
+    """POL-2: whatever takes its place is neither waited for nor believed."""
+    file = await opened(tmp_path)
+    path = tmp_path / "policy.toml"
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what in ("dangling", "device"):
+        path.symlink_to("/nonexistent" if what == "dangling" else "/dev/zero")
+    else:
+        path.write_bytes({"huge": b"#" * (1 << 24), "others": SMALL.encode(), "binary": b"\xff\0"}[what])
+        path.chmod(0o666 if what == "others" else 0o600)
+    async with asyncio.timeout(10):
+        assert not await file.reload()
+    assert file.fault is not None
+    assert file.current.digest == default_policy().digest
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+async def test_a_file_of_another_account_is_not_believed(tmp_path: Path) -> None:
+    file = await opened(tmp_path)
+    (tmp_path / "policy.toml").write_text(SMALL)
+    os.chown(tmp_path / "policy.toml", 65534, 65534)
+    assert not await file.reload()
+    assert file.current.digest == default_policy().digest
+
+
+async def test_saving_and_reloading_at_once_never_mixes(tmp_path: Path) -> None:
+    """Eight who save and eight who look: one text is in force, whole, and on disk."""
+    file = await opened(tmp_path)
+    texts = [f"{SMALL}# {number}\n" for number in range(8)]
+    await asyncio.gather(*(file.save(text, "user:1") for text in texts), *(file.reload() for _ in range(8)))
+    assert file.text in texts
+    assert (tmp_path / "policy.toml").read_text() == file.text
+    assert file.current.digest == file.versions()[0].digest == digest_of(file.text)
+    assert len(file.versions()) == 9

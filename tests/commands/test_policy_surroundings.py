@@ -168,3 +168,26 @@ def test_listing_node_packages_asks() -> None:
     """It follows links out of node_modules and shows what it finds there."""
     assert judged("npm ls").verdict is Verdict.ASK
     assert judged("npm list --depth=0").reason.key == "policy.why.follows_links"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "find . -name x -exec rm -r y +", "find . -okdir sh y +", "git -c alias.x=y x", "git rebase -x make main",
+        "git rebase --exec=make main",
+        "git bisect run make", "git submodule foreach make", "git difftool --extcmd=x", "git grep -Omore x", "npm exec x", "npm x y",
+        "split --filter=sh a", "sort --compress-program=x a", "bash -c 'make'", "cd a && make", "/usr/bin/env make",
+        "npm test | xargs make",
+        "python3.11 x.py", "BUSYBOX sh", "go run .", "rg --pre=x y",
+    ],
+)  # fmt: skip
+def test_what_starts_other_programs_is_never_leased(line: str) -> None:
+    """AI-5, whatever program hides it."""
+    assert not judged(line).leasable
+
+
+@pytest.mark.parametrize(
+    "line", ["npm test", "npm run build", "git pull --rebase", "mkdir -p a/b", "find . -name x -delete", "eslint src"]
+)
+def test_what_does_its_own_work_may_be(line: str) -> None:
+    assert judged(line).leasable
