@@ -157,6 +157,26 @@ async def test_what_changed_after_it_was_shown_is_not_started(room, what):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
+async def test_a_policy_that_changes_while_a_command_is_looked_at_starts_nothing(room):
+    """POL-10: between the verdict and the start, for what runs at once and for what was approved."""
+    (room.workspace / "a.txt").write_text("text")
+    person = Asker(Actor.HUMAN, "operator", (await room.front.member("operator")).id, session="s")
+    commands, before = room.front.commands, room.front.policy
+    waiting = await commands.propose(person, Proposal(stages=(("sh", "-c", "true"),), cwd=""))
+    for ask in (
+        lambda: commands.propose(person, Proposal(stages=(("cat", "a.txt"),))),
+        lambda: commands.approve(person, waiting.id, waiting.hash),
+    ):
+        room.front.policy = before
+        asked = asyncio.ensure_future(ask())
+        await asyncio.sleep(0)
+        room.front.policy = rules("# another\n")
+        with pytest.raises(CroftError) as refused:
+            await asked
+        assert refused.value.code == "changed"
+    assert commands.changed()[-1]["state"] == "expired"
+
+
 async def test_approving_elsewhere_updates_the_first_page_at_once(room):
     run = await room.propose("sh", "-c", "true")
     async with room.front.ask("GET", "/api/events?topics=approvals,runs", room.cookies["operator"]) as response:
