@@ -134,6 +134,10 @@ FAMILIES |= {
         *("done_deny", "done_approve", "done_revoke"),
     ],
     "meaning.": sorted({"host", "pipeline", "other", *MEANINGS.values()}),
+    "changes.": [
+        *("added", "changed", "deleted", "mode", "replaced"),
+        *(f"kind.{kind}" for kind in ("binary", "large", "link", "folder")),
+    ],
     "touches.": ["host", *get_args(Effect)],
     "policy_page.": [
         *(f"actor_is.{actor}" for actor in Actor),
@@ -193,6 +197,7 @@ def test_scripts_get_the_strings_they_ask_for() -> None:
         "commands.js": {"commands", "command", "approvals"},
         "output.js": {"commands", "command"},
         "decide.js": {"approvals"},
+        "rehearsal.js": {"changes"},
         "approvals.js": {"approvals"},
         "wake.js": {"machine", "phase"},
     }

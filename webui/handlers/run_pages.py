@@ -48,7 +48,8 @@ async def propose_form(request: web.Request) -> web.StreamResponse:
     line, cwd, why = form.get("line", ""), form.get("cwd", "").strip(), form.get("why", "")
     scope = "host" if form.get("scope") == "host" else "workspace"
     try:
-        proposal = Proposal(line.strip(), (), cwd, why, scope=scope)  # type: ignore[arg-type]  # one of the two literals
+        view = "rehearsal" if form.get("do") == "rehearse" else "plain"
+        proposal = Proposal(line.strip(), (), cwd, why, view, scope)  # type: ignore[arg-type]  # one of the two literals
         run = await request.app[keys.COMMANDS].propose(asker_of(request), proposal)
     except CroftError as error:
         if error.code == "step_up":

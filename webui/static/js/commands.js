@@ -119,12 +119,12 @@ function code(word, bad = false) {
 
 // Running.
 
-async function propose() {
-  const button = find("[name=do]", form);
+async function propose(view) {
+  const button = find("[data-default]", form);
   button.disabled = true;
   try {
-    const { run } = await ask("POST", "/api/commands", undefined, { line: line.value.trim(), cwd: cwd.value.trim(), why: form.elements.why.value });
-    if (run.state === "waiting") return location.assign(`/commands/${run.id}`);
+    const { run } = await ask("POST", "/api/commands", undefined, { line: line.value.trim(), cwd: cwd.value.trim(), why: form.elements.why.value, view });
+    if (run.state === "waiting" || view === "rehearsal") return location.assign(`/commands/${run.id}`);
     addLive(run);
     line.value = "";
     verdict.hidden = true;
@@ -166,7 +166,7 @@ function addLive(run) {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (line.value.trim()) propose();
+  if (line.value.trim()) propose(event.submitter?.value === "rehearse" ? "rehearsal" : "plain");
 });
 form.addEventListener("input", (event) => {
   if (event.target !== line && event.target !== cwd) return;
