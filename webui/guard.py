@@ -68,8 +68,9 @@ class Route:
     """One row of the table. ``role`` None means anyone; ``form`` says that a plain HTML form may post it; ``fresh`` asks
     for a proof of identity within the last five minutes; ``host`` is ui, ide or console (the control socket alone).
     ``scope`` is what an API token must hold to come here; without one no token gets in. Where ``fresh`` is asked for too, the
-    token is let in: it was made with a fresh proof, for that scope and a limited time. ``program`` marks a route for programs that bring their proof in the body: no cookie is looked at, so no page
-    can lend them a person's, and none needs to be kept away."""
+    token is let in: it was made with a fresh proof, for that scope and a limited time. ``program`` marks a route for
+    programs that bring their proof in the body: no cookie is looked at, so no page can lend them a person's, and none
+    needs to be kept away."""
 
     method: str
     path: str

@@ -110,6 +110,7 @@ def _values(settings: Settings, runtime: str, fallback: bool, lifetime: int, ren
         "client_header": parts.FRONTED if off else "",
         "busy_page": parts.BUSY_PAGE,
         "error": parts.ERROR,
+        "no_permissions": parts.NO_PERMISSIONS,
         "hops": "keep-alive|close|upgrade|te|http2-settings",
         **{name: _socket(settings, inside, name) for name in ("web", "verify", "ide")},
     }

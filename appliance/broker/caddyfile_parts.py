@@ -12,6 +12,20 @@ FRONTED = """\
 header_up X-Forwarded-For {http.vars.client_ip}
 header_up X-Forwarded-Proto https"""
 
+# What pages of these hosts may ask of the browser: none of it. Passkeys of our own host could otherwise be made by the editor's.
+NO_PERMISSIONS = ", ".join(
+    f"{feature}=()"
+    for feature in (
+        "camera",
+        "geolocation",
+        "microphone",
+        "payment",
+        "publickey-credentials-create",
+        "publickey-credentials-get",
+        "usb",
+    )
+)
+
 
 class Text(Template):
     delimiter = "%"
@@ -82,7 +96,7 @@ SNIPPETS = Text("""\
 (hygiene) {
 	header Cross-Origin-Opener-Policy same-origin
 	header Cross-Origin-Resource-Policy same-origin
-	header Permissions-Policy "camera=(), geolocation=(), microphone=(), payment=(), publickey-credentials-create=(), publickey-credentials-get=(), usb=()"
+	header Permissions-Policy "%{no_permissions}"
 	header Referrer-Policy same-origin
 	header Strict-Transport-Security "max-age=63072000"
 	header X-Content-Type-Options nosniff
@@ -179,7 +193,7 @@ IDE = Text("""\
 			header_down -Server
 			header_down Cross-Origin-Opener-Policy same-origin
 			header_down Cross-Origin-Resource-Policy same-origin
-			header_down Permissions-Policy "camera=(), geolocation=(), microphone=(), payment=(), publickey-credentials-create=(), publickey-credentials-get=(), usb=()"
+			header_down Permissions-Policy "%{no_permissions}"
 			header_down Referrer-Policy same-origin
 			header_down Strict-Transport-Security "max-age=63072000"
 			header_down X-Content-Type-Options nosniff
