@@ -12,5 +12,8 @@ compile=(.venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-
 "${compile[@]}" --extra test --constraint requirements.txt --output-file requirements-test.txt pyproject.toml
 "${compile[@]}" --output-file requirements-build.txt requirements-build.in
 "${compile[@]}" --output-file requirements-ide.txt requirements-ide.in
+for wanted in appliance/host/toolchains/*.in; do
+  "${compile[@]}" --no-annotate --output-file "${wanted%.in}.txt" "$wanted"
+done
 (cd appliance/host/ide && npm install --package-lock-only --ignore-scripts --no-audit --no-fund \
   --omit-lockfile-registry-resolved)

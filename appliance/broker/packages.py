@@ -102,7 +102,8 @@ def _context(packages: tuple[str, ...]) -> bytes:
         entry = tarfile.TarInfo("Dockerfile")
         entry.size = len(text)
         archive.addfile(entry, io.BytesIO(text))
-    return packed.getvalue()
+    # Without tarfile's padding: what the engine leaves unread would make it cut the connection before its answer is out.
+    return packed.getvalue()[: 512 * (1 + -(-len(text) // 512) + 2)]
 
 
 def _write(record: Path, wanted: Wanted) -> None:
