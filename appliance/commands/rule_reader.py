@@ -67,7 +67,7 @@ class RuleReader:
             why=self.source.string(table, "why", line),
             prepend_global=self.source.words(table, "prepend_global", line),
             prepend=self.source.words(table, "prepend", line),
-            append=self.source.words(table, "append", line),
+            append=self.append(table, line),
             flags=flags,
             operands=self.operands(table, line),
             need=self.source.words(table, "need", line),
@@ -181,6 +181,15 @@ class RuleReader:
         if not all(found):
             raise PolicyFault(self.source.line_of("subs", line), "words", setting="subs")
         return tuple(sorted(found, key=len, reverse=True))
+
+    def append(self, table: Mapping[str, Any], line: int) -> tuple[str, ...]:
+        """``"--exclude={exclude}"`` stands for as many words as there are excluded names."""
+        found: list[str] = []
+        for word in self.source.words(table, "append", line):
+            found += (
+                [word.replace("{exclude}", name) for name in self.exclusions.names] if "{exclude}" in word else [word]
+            )
+        return tuple(found)
 
     def exact(self, table: Mapping[str, Any], line: int) -> tuple[tuple[str, ...], ...]:
         """Whole argument lists: ``exact = ["aux", "-e -f"]``, words between blanks; "" is none at all."""

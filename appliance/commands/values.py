@@ -48,12 +48,14 @@ class Exclusions:
     exact: frozenset[str]
     starts: tuple[str, ...]
     ends: tuple[str, ...]
+    names: tuple[str, ...] = ()  # as they were written
 
     @classmethod
     def of(cls, globs: Iterable[str]) -> Exclusions:
         """From names with at most one ``*``, at the start or the end. Raises BadType."""
         exact, starts, ends = set(), [], []
-        for name in globs:
+        names = tuple(globs)
+        for name in names:
             bare = name.strip("*").casefold()
             if not bare or "/" in name or "*" in bare or (name[0] == "*" and name[-1] == "*"):
                 raise BadType(f"{name!r} is not a name with one * at its start or end")
@@ -63,7 +65,7 @@ class Exclusions:
                 ends.append(bare)
             else:
                 exact.add(bare)
-        return cls(frozenset(exact), tuple(starts), tuple(ends))
+        return cls(frozenset(exact), tuple(starts), tuple(ends), names)
 
     def covers(self, part: str) -> bool:
         """Whether ``part`` of a path is excluded."""

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from support.policies import default_policy
 
+from appliance.commands.language import load
 from appliance.commands.lines import judge_line
 from appliance.commands.model import Actor, Judgement, Verdict
+from appliance.commands.policy_text import packaged
 
 SECRET = "mark-secret-3c1d"
 OWNER = "-c", "user.name=T", "-c", "user.email=t@example.org"
@@ -146,6 +148,14 @@ def test_searching_and_comparing_folders_leaves_secrets_out(place: Place, kind: 
     ):  # fmt: skip
         assert SECRET not in place.run(line), line
     assert "plain" in place.run("diff -r one two")
+
+
+def test_names_that_the_owner_excludes_are_left_out_of_searches_too() -> None:
+    policy = load(packaged().replace('".git", ".ssh",', '".git", ".ssh", "private*",', 1))
+    for line in ("grep -r x .", "grep -r -e x .", "rg x", "rg --files", "diff -r a b"):
+        argv = judge_line(policy, line, Actor.HUMAN, "operator").judgement.stages[0].argv
+        assert any(word.endswith("private*") for word in argv), line
+        assert sum(word.endswith(".ssh") for word in argv) >= 1, line
 
 
 @pytest.mark.parametrize("cwd", [".git", "src/.git/refs", ".ssh", "secrets", "config/.aws", ".GIT"])
