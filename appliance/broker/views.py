@@ -152,6 +152,8 @@ class Views:
     def _forget(self) -> None:
         """Let go of what nobody asked for in time."""
         for run, found in list(self._views.items()):
+            if found.ended_at is None and self._processes.get(_keeper(run)) is None:
+                found.ended_at = now()  # its run never came to be
             if found.ended_at is not None and now() - found.ended_at > KEPT_SECONDS:
                 self._drop(run)
 
