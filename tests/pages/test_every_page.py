@@ -226,7 +226,7 @@ SCREENS: tuple[Screen, ...] = (
     Screen("commands-viewer", "/commands", role="viewer", seed=some_runs, shows=(EVIL_NAME,)),
     Screen("approvals", "/commands/approvals", seed=some_runs, shows=(EVIL_NAME, "فحص قبل الدمج", "U+202E")),
     Screen("approvals-viewer", "/commands/approvals", role="viewer", seed=some_runs, shows=(EVIL_NAME,)),
-    Screen("run", "/commands/{id}", seed=some_runs, shows=("last line", "السلام عليكم", "<script>")),
+    Screen("run", "/commands/{id}", seed=some_runs, shows=("السلام عليكم", "<script>")),
     Screen("run-waiting", "/commands/run-waits", role="operator", seed=some_runs, shows=("U+202E",)),
     Screen("policy", "/policy?line=git+status+--evil", seed=the_policy, shows=("--evil",)),
     Screen("policy-viewer", "/policy", role="viewer", seed=the_policy),
