@@ -1,6 +1,6 @@
 """The appliance's store: SQLite through aiosqlite, one writer, readers beside it.
 
-Rules: every write goes through :meth:`Database.transaction`; a commit has reached the disk when it returns
+Rules: every write goes through :meth:`Database.transaction` or :meth:`Database.write`; a commit has reached the disk when it returns
 (``synchronous=FULL``: with NORMAL a power cut was measured to lose the last commits). Migrations are numbered and append-only.
 """
 
@@ -11,15 +11,16 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 
 from appliance.errors import Conflict, CroftError
 
+T = TypeVar("T")
 Row = sqlite3.Row
 _RESTORE = "Restore a backup with `croft backup restore`."
 
@@ -106,6 +107,18 @@ class Database:
                 raise
             await _to_the_end(_commit(self._writer))
 
+    async def write(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+        """``work`` as one write transaction that is begun, carried out and committed in one visit to the database's thread.
+
+        For what happens often: in a :meth:`transaction` every statement is such a visit. ``work`` awaits nothing but the
+        statements of what it is given (``execute``, ``executemany``, ``execute_fetchall``) and leaves alone whatever the
+        event loop may change meanwhile. What it raises undoes it. Raises RuntimeError when it waits for anything else.
+        """
+        async with self._turn:
+            self._make_room()
+            # aiosqlite has no public way to run a function of ours between its own.
+            return await _to_the_end(self._writer._execute(_carry_out, self._writer._conn, work))  # type: ignore[no-untyped-call]
+
     async def execute(self, sql: str, values: Iterable[Any] = ()) -> int:
         """One statement in a transaction of its own; returns the number of rows it changed."""
         async with self.transaction() as tx:
@@ -122,7 +135,47 @@ class Database:
         return found[0] if found else None
 
 
-async def _to_the_end(work: Awaitable[Any]) -> None:
+class _Direct:
+    """The statements of a transaction for who is on the database's thread: each is done as soon as it is awaited."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        return self._connection.execute(sql, values)
+
+    async def executemany(self, sql: str, values: Iterable[Sequence[Any]]) -> sqlite3.Cursor:
+        return self._connection.executemany(sql, values)
+
+    async def execute_fetchall(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        return self._connection.execute(sql, values).fetchall()
+
+
+def _carry_out(connection: sqlite3.Connection, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = _at_once(work(_Direct(connection)))
+        connection.execute("COMMIT")
+    except BaseException:
+        # Some failures have ended the transaction already; see _roll_back.
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _at_once(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never has to wait."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    work.close()
+    raise RuntimeError("a transaction waited for something else than its statements")
+
+
+async def _to_the_end(work: Awaitable[T]) -> T:
     """Await ``work`` to its end even if the caller is cancelled meanwhile; the cancellation is passed on afterwards."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -134,7 +187,7 @@ async def _to_the_end(work: Awaitable[Any]) -> None:
     if cancelled is not None:
         task.exception()  # marked as seen: the cancellation is what the caller asked for
         raise cancelled
-    task.result()
+    return task.result()
 
 
 async def _roll_back(connection: aiosqlite.Connection) -> None:

@@ -24,11 +24,14 @@ log = logging.getLogger(__name__)
 STDOUT, STDERR = 1, 2
 RING = 512 * 1024  # bytes of the newest output that live readers get from memory
 WAITING_FOR_DISK = 4 << 20  # bytes; more than that is not read until the disk has taken some
-CHUNK = 256 * 1024
-BURST = 4  # chunks read in one turn of the event loop
+CHUNK = 256 * 1024  # bytes read of a file at once
+# Bytes read of a pipe at once. Larger ones are memory the kernel hands out anew each time, page by page: half of all the work.
+PIECE = 64 * 1024
+BURST = 16  # pieces in one turn of the event loop: what a pipe holds
 BUSY = 16 * 1024  # bytes in one turn: whoever writes that much is read again a moment later, in larger pieces
 BREATH = 0.002  # seconds; what a pipe of 1 MiB takes meanwhile is half a gigabyte a second
 _HEAD = struct.Struct(">BI")
+_AT_ONCE = 256  # frames in one call of writev(2), which takes 1024 parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,31 +140,25 @@ class Output:
             loop.add_reader(fd, self._readable, fd)
 
     def _readable(self, fd: int) -> None:
-        pieces: list[bytes] = []
-        ended = False
+        stream, size = self._open[fd], 0
         for _ in range(BURST):
             try:
-                data = os.read(fd, CHUNK)
+                data = os.read(fd, PIECE)
             except BlockingIOError:
                 break
+            self.feed(stream, data)
             if not data:
-                ended = True
-                break
-            pieces.append(data)
-        self._take(fd, b"".join(pieces))
-        if ended:
-            stream = self._open[fd]
-            self._close(fd)
-            self.feed(stream, b"")
-            if not self._open:
-                self._finish()
+                self._close(fd)
+                if not self._open:
+                    self._finish()
+                return
+            size += len(data)
+        self._took(fd, size)
 
-    def _take(self, fd: int, data: bytes) -> None:
-        if data:
-            self.feed(self._open[fd], data)
+    def _took(self, fd: int, size: int) -> None:
         if self._unsaved_bytes > WAITING_FOR_DISK:
             self._pause()
-        elif len(data) > BUSY:
+        elif size > BUSY:
             loop = asyncio.get_running_loop()
             loop.remove_reader(fd)
             loop.call_later(BREATH, self._read_on, fd)
@@ -303,9 +300,8 @@ def _append(path: Path, frames: list[Frame]) -> None:
     try:
         before = os.fstat(fd).st_size
         try:
-            for frame in frames:
-                _write(fd, _HEAD.pack(frame.stream, len(frame.data)))
-                _write(fd, frame.data)
+            for start in range(0, len(frames), _AT_ONCE):
+                _write(fd, frames[start : start + _AT_ONCE])
         except OSError:
             os.ftruncate(fd, before)
             raise
@@ -313,7 +309,10 @@ def _append(path: Path, frames: list[Frame]) -> None:
         os.close(fd)
 
 
-def _write(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+def _write(fd: int, frames: list[Frame]) -> None:
+    parts = [part for one in frames for part in (_HEAD.pack(one.stream, len(one.data)), one.data)]
+    done = os.writev(fd, parts)
+    if done < sum(map(len, parts)):  # a signal, or a disk that is nearly full and says so with the next byte
+        rest = memoryview(b"".join(parts))[done:]
+        while rest:
+            rest = rest[os.write(fd, rest) :]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from appliance.audit import AuditLog, AuditUnavailable
 from appliance.clock import Clock
@@ -21,6 +21,7 @@ from appliance.database import Database
 from appliance.errors import Conflict
 from appliance.events import EventBus
 
+T = TypeVar("T")
 CHANGED = 64
 
 
@@ -44,16 +45,24 @@ class Records:
             async with self.database.transaction() as tx:
                 yield tx
         except (sqlite3.Error, OSError) as error:
-            raise AuditUnavailable(
-                "the audit log cannot be written, so this was not done", hint="Free disk space, then try again."
-            ) from error
+            raise _unavailable() from error
+
+    async def write(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+        """As :meth:`transaction`, in one visit to the database's thread; see :meth:`Database.write`. Raises AuditUnavailable."""
+        try:
+            return await self.database.write(work)
+        except (sqlite3.Error, OSError) as error:
+            raise _unavailable() from error
 
     async def settle(self, run: Run, was: State, event: str, actor: str) -> None:
         """Close a proposal. Raises Conflict when somebody else did, AuditUnavailable."""
-        async with self.transaction() as tx:
+
+        async def close(tx: Any) -> None:
             if not await self.history.change(tx, run, was):
                 raise decided()
             await self.audit.append(tx, event, actor, run=run.id)
+
+        await self.write(close)
         self.tell(run)
 
     def tell(self, run: Run) -> None:
@@ -66,6 +75,12 @@ class Records:
         self.bus.publish("runs", {})
         if run.hash:
             self.bus.publish("approvals", {})
+
+
+def _unavailable() -> AuditUnavailable:
+    return AuditUnavailable(
+        "the audit log cannot be written, so this was not done", hint="Free disk space, then try again."
+    )
 
 
 def decided() -> Conflict:

@@ -57,14 +57,19 @@ class Starter:
         work = self._verbs(run.stages[0]) if run.scope == "host" else None
         run = replace(run, state=State.RUNNING, started_at=self._records.clock.now(), stages=executed(judgement))
         self._reserve(run)
+        started = run
+
+        async def announce(tx: Any) -> Run:
+            if also is not None:
+                await also(tx)
+            intent = await self._records.audit.append(tx, "command.run", started.asker.auditor, **said(started))
+            announced = replace(started, intent=intent)
+            await self._record_start(tx, announced, was)
+            await self._limits.save(tx, taken)
+            return announced
+
         try:
-            async with self._records.transaction() as tx:
-                if also is not None:
-                    await also(tx)
-                intent = await self._records.audit.append(tx, "command.run", run.asker.auditor, **said(run))
-                run = replace(run, intent=intent)
-                await self._record_start(tx, run, was)
-                await self._limits.save(tx, taken)
+            run = await self._records.write(announce)
         except BaseException:
             self._release(run)
             raise
@@ -128,11 +133,14 @@ class Starter:
         size = kept.stat().st_size if outcome.stdout_bytes + outcome.stderr_bytes and kept.exists() else 0
         closed = replace(run, state=state, outcome=outcome, ended_at=self._records.clock.now(), kept=size)
         self.active[run.id] = closed
+
+        async def record(tx: Any) -> None:
+            await self._records.history.change(tx, closed, State.RUNNING)
+            await self._records.audit.append(tx, "outcome", run.asker.auditor, run.intent, **ended(closed))
+
         while True:
             try:
-                async with self._records.transaction() as tx:
-                    await self._records.history.change(tx, closed, State.RUNNING)
-                    await self._records.audit.append(tx, "outcome", run.asker.auditor, run.intent, **ended(closed))
+                await self._records.write(record)
                 break
             except AuditUnavailable as error:
                 log.error("cannot record how a run ended; it is tried again", exc_info=error)
