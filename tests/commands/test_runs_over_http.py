@@ -285,7 +285,7 @@ async def lines(content):
         {"argv": ["true"], "cwd": "../out"},
         {"argv": ["true"], "cwd": "/etc"},
         {"argv": ["true"], "scope": "moon"},
-        {"argv": ["true"], "view": "rehearsal"},
+        {"argv": ["true"], "view": "moon"},
         {"argv": ["x" * 60_000]},
         {"argv": [1]},
         {"line": 3},
