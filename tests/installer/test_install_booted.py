@@ -5,12 +5,13 @@ Covers SYS-1, SYS-6, SYS-9, SEC-1. Not run here, for want of a virtual machine w
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 
 import pytest
 from compare import assert_same, serves, snapshot
-from machine import Booted, wait
+from machine import Booted, run, wait
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -67,6 +68,20 @@ def test_serving_and_a_link(trixie: Booted, before: dict[str, str]) -> None:
     assert link.group(0) not in log(trixie)
     assert trixie.do("sh", "-c", stamps).stdout == ""
     assert serves(trixie)
+
+
+def test_what_lies_in_no_file(trixie: Booted, before: dict[str, str]) -> None:
+    """The packet filter around the workspace's account and the small disk of the editor's socket, while Croft runs."""
+    assert "table inet croft_workspace_" in in_memory(trixie)
+    assert " /run/croft/ide tmpfs " in in_memory(trixie)
+
+
+def test_a_command_runs_in_the_workspace(trixie: Booted, before: dict[str, str]) -> None:
+    """Under the units' own limits: as the workspace's user, in its folder; and the doctor finds nothing broken."""
+    assert trixie.do("croft", "run", "--yes", "--", "pwd").stdout == "/var/lib/croft/workspace\n"
+    assert trixie.do("croft", "run", "--yes", "--", "whoami").stdout == "workspace\n"
+    doctor = json.loads(trixie.do("croft", "doctor", "--json", check=False).stdout)
+    assert [row for row in doctor["checks"] if row["result"] == "fail"] == []
 
 
 def test_hardening(trixie: Booted, before: dict[str, str]) -> None:
@@ -147,6 +162,12 @@ def test_uninstall_keeps_data_and_a_new_installation_finds_it(trixie: Booted, be
 def test_purge_leaves_nothing(trixie: Booted, before: dict[str, str]) -> None:
     trixie.do(*INSTALL[:1], "--uninstall", "--purge", "--unattended")
     assert_same(before, snapshot(trixie))
+
+
+def in_memory(machine: Booted) -> str:
+    """The packet filter's tables, and what is mounted under /run/croft."""
+    tables = run("nsenter", "-t", str(machine.init), "-n", "nft", "list", "tables").stdout
+    return tables + machine.do("grep", "-F", "/run/croft", "/proc/mounts", check=False).stdout
 
 
 def start(machine: Booted) -> subprocess.Popen[bytes]:
