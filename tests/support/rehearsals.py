@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.broker import protocol
-from appliance.broker.client import BrokerError, call
+from appliance.broker.client import BrokerError
 from support.broker import Home
 from support.waiting import poll
 
@@ -45,7 +45,7 @@ def rehearse(home: Home, script: str, **limits: int) -> Result:
             output += pipe.read()
     run = reply.data["run"]
     helper = poll(lambda: _helper(home, run), "the rehearsal is over", 20, pause=0.005)
-    parcel = home.folder / f"{run}.parcel"
+    parcel = home.paths.run / f"{run}.parcel"
     with helper:
         said = ask(helper, "collect", parcel)
     return Result(run, parcel, said["at"], said["length"], output.decode())
@@ -76,7 +76,7 @@ def ask(helper: socket.socket, op: str, parcel: Path, **arguments: Any) -> dict[
 
 def _helper(home: Home, run: str) -> socket.socket | None:
     try:
-        return socket.socket(fileno=call(home.socket, "rehearsal", run=run).fds[0])
+        return socket.socket(fileno=home.call("rehearsal", run=run).fds[0])
     except BrokerError as error:
         if error.code in ("not_over", "too_many_requests"):
             return None
