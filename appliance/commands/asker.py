@@ -16,7 +16,8 @@ CONSOLE = "console"
 class Asker:
     """``person`` is a user's id (empty for the console and the registry), ``session`` and ``token`` the id of what it came by.
 
-    ``fresh``: the person proved who they are within the last five minutes.
+    ``fresh``: the person proved who they are within the last five minutes. ``unattended``: nobody is there, the clock asks;
+    then only what the rules allow runs by itself, and a lease, given to a person at work, is not used.
     """
 
     actor: Actor
@@ -27,6 +28,7 @@ class Asker:
     token: str = ""
     address: str = ""
     fresh: bool = False
+    unattended: bool = False
 
     @property
     def account(self) -> str:

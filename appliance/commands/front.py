@@ -391,7 +391,7 @@ class Commands:
         execution = await self._execution(run, judgement)
         run = replace(run, hash=execution.digest(), leasable=judgement.leasable)
         expected = _expected(execution)
-        if lease := await self._leases.find(run.hash, run.asker.account):
+        if not run.asker.unattended and (lease := await self._leases.find(run.hash, run.asker.account)):
             return await self._starter.start(replace(run, lease=lease), judgement, taken, expected=expected)
         mine = [one for one in await self.waiting(run.asker) if one.asker.account == run.asker.account]
         for one in mine:

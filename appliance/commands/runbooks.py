@@ -291,7 +291,7 @@ class Runbooks:
             return
         role, name = found
         try:
-            await self.start(book.name, {}, Asker(Actor.HUMAN, role, book.owner, name), scheduled=True)
+            await self.start(book.name, {}, Asker(Actor.HUMAN, role, book.owner, name, unattended=True), scheduled=True)
         except CroftError as error:
             log.warning("a runbook could not be started", extra={"book": book.name, "cause": error.message})
 
