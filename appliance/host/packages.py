@@ -66,7 +66,7 @@ class Packages:
                 await self._call("image-packages", **({"packages": names} if names else {}))
                 announced.set_result(None)
                 self._changed()
-                while (found := await self._call("image-status", service="ide"))["building"]:
+                while (found := await self._call("image-status", service="ide"))["building"]:  # noqa: ASYNC110 - in another process
                     await asyncio.sleep(ASK_EVERY)
                 if found["build_problem"]:
                     raise Unavailable(found["build_problem"])

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from appliance.audit import EVENTS
 from appliance.commands.history import State as RunState
+from appliance.commands.model import ROLES, Actor, Effect, Scope, Verdict
 from appliance.commands.rehearsal_rows import CAUSES as REHEARSAL_CAUSES
 from appliance.commands.rehearsal_rows import Stage
-from appliance.commands.model import ROLES, Actor, Effect, Scope, Verdict
 from appliance.identity.api_tokens import SCOPES as TOKEN_SCOPES
 from appliance.leaving import LEAVES
 from appliance.services.model import SERVICES, Action, State
