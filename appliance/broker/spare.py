@@ -160,8 +160,9 @@ def _wait(plan: Launch, channel: int) -> NoReturn:
     try:
         gc.disable()
         kernel.default_signals()
-        launch.enter_group(plan)
+        # First of all: while it waits for the kernel it must not keep the broker's sockets open, should that one be killed.
         _hold_only(channel)
+        launch.enter_group(plan)
         with socket.socket(fileno=_CHANNEL) as orders:
             orders.send(_READY)
             packet, ancillary, flags, _ = orders.recvmsg(_MOST_BYTES, socket.CMSG_SPACE(5 * 4))
