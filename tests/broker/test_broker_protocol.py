@@ -127,7 +127,8 @@ def test_descriptors_from_a_client_never_arrive(broker):
         for number in range(20):
             connection.sendmsg([b'{"id":%d,"op":"hello"}' % number], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, flat)])
             assert json.loads(connection.recv(MAX))["ok"] is False
-        assert sum(1 for _ in os.scandir(f"/proc/{broker.pid}/fd")) == before + 1
+        # No more than this connection; what the broker was busy with at first may be done by now.
+        assert sum(1 for _ in os.scandir(f"/proc/{broker.pid}/fd")) <= before + 1
     for fd in flat:
         os.close(fd)
 
