@@ -6,6 +6,7 @@ Rule: nothing here follows a path from a request onto the disk; a request names 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ TYPES = {
     ".webmanifest": "application/manifest+json",
 }
 FOREVER = "public, max-age=31536000, immutable"
+_IMPORT = re.compile(r'\bfrom "\./([a-z_]+\.js)"')
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,21 @@ class Assets:
     def text(self, name: str) -> str:
         """What a file says. Raises KeyError when there is none."""
         return self._files[name].plain.decode("utf-8")
+
+    def imported(self, name: str) -> list[str]:
+        """The modules that a script needs, itself left out, however deep: a page names them all at once, so that the browser need
+        not find out one after the other."""
+        found: list[str] = []
+        waiting = [name]
+        while waiting:
+            here = waiting.pop(0)
+            folder = here.rpartition("/")[0]
+            for other in _IMPORT.findall(self.text(here)):
+                path = f"{folder}/{other}" if folder else other
+                if path not in found and path != name:
+                    found.append(path)
+                    waiting.append(path)
+        return found
 
     def at(self, prefix: str) -> Callable[[str], str]:
         """The same addresses under another prefix, for another host."""

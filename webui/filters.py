@@ -19,9 +19,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import NamedTuple
 
 from jinja2 import Environment
+from markupsafe import Markup
 
 from appliance.messages import Message
 from appliance.services.model import Health, Problem, ServiceView, State, Want
@@ -246,11 +248,23 @@ def level(percent: float) -> str:
     return "bad" if percent >= 95 else "warn" if percent >= 85 else "ok"
 
 
+def module(assets: Assets) -> Callable[[str], Markup]:
+    """What templates write for a script: its element, and before it the names of all that it imports."""
+
+    @cache
+    def element(name: str) -> Markup:
+        links = "".join(f'<link rel="modulepreload" href="{assets(other)}">' for other in assets.imported(name))
+        return Markup(f'{links}<script type="module" src="{assets(name)}"></script>')  # noqa: S704 - addresses of our own
+
+    return element
+
+
 def register(environment: Environment, assets: Assets) -> None:
     """Make everything above known to the templates."""
     icon_of = icons_of(assets)
     environment.globals.update(
         asset=assets,
+        module=module(assets),
         places=places,
         tabs=tabs,
         may_operate=may_operate,
