@@ -9,7 +9,8 @@ const TICK = 20_000;
 
 function keepTimesTrue() {
   const tick = () => findAll("time[data-ago]").forEach((element) => setTime(element, Number(element.dataset.ago)));
-  tick();
+  // The page came with its times right, in UTC; the reader's own zone may wait until it is seen.
+  addEventListener("load", () => setTimeout(tick), { once: true });
   setInterval(tick, TICK);
   document.addEventListener("visibilitychange", () => document.hidden || tick());
 }

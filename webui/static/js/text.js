@@ -5,8 +5,9 @@ const block = document.getElementById("strings");
 const strings = block ? JSON.parse(block.textContent) : {};
 export const lang = document.documentElement.lang || "en";
 const rightToLeft = document.documentElement.dir === "rtl";
-const plurals = new Intl.PluralRules(lang);
-const exactTime = new Intl.DateTimeFormat(`${lang}-u-ca-gregory-nu-latn`, { dateStyle: "medium", timeStyle: "short" });
+// Made when first needed: reading a language's rules costs tens of milliseconds, which the first sight of a page need not wait for.
+let plurals, exactTime;
+const form = (n) => (plurals ??= new Intl.PluralRules(lang)).select(n);
 const otherDirection = rightToLeft ? /[0-9A-Za-z\u00c0-\u058f]/ : /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]/;
 const bidiControls = /[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g;
 
@@ -16,8 +17,8 @@ export const has = (key) => key in strings;
 /** The text for `key`, with `params` filled in; `n` chooses the plural form. */
 export function t(key, params = {}) {
   const found = strings[key] ?? key;
-  const form = typeof found === "string" ? found : found[plurals.select(Number(params.n ?? 0))] ?? found.other;
-  return form.replace(/\{([a-z_]+)\}/g, (whole, name) => (name in params ? isolate(params[name]) : whole));
+  const text = typeof found === "string" ? found : found[form(Number(params.n ?? 0))] ?? found.other;
+  return text.replace(/\{([a-z_]+)\}/g, (whole, name) => (name in params ? isolate(params[name]) : whole));
 }
 
 export function bytes(count) {
@@ -53,7 +54,10 @@ export function ago(ts) {
 }
 
 /** The exact moment in the reader's own zone. */
-export const exact = (ts) => exactTime.format(new Date(ts * 1000));
+export function exact(ts) {
+  exactTime ??= new Intl.DateTimeFormat(`${lang}-u-ca-gregory-nu-latn`, { dateStyle: "medium", timeStyle: "short" });
+  return exactTime.format(new Date(ts * 1000));
+}
 
 /** Point a <time data-ago> at another moment. */
 export function setTime(element, ts) {
