@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -255,7 +256,10 @@ def _tree(pid: int) -> list[int]:
 
 
 def _tcp_listeners(pid: int) -> list[str]:
-    inodes = {str(Path(entry.path).readlink()) for entry in os.scandir(f"/proc/{pid}/fd")}
+    inodes = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            inodes.add(str(Path(f"/proc/{pid}/fd", name).readlink()))
     rows = [
         line.split()
         for name in ("tcp", "tcp6")
