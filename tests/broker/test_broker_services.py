@@ -257,9 +257,9 @@ def _tree(pid: int) -> list[int]:
 
 def _tcp_listeners(pid: int) -> list[str]:
     inodes = set()
-    for name in os.listdir(f"/proc/{pid}/fd"):
+    for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            inodes.add(str(Path(f"/proc/{pid}/fd", name).readlink()))
+            inodes.add(str(link.readlink()))
     rows = [
         line.split()
         for name in ("tcp", "tcp6")
