@@ -183,7 +183,10 @@ async def test_log_follows_filters_and_names_what_is_unseen(page: Page, stage: A
     stage.push("line", {"at": 1.0, "level": "error", "text": "<b>boom</b> \u202edlrow\u2066"})
     last = page.locator(".log-lines li").last
     await expect(last.locator(".words")).to_have_text("<b>boom</b> U+202EdlrowU+2066")
-    assert await page.locator(".log-lines").evaluate("e => e.scrollHeight - e.scrollTop - e.clientHeight") < 3
+    # It follows with the next frame that is drawn.
+    await page.wait_for_function(
+        "(e => e.scrollHeight - e.scrollTop - e.clientHeight < 3)(document.querySelector('.log-lines'))", polling=50
+    )
     await page.locator("#log-find").fill("boom")
     await expect(page.locator("#log-count")).to_have_text("1 line")
     await page.locator("#log-find").fill("nothing like this")
