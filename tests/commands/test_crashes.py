@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -140,7 +141,10 @@ async def test_a_folder_swapped_for_a_link_never_leads_out(broker):
         swaps.start()
         inside = 0
         try:
-            for _ in range(40):
+            for attempt in itertools.count():
+                # It ends: once the swaps are over, the name is the real folder again.
+                if attempt >= 40 and inside:
+                    break
                 answer = await room.ask(
                     "POST", "/api/commands", json={"argv": ["cat", "name"], "cwd": "work", "wait": 10}
                 )
@@ -153,7 +157,6 @@ async def test_a_folder_swapped_for_a_link_never_leads_out(broker):
         finally:
             done.set()
             await asyncio.to_thread(swaps.join)
-        assert inside
 
 
 def _swap(workspace: Path, done: threading.Event) -> None:

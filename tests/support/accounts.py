@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import grp
+import itertools
 import os
 import pwd
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+_NUMBERS = itertools.count()
 
 
 @contextmanager
@@ -17,7 +21,9 @@ def throwaway_accounts(tag: str) -> Iterator[dict[str, str]]:
         person = pwd.getpwuid(os.geteuid()).pw_name
         yield {"daemon": person, "workspace": person, "proxy": person}
         return
-    made = {role: f"{role[:5]}-{tag}{os.getpid()}" for role in ("daemon", "workspace", "proxy")}
+    # Numbered: fixtures of several folders are alive at once when the whole suite runs in one process.
+    tag = f"{tag}{os.getpid()}-{next(_NUMBERS)}"
+    made = {role: f"{role[:5]}-{tag}" for role in ("daemon", "workspace", "proxy")}
     web = f"{made['daemon']}-web"
     _run("groupadd", "--system", web)
     for role, name in made.items():
