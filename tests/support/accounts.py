@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
 _NUMBERS = itertools.count()
 
 
