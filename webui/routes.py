@@ -8,40 +8,41 @@ from typing import Any
 from appliance import __version__
 from appliance.identity.users import Role
 from webui import ide
+from webui.areas import Area
 from webui.guard import ANY_SCOPE, Route
-from webui.handlers import (
-    account,
-    approvals,
-    audit,
-    commands,
-    connect,
-    home,
-    invitations,
-    live,
-    machine,
-    mail,
-    mailed,
-    passkeys,
-    people,
-    policy,
-    policy_pages,
-    preferences,
-    privacy,
-    recovery,
-    rehearsals,
-    run_pages,
-    runbooks,
-    sessions,
-    settings,
-    sign_in,
-    step_up,
-    system,
-    telemetry,
-    tokens,
-    tools,
-    welcome,
-    workspace,
-)
+
+# Pages of webui/handlers/, each imported with the first request to it.
+account = Area("account")
+approvals = Area("approvals")
+audit = Area("audit")
+commands = Area("commands")
+connect = Area("connect")
+home = Area("home")
+invitations = Area("invitations")
+live = Area("live")
+machine = Area("machine")
+mail = Area("mail")
+mailed = Area("mailed")
+passkeys = Area("passkeys")
+people = Area("people")
+policy = Area("policy")
+policy_pages = Area("policy_pages")
+preferences = Area("preferences")
+privacy = Area("privacy")
+recovery = Area("recovery")
+rehearsals = Area("rehearsals")
+run_pages = Area("run_pages")
+runbooks = Area("runbooks")
+sessions = Area("sessions")
+settings = Area("settings")
+sign_in = Area("sign_in")
+step_up = Area("step_up")
+system = Area("system")
+telemetry = Area("telemetry")
+tokens = Area("tokens")
+tools = Area("tools")
+welcome = Area("welcome")
+workspace = Area("workspace")
 
 VIEWER, OPERATOR, ADMIN = Role.viewer, Role.operator, Role.admin
 

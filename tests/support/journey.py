@@ -25,13 +25,27 @@ def edit_and_save(page: Page, frame: Frame, workspace: Path) -> None:
     file = workspace / "hello.txt"
     file.write_text("before\n")
     file.chmod(0o666)
-    run_command(page, frame, "View: Show Explorer")
+    _show_explorer(page, frame, "hello.txt")
     frame.get_by_role("treeitem", name="hello.txt").dblclick()
     frame.locator(".monaco-editor .view-lines").first.click()
     page.keyboard.press("Control+Home")
     page.keyboard.type("written in the browser ")
     page.keyboard.press("Control+s")
     poll(lambda: "written in the browser before" in file.read_text(), "the file is saved on disk", 30)
+
+
+def _show_explorer(page: Page, frame: Frame, name: str) -> None:
+    """Until ``name`` is seen there: a command typed while the editor still starts can get lost, and is typed again."""
+
+    def shown() -> bool:
+        run_command(page, frame, "View: Show Explorer")
+        try:
+            frame.get_by_role("treeitem", name=name).wait_for(timeout=8000)
+        except PlaywrightError:
+            return False
+        return True
+
+    poll(shown, f"{name} is in the editor's list of files", 40)
 
 
 def trust_the_folder(page: Page, frame: Frame) -> None:

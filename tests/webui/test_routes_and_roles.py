@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import inspect
 import re
 import tempfile
 from pathlib import Path
@@ -203,6 +205,13 @@ def body(route: Route) -> dict[str, Any]:
     if route.method == "GET" or route.method == "DELETE":
         return {}
     return {"data": {"a": "b"}} if route.form else {"json": {}}
+
+
+@pytest.mark.parametrize("route", routes.UI, ids=name_of)
+def test_every_route_has_its_handler(route: Route) -> None:
+    """Handlers are looked up by name with the first request, so a wrong name must show here."""
+    module = importlib.import_module(route.handler.__module__)
+    assert inspect.iscoroutinefunction(getattr(module, route.handler.__name__))
 
 
 async def test_the_golden_table_holds(door: Front) -> None:

@@ -1,0 +1,69 @@
+"""Where questions go: the engine behind service `ai`, or another OpenAI-compatible endpoint that an admin chose.
+
+Rule: whoever asks the engine something holds it (:meth:`Engine.hold`) from the question to the last byte of the answer; an engine
+that is held is never stopped. Its key never leaves the daemon (AI-10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class EngineState(StrEnum):
+    """``none``: there is no engine, or no model (``reason`` says which). ``asleep``: it starts with the next question."""
+
+    NONE = "none"
+    ASLEEP = "asleep"
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """What people are told. ``remote``: text leaves this machine, to ``host`` (PRV-3). ``reason`` is a code (``no_engine``
+    ``no_model`` ``too_small`` ``off`` ``failed`` ...) for words in the catalogue; ``progress`` while starting: ``{"phase": "image" |
+    "engine" | "model" | "warm", "current": n, "total": n}`` in bytes, as far as known. ``context``: tokens it can hold, 0 if unknown."""
+
+    state: EngineState
+    remote: bool = False
+    host: str = ""
+    model: str = ""
+    context: int = 0
+    reason: str = ""
+    progress: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Where one request goes. ``base`` ends in ``/v1``; with ``socket`` the connection is made there (the host in ``base`` is then
+    only a name). ``key`` is sent as Bearer where it is not empty. ``model`` is the engine's name for the model in use."""
+
+    base: str
+    key: str = field(repr=False)
+    model: str
+    context: int
+    remote: bool = False
+    socket: Path | None = None
+    tools: bool = False  # whether the model is known to call tools; others get constrained output
+
+
+class Engine(Protocol):
+    """Implemented in this room; tests may put one over a scripted server."""
+
+    def status(self) -> EngineStatus:
+        """As of now; costs nothing. Changes are published on topic ``assistant``."""
+
+    def hold(self, purpose: str, *, wait: float = 900.0) -> AbstractAsyncContextManager[Upstream]:
+        """Wake the engine if it sleeps, wait up to ``wait`` seconds until it is ready, and keep it awake meanwhile.
+
+        Raises Unavailable (with ``reason`` in words) when there is none or it cannot be started.
+        """
+
+    async def idle(self) -> bool:
+        """Whether the engine itself says that it works on nothing (AI-13)."""
