@@ -9,11 +9,13 @@ const LONGEST_PAUSE = 30_000;
 const QUIET_BEFORE_BANNER = 2500;
 
 /** Open `path` and hand each event's data to `handlers[event]`. `onState("live" | "lost")` is told of changes.
-    With `resumes`, a stream that comes back goes on after the last event it was told; once `over()`, its end is the end. */
+    With `resumes`, a stream that comes back goes on after the last event it was told; once `over()`, its end is the end.
+    Returns what ends it. */
 export function connect(path, handlers, onState = () => {}, { resumes = false, over = () => false } = {}) {
-  const live = { source: null, pause: FIRST_PAUSE, timer: 0, lostAt: 0, state: "", after: "", over };
+  let ended = false;
+  const live = { source: null, pause: FIRST_PAUSE, timer: 0, lostAt: 0, state: "", after: "", over: () => ended || over() };
   const open = () => {
-    if (over()) return;
+    if (live.over()) return;
     clearTimeout(live.timer);
     live.source?.close();
     live.source = new EventSource(live.after ? `${path}${path.includes("?") ? "&" : "?"}after=${live.after}` : path);
@@ -31,6 +33,11 @@ export function connect(path, handlers, onState = () => {}, { resumes = false, o
   addEventListener("online", open);
   addEventListener("pagehide", () => live.source.close());
   find("#lost button")?.addEventListener("click", open);
+  return () => {
+    ended = true;
+    clearTimeout(live.timer);
+    live.source?.close();
+  };
 }
 
 function found(live, onState) {
