@@ -87,6 +87,7 @@ EVENTS: dict[str, str] = {
     "tool.remove": "A toolchain of the workspace was removed",
     "settings.change": "A setting was changed on the settings page",
     "daemon.restart": "A restart of the daemon was asked for on the settings page",
+    "ai.use": "A program used the language model: sums of an hour",
     "export": "Data was exported",
     "outcome": "How an announced action ended",
 }

@@ -26,6 +26,8 @@ _EMAIL = re.compile(r"[^\s@{}\"'\\]{1,64}@[^\s@{}\"'\\]{1,190}\Z")
 # A name, or an address where there is no TLS to check a name by.
 _MAIL_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z|::1\Z")
 _URL = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?\Z")
+_ENDPOINT = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253})(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]{0,200})?\Z")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,200}\Z")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 
 
@@ -117,6 +119,60 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "mail.root", "", "Certificate file that the mail server is checked against; empty means the machine's own."
     ),
+    Setting(
+        "ai.rate_minute",
+        60,
+        "Requests a minute that one API token may make of the language model; 0 is no limit.",
+        high=100_000,
+        change="live",
+    ),
+    Setting("ai.rate_burst", 20, "How many of them may come at once.", low=1, high=10_000, change="live"),
+    Setting(
+        "ai.parallel",
+        8,
+        "Requests of one API token that may be under way at the same time; 0 is no limit.",
+        high=1000,
+        change="live",
+    ),
+    Setting(
+        "ai.token_day", 1_000_000, "Tokens of text a day that one API token may use; 0 is no limit.", change="live"
+    ),
+    Setting(
+        "ai.person_day",
+        2_000_000,
+        "Tokens of text a day that one person may use with all their API tokens; 0 is no limit.",
+        change="live",
+    ),
+    Setting(
+        "ai.engine",
+        "local",
+        "Who answers the assistant's questions: the engine on this machine, an endpoint elsewhere, or nobody.",
+        choices=("local", "remote", "off"),
+        change="live",
+    ),
+    Setting(
+        "ai.idle_minutes",
+        15,
+        "Minutes without a question after which the engine on this machine is stopped; 0 never stops it.",
+        high=10_080,
+        change="live",
+    ),
+    Setting(
+        "ai.url",
+        "",
+        "Address of an OpenAI-compatible endpoint, for ai.engine = remote. Its key: `croft assistant key`.",
+        pattern=_ENDPOINT,
+        change="live",
+    ),
+    Setting(
+        "ai.network",
+        "public",
+        "Where that endpoint is: public needs https and a public address; private allows this machine and its networks.",
+        choices=("public", "private"),
+        change="live",
+    ),
+    Setting("ai.model", "", "Name of the model there.", pattern=_MODEL, change="live"),
+    Setting("ai.context", 8192, "Tokens that model can hold.", low=512, high=1 << 20, change="live"),
     Setting("log.level", "info", "How much is logged.", choices=("debug", "info", "warning", "error"), change="live"),
     Setting(
         "log.format",
@@ -134,6 +190,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("users.daemon", "croft", "Account of the daemon.", pattern=_USER),
     Setting("users.workspace", "workspace", "Account of the IDE, of commands and of their files.", pattern=_USER),
     Setting("users.proxy", "caddy", "Account of Caddy.", pattern=_USER),
+    Setting("users.ai", "croft-ai", "Account of the engine.", pattern=_USER),
     Setting("paths.ide", "", "Folder that holds code-server and its Node; empty means the installed one."),
     Setting("paths.caddy", "", "Caddy's program; empty means the one on PATH."),
 )
@@ -240,12 +297,24 @@ class Settings:
     mail_from_name: str
     mail_from_address: str
     mail_root: str
+    ai_rate_minute: int
+    ai_rate_burst: int
+    ai_parallel: int
+    ai_token_day: int
+    ai_person_day: int
+    ai_engine: str
+    ai_idle_minutes: int
+    ai_url: str
+    ai_network: str
+    ai_model: str
+    ai_context: int
     log_level: str
     log_format: str
     log_service_mb: int
     users_daemon: str
     users_workspace: str
     users_proxy: str
+    users_ai: str
     paths_ide: str
     paths_caddy: str
     paths: Paths
