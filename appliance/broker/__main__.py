@@ -67,6 +67,7 @@ class Broker:
             for key, mask in self.selector.select(self._turn()):
                 key.data(mask)
         self.server.close()
+        self.processes.close()
         self.fence.take_down()
         self.processes.hierarchy.close()
         return 0

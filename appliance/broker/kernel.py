@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from functools import cache
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -133,10 +134,15 @@ def rename_new(folder: int, old: str, new: str) -> None:
     _checked(_libc.renameat2(folder, os.fsencode(old), folder, os.fsencode(new), RENAME_NOREPLACE), new)
 
 
+@cache
+def last_capability() -> int:
+    """The highest capability this kernel knows. Asked for before a fork, its child need not look again."""
+    return int(Path("/proc/sys/kernel/cap_last_cap").read_text("ascii"))
+
+
 def drop_bounding(keep: frozenset[int]) -> None:
     """Empty the capability bounding set but for ``keep``. Needs CAP_SETPCAP, so it comes before the change of user."""
-    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text("ascii"))
-    for capability in range(last + 1):
+    for capability in range(last_capability() + 1):
         if capability not in keep:
             prctl(PR_CAPBSET_DROP, capability)
 
@@ -178,6 +184,7 @@ def stat_fields(pid: int) -> list[str]:
     return text[text.rindex(")") + 2 :].split()
 
 
+@cache
 def boot_id() -> str:
     """Names this boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

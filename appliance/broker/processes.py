@@ -24,6 +24,8 @@ from appliance.broker import kernel, launch, stragglers
 from appliance.broker.cgroups import Group, Hierarchy
 
 _VERSION = 1
+# Seconds that a run which is gone may stand in the record: whoever adopts it sees that nothing of it is there.
+_REST = 0.2
 _AGAIN, _AGAIN_MOST = 0.02, 1.0  # seconds between looks at a group that is dying: doubled each time
 
 
@@ -93,6 +95,7 @@ class Processes:
         self._gone: dict[str, Gone] = {}
         self._live: dict[str, Process] = {}
         self._selector = selector
+        self._save_at: float | None = None
 
     def adopt(self) -> None:
         """Take over what an earlier broker recorded, and kill groups that nobody recorded."""
@@ -105,7 +108,7 @@ class Processes:
         self._save()
 
     def on_gone(self, kind: str, gone: Gone) -> None:
-        """Call ``gone`` once for each process of ``kind`` that is gone, after the record has been written."""
+        """Call ``gone`` once for each process of ``kind`` that is gone."""
         self._gone[kind] = gone
 
     def add(self, process: Process) -> None:
@@ -156,8 +159,16 @@ class Processes:
             due = _due(process)
             if due is not None and due <= now():
                 self._finish(process)
-        due = min((at for at in map(_due, self._live.values()) if at is not None), default=None)
+        if self._save_at is not None and self._save_at <= now():
+            self._save()
+        waits = [_due(process) for process in self._live.values()] + [self._save_at]
+        due = min((at for at in waits if at is not None), default=None)
         return None if due is None else max(0.0, due - now())
+
+    def close(self) -> None:
+        """Write down what is left, at the broker's end."""
+        if self._save_at is not None:
+            self._save()
 
     def __bool__(self) -> bool:
         return bool(self._live)
@@ -169,8 +180,10 @@ class Processes:
             del self._live[process.id]
             for one in process.stages:
                 _close(one)
-            self._save()
+            if process.kind == "service":
+                self._save()  # its end is told once: it counts towards a crash loop
             self._gone.get(process.kind, _nothing)(process)
+            self._save_at = self._save_at or now() + _REST
         else:
             process.look_at, process.patience = now() + process.patience, min(_AGAIN_MOST, process.patience * 2)
 
@@ -189,7 +202,7 @@ class Processes:
     def _clear(self, process: Process) -> bool:
         if process.group is None:
             return True
-        process.outcome.setdefault("figures", process.group.figures())
+        process.outcome.setdefault("figures", process.group.spent())
         return process.group.remove()
 
     def _watch(self, process: Process) -> None:
@@ -248,6 +261,7 @@ class Processes:
 
     def _save(self) -> None:
         """Write the record. A full disk costs adoption after a crash, not the service that is running."""
+        self._save_at = None
         try:
             self._write_record()
         except OSError as error:

@@ -213,7 +213,6 @@ def outcome(process: Process) -> dict[str, Any]:
     ``exit_code`` and ``signal``. Times in usage are seconds."""
     found = dict(process.outcome)
     figures = found.pop("figures", {})
-    figures.pop("memory_bytes", None)
     statuses, wall = found.pop("statuses", [None]), found.pop("wall", None)
     whole_one = _split(_whole(statuses))
     starved = process.reason == "exit" and figures.get("oom_kills") and -signal.SIGKILL in statuses

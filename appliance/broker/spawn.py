@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from appliance.broker import fingerprint, layout
+from appliance.broker import fingerprint, kernel, layout
 from appliance.broker.accounts import Accounts
 from appliance.broker.cgroups import Group, Limits
 from appliance.broker.launch import Inside, Launch, end, launch
@@ -72,6 +72,7 @@ class Spawner:
         """``container`` says the pid of the IDE's container where runs belong into one; None means on the host."""
         self._views = views
         self._settings, self._accounts, self._processes, self._container = settings, accounts, processes, container
+        kernel.last_capability()  # children are born knowing it
         account = accounts.workspace if accounts.switching else None
         self._powers = Launch((), -1, -1, -1, -1, account=account, rlimits=_RLIMITS, oom_score_adj=500)
         # Without another user for runs they could signal and trace what waits.
