@@ -9,7 +9,8 @@ compile=(.venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host)
 
 "${compile[@]}" --output-file requirements.txt pyproject.toml
-"${compile[@]}" --extra test --constraint requirements.txt --output-file requirements-test.txt pyproject.toml
+"${compile[@]}" --extra engine --constraint requirements.txt --output-file requirements-engine.txt pyproject.toml
+"${compile[@]}" --extra test --extra engine --constraint requirements.txt --output-file requirements-test.txt pyproject.toml
 "${compile[@]}" --output-file requirements-build.txt requirements-build.in
 "${compile[@]}" --output-file requirements-ide.txt requirements-ide.in
 for wanted in appliance/host/toolchains/*.in; do
