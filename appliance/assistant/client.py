@@ -165,7 +165,9 @@ def _make(upstream: Upstream) -> AsyncOpenAI:
     verify = upstream.base.startswith("https:")
     socket = str(upstream.socket) if upstream.socket else None
     http = httpx2.AsyncClient(
-        transport=_Guarded(httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, uds=socket, retries=0)),
+        transport=_Guarded(
+            httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, uds=socket, retries=0), upstream.address
+        ),
         trust_env=False,
         follow_redirects=False,
         verify=False,  # the transport's is what counts; this one would build a context that nothing uses
@@ -179,12 +181,16 @@ def _make(upstream: Upstream) -> AsyncOpenAI:
 
 
 class _Guarded(httpx2.AsyncBaseTransport):
-    """A transport whose answers have a largest size, and whose event streams hold only events we know."""
+    """A transport to one address, whose answers have a largest size and whose event streams hold only events we know."""
 
-    def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
-        self._inner = inner
+    def __init__(self, inner: httpx2.AsyncBaseTransport, address: str) -> None:
+        self._inner, self._address = inner, address
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if self._address:
+            # The name was looked up and its address judged before (NET-8): it is not looked up again.
+            request.extensions = {**request.extensions, "sni_hostname": request.url.host}
+            request.url = request.url.copy_with(host=self._address)
         response = await self._inner.handle_async_request(request)
         response.stream = _Events(response.stream)
         return response

@@ -1,4 +1,4 @@
--- What the assistant proposed to write, and how much of it each person had on each day.
+-- What the assistant proposed and a person decides.
 CREATE TABLE proposals (
     id           TEXT PRIMARY KEY,
     conversation TEXT NOT NULL,
@@ -16,12 +16,3 @@ CREATE TABLE proposals (
     decided_at   REAL
 ) STRICT;
 CREATE INDEX proposals_conversation ON proposals (conversation, created_at);
-
-CREATE TABLE assistant_use (
-    person  TEXT NOT NULL,                     -- user id, or 'console'
-    day     INTEGER NOT NULL,                  -- days since 1970, UTC
-    tokens  INTEGER NOT NULL,                  -- read and written by the model
-    seconds REAL NOT NULL,                     -- in which it worked
-    answers INTEGER NOT NULL,
-    PRIMARY KEY (person, day)
-) STRICT;
