@@ -75,6 +75,8 @@ EVENTS: dict[str, str] = {
     "command.expire": "A command was not decided in time, or had changed by then",
     "command.run": "A command was started",
     "policy.change": "The command policy was changed",
+    "conversation.delete": "A conversation with the assistant was deleted",
+    "conversation.export": "A conversation with the assistant was exported",
     "rehearsal.apply": "A person had the changes of a rehearsal merged into the workspace",
     "rehearsal.undo": "A person had the merged changes of a rehearsal taken back",
     "rehearsal.discard": "A person discarded the changes of a rehearsal",
