@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from appliance.assistant import search
+from appliance.assistant import word_index
 from appliance.assistant.drafts import SECONDS, Draft
 from appliance.assistant.messages import MOST_MESSAGES, Conversation, Message, Role, State, Tree
-from appliance.assistant.search import Piece
+from appliance.assistant.owned import erase
+from appliance.assistant.word_index import Hits
 from appliance.audit import AuditLog
 from appliance.clock import Clock
 from appliance.database import Database
@@ -27,17 +28,6 @@ log = logging.getLogger(__name__)
 PAGE = 50
 MOST_TITLE = 120
 MOST_CONVERSATIONS = 10_000  # of one person
-CHUNK = 200  # places read from the index at a time
-INDEXED = (Role.USER, Role.ASSISTANT)
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """Where a search found something: the newest message of a conversation that fits, or its title (``message`` is None)."""
-
-    conversation: Conversation
-    message: str | None
-    pieces: Sequence[Piece]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +35,6 @@ class Page:
     """Some conversations; ``next`` asks for those after them, '' at the end."""
 
     conversations: Sequence[Conversation]
-    next: str
-
-
-@dataclass(frozen=True, slots=True)
-class Hits:
-    """Like :class:`Page`, of a search."""
-
-    hits: Sequence[Hit]
     next: str
 
 
@@ -83,7 +65,8 @@ class Conversations:
                 "INSERT INTO conversations (id, owner, title, named, created_at, changed_at) VALUES (?, ?, ?, ?, ?, ?)",
                 (made, owner, title, int(bool(title)), now, now),
             )
-            await _index_title(tx, await _found(tx, made))
+            row = await _found(tx, made)
+            await word_index.write_title(tx, row["seq"], owner, title)
 
         await self._db.write(work)
         return await self.get(owner, made)
@@ -95,7 +78,7 @@ class Conversations:
             raise NotFound("there is no such conversation", hint="It may have been deleted.")
         return Conversation.of(row)
 
-    async def list(self, owner: str, *, archived: bool = False, before: str = "", limit: int = PAGE) -> Page:
+    async def page(self, owner: str, *, archived: bool = False, before: str = "", limit: int = PAGE) -> Page:
         """Pinned ones first, then by when they changed, the newest first. Raises Invalid for a ``before`` that is none."""
         rows = await self._db.rows(
             "SELECT * FROM conversations WHERE owner = ? AND archived = ? AND (pinned, changed_at, seq) < (?, ?, ?) "
@@ -116,28 +99,28 @@ class Conversations:
                 (title, int(by_person and bool(title)), conversation.seq, by_person),
             )
             if changed.rowcount:
-                await _index_title(tx, await _found(tx, conversation.id))
+                await word_index.write_title(tx, conversation.seq, conversation.owner, title)
 
         await self._db.write(work)
         return await self.get(conversation.owner, conversation.id)
 
     async def pin(self, conversation: Conversation, pinned: bool) -> Conversation:
         """Pinned ones stand first, and stay whatever their age."""
-        return await self._mark(conversation, "pinned", pinned)
+        return await self._mark(conversation, "UPDATE conversations SET pinned = ? WHERE seq = ?", pinned)
 
     async def archive(self, conversation: Conversation, archived: bool) -> Conversation:
         """Archived ones are out of the list; searching finds them."""
-        return await self._mark(conversation, "archived", archived)
+        return await self._mark(conversation, "UPDATE conversations SET archived = ? WHERE seq = ?", archived)
 
-    async def _mark(self, conversation: Conversation, column: str, value: bool) -> Conversation:
-        await self._db.execute(f"UPDATE conversations SET {column} = ? WHERE seq = ?", (int(value), conversation.seq))
+    async def _mark(self, conversation: Conversation, change: str, value: bool) -> Conversation:
+        await self._db.execute(change, (int(value), conversation.seq))
         return await self.get(conversation.owner, conversation.id)
 
     async def delete(self, conversation: Conversation, actor: str) -> None:
         """For good: its messages and what the index knows of it too. Stop an answer under way first."""
         async with self._db.transaction() as tx:
             await self._audit.append(tx, "conversation.delete", actor, conversation=conversation.id)
-            await _delete(tx, conversation.seq)
+            await erase(tx, conversation.seq)
 
     # --- messages
 
@@ -160,7 +143,7 @@ class Conversations:
         """
         made, now = f"msg-{secrets.token_hex(8)}", self._clock.now()
         values = (made, str(role), text, str(state), model, _json(usage or {}), _json(context), _json(steps), now)
-        words = _words(Role(role), State(state), text)
+        words = word_index.columns(Role(role), State(state), text)
 
         async def work(tx: Any) -> None:
             tree = await _tree(tx, await _found(tx, conversation.id))
@@ -179,7 +162,7 @@ class Conversations:
                 await _choose(tx, conversation.seq, node, child)
             await tx.execute("UPDATE conversations SET changed_at = ? WHERE seq = ?", (now, conversation.seq))
             if words is not None:
-                await _index(tx, place, conversation.owner, words)
+                await word_index.write(tx, place, conversation.owner, words)
 
         await self._db.write(work)
         return await self.message(conversation, made)
@@ -220,7 +203,7 @@ class Conversations:
             model=message.model if model is None else model,
             steps=message.steps if steps is None else steps,
         )
-        words = _words(ended.role, ended.state, text)
+        words = word_index.columns(ended.role, ended.state, text)
 
         async def work(tx: Any) -> bool:
             changed = await tx.execute(
@@ -241,7 +224,7 @@ class Conversations:
             owner = await tx.execute_fetchall("SELECT owner FROM conversations WHERE id = ?", (message.conversation,))
             await tx.execute("UPDATE conversations SET changed_at = ? WHERE id = ?", (now, message.conversation))
             if words is not None:
-                await _index(tx, ended.place, owner[0][0], words)
+                await word_index.write(tx, ended.place, owner[0][0], words)
             return True
 
         return ended if await self._db.write(work) else None
@@ -296,45 +279,16 @@ class Conversations:
         return Tree([row for row in rows if row["place"] is not None], rows[0]["first"] if rows else None)
 
     async def _messages(self, conversation: Conversation, tree: Tree, places: Sequence[int]) -> list[Message]:
-        marks = ", ".join("?" * len(places))
-        rows = await self._db.rows(f"SELECT * FROM messages WHERE place IN ({marks}) ORDER BY place", places)
+        rows = await self._db.rows(
+            "SELECT * FROM messages WHERE place IN (SELECT value FROM json_each(?)) ORDER BY place", (_json(places),)
+        )
         return [Message.of(row, conversation, tree) for row in rows]
 
     # --- searching
 
     async def search(self, owner: str, typed: str, *, before: str = "", limit: int = 20) -> Hits:
         """The person's conversations in which every word of ``typed`` is found in one message or the title, newest first."""
-        query = search.parse(typed)
-        if not query:
-            return Hits([], "")
-        asked, below = query.sql(owner), _place(before)
-        found: dict[int, int] = {}
-        while len(found) <= limit:
-            rows = await self._db.rows(
-                "SELECT rowid FROM conversation_words WHERE conversation_words MATCH ? AND rowid < ? "
-                "ORDER BY rowid DESC LIMIT ?",
-                (asked, below, CHUNK),
-            )
-            for row in rows:
-                found.setdefault(row[0] // MOST_MESSAGES, row[0])
-            if len(rows) < CHUNK:
-                break
-            below = rows[-1][0] // MOST_MESSAGES * MOST_MESSAGES
-        shown = list(found.values())[:limit]
-        hits = [hit for place in shown if (hit := await self._hit(owner, place, query))]
-        return Hits(hits, str(shown[-1] // MOST_MESSAGES * MOST_MESSAGES) if len(found) > limit else "")
-
-    async def _hit(self, owner: str, place: int, query: search.Query) -> Hit | None:
-        row = await self._db.row(
-            "SELECT c.*, m.id AS message, m.text FROM conversations c LEFT JOIN messages m ON m.place = ? "
-            "WHERE c.seq = ? AND c.owner = ?",
-            (place, place // MOST_MESSAGES, owner),
-        )
-        if row is None:  # deleted between the two reads
-            return None
-        conversation = Conversation.of(row)
-        text = conversation.title if row["message"] is None else row["text"]
-        return Hit(conversation, row["message"], search.snippet(text, query))
+        return await word_index.find(self._db, owner, typed, before, limit)
 
     # --- keeping
 
@@ -350,9 +304,9 @@ class Conversations:
                 )
                 seq = row["place"] // MOST_MESSAGES
                 owner = await tx.execute_fetchall("SELECT owner FROM conversations WHERE seq = ?", (seq,))
-                words = _words(Role(row["role"]), State.INTERRUPTED, row["text"])
+                words = word_index.columns(Role(row["role"]), State.INTERRUPTED, row["text"])
                 if owner and words is not None:
-                    await _index(tx, row["place"], owner[0][0], words)
+                    await word_index.write(tx, row["place"], owner[0][0], words)
 
         if rows:
             await self._db.write(work)
@@ -384,29 +338,6 @@ async def _choose(tx: Any, seq: int, above: int | None, child: int) -> None:
         await tx.execute("UPDATE messages SET chosen = ? WHERE place = ?", (child, above))
 
 
-async def _delete(tx: Any, seq: int) -> None:
-    first, last = seq * MOST_MESSAGES, (seq + 1) * MOST_MESSAGES - 1
-    await tx.execute("DELETE FROM conversation_words WHERE rowid BETWEEN ? AND ?", (first, last))
-    await tx.execute("DELETE FROM messages WHERE place BETWEEN ? AND ?", (first, last))
-    await tx.execute("DELETE FROM conversations WHERE seq = ?", (seq,))
-
-
-def _words(role: Role, state: State, text: str) -> tuple[str, str] | None:
-    """What the index takes of a message: nothing while it grows, nothing of what tools answered."""
-    return search.columns(text) if role in INDEXED and state is not State.RUNNING else None
-
-
-async def _index(tx: Any, place: int, owner: str, words: tuple[str, str]) -> None:
-    await tx.execute("DELETE FROM conversation_words WHERE rowid = ?", (place,))
-    await tx.execute(
-        "INSERT INTO conversation_words (rowid, owner, words, forms) VALUES (?, ?, ?, ?)", (place, owner, *words)
-    )
-
-
-async def _index_title(tx: Any, row: Any) -> None:
-    await _index(tx, row["seq"] * MOST_MESSAGES, row["owner"], search.columns(row["title"]))
-
-
 def _title(text: str) -> str:
     """A title on one line. Raises Invalid when it is too long."""
     title = " ".join(text.split())
@@ -423,14 +354,6 @@ def _cursor(before: str) -> tuple[int, float, int]:
         return int(pinned), float(changed_at), int(seq)
     except ValueError as error:
         raise Invalid("cannot read where to go on", hint="Begin without `before`.") from error
-
-
-def _place(before: str) -> int:
-    if not before:
-        return 1 << 62
-    if not before.isascii() or not before.isdigit() or len(before) > 18:
-        raise Invalid("cannot read where to go on", hint="Begin without `before`.")
-    return int(before)
 
 
 def _json(value: Any) -> str:

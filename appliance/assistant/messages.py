@@ -13,8 +13,7 @@ from typing import Any
 
 from appliance.database import Row
 
-PLACES = 20  # bits of a place that count within one conversation
-MOST_MESSAGES = 1 << PLACES
+MOST_MESSAGES = 1 << 20  # places of one conversation
 
 
 class Role(StrEnum):
@@ -66,8 +65,14 @@ class Conversation:
 
     @property
     def places(self) -> tuple[int, int]:
-        """First and last place of its messages; the title's words lie before the first."""
-        return (self.seq << PLACES) + 1, ((self.seq + 1) << PLACES) - 1
+        """First and last place of its messages."""
+        first, last = self.span(self.seq)
+        return first + 1, last
+
+    @staticmethod
+    def span(seq: int) -> tuple[int, int]:
+        """First and last place of conversation number ``seq``; at the first lie the words of its title."""
+        return seq * MOST_MESSAGES, (seq + 1) * MOST_MESSAGES - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +157,11 @@ class Tree:
     def links(self, above: int | None, place: int) -> Iterator[tuple[int | None, int]]:
         """What has to be chosen where for the active path to lead to ``place``, which follows ``above``: (parent, child) pairs,
         parent None for the first message; those that are chosen already are left out."""
-        child = place
+        child: int = place
         while above is not None:
             node = self.nodes[above]
             if node.chosen != child:
                 yield above, child
-            above, child = node.parent, above
+            child, above = above, node.parent
         if self._chosen != child:
             yield None, child
