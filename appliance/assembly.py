@@ -101,7 +101,7 @@ def build_services(
         Surroundings(
             state=settings.paths.state,
             acme=settings.proxy_tls == "acme",
-            idle_minutes={"ide": settings.ide_idle_minutes},
+            idle_minutes={"ide": settings.ide_idle_minutes, "ai": settings.ai_idle_minutes},
             terminals=lambda: count_terminals(client),
             active_runs=active_runs,
             port_owner=port_owner,

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.assistant.engine import Engine
 from appliance.audit import AuditLog
 from appliance.audit_search import AuditSearch
 from appliance.clock import Clock
@@ -75,6 +76,7 @@ AUDIT = web.AppKey("audit", AuditLog)
 AUDIT_SEARCH = web.AppKey("audit_search", AuditSearch)
 EVENTS = web.AppKey("events", EventBus)
 SERVICES = web.AppKey("services", Services)
+ENGINE: web.AppKey[Engine] = web.AppKey("engine")
 COMMANDS = web.AppKey("commands", Commands)
 TOOLBOX = web.AppKey("toolbox", Toolbox)
 PACKAGES = web.AppKey("packages", Packages)
@@ -89,9 +91,8 @@ VISITS = web.AppKey("visits", Visits)
 # Who knows of things that wait for a person (webui.needs); Home shows them.
 NEEDS: web.AppKey[Sequence[Provider]] = web.AppKey("needs")
 ANCHOR: web.AppKey[Callable[[], tuple[int, bytes] | None]] = web.AppKey("anchor")
-# webui.handlers.telemetry.Drawings and webui.handlers.live.Pictures: what many readers share.
-DRAWINGS: web.AppKey[Any] = web.AppKey("drawings")
-PICTURES: web.AppKey[Any] = web.AppKey("pictures")
+# What many readers share, made with the first of them: webui.handlers.telemetry.drawings, webui.handlers.live.pictures.
+SHARED: web.AppKey[dict[str, Any]] = web.AppKey("shared")
 # What the machine is, once somebody asked.
 FACTS: web.AppKey[dict[str, Facts]] = web.AppKey("facts")
 OPENAPI: web.AppKey[dict[str, Any]] = web.AppKey("openapi")

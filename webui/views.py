@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.assistant.engine import EngineState, EngineStatus
 from appliance.identity.users import Role
 from appliance.messages import Message
 from appliance.services.manager import Services
@@ -98,4 +99,26 @@ def wake_event(services: Services) -> dict[str, Any]:
         "phase": progress.phase if progress else "starting",
         "current": progress.current if progress else 0,
         "total": progress.total if progress else 0,
+    }
+
+
+def engine_json(status: EngineStatus, t: Translator) -> dict[str, Any]:
+    """Who answers the assistant's questions, and how it is; ``words`` is that in one sentence."""
+    words = t(f"engine.state.{status.state}")
+    if status.state is EngineState.STARTING:
+        words = t(f"engine.phase.{status.progress.get('phase', 'engine')}")
+    elif status.reason:
+        words = t(f"engine.reason.{status.reason}")
+    elif status.remote:
+        words = t("engine.state.remote", host=status.host)
+    return {
+        "state": str(status.state),
+        "reason": status.reason,
+        "words": words,
+        "remote": status.remote,
+        "host": status.host,
+        "model": status.model,
+        "context": status.context,
+        "holds": status.holds,
+        "progress": dict(status.progress) or None,
     }

@@ -13,6 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from appliance.errors import Unavailable
+
 
 class EngineState(StrEnum):
     """``none``: there is no engine, or no model (``reason`` says which). ``asleep``: it starts with the next question."""
@@ -26,9 +28,10 @@ class EngineState(StrEnum):
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """What people are told. ``remote``: text leaves this machine, to ``host`` (PRV-3). ``reason`` is a code (``no_engine``
-    ``no_model`` ``too_small`` ``off`` ``failed`` ...) for words in the catalogue; ``progress`` while starting: ``{"phase": "image" |
-    "engine" | "model" | "warm", "current": n, "total": n}`` in bytes, as far as known. ``context``: tokens it can hold, 0 if unknown."""
+    """What people are told. ``remote``: text leaves this machine, to ``host`` (PRV-3). ``reason`` is one of :data:`REASONS`, for
+    words in the catalogue (``engine.reason.CODE``); ``progress`` while starting: ``{"phase": "image" | "engine" | "model" | "warm",
+    "current": n, "total": n}`` in bytes, as far as known. ``context``: tokens it can hold, 0 if unknown. ``holds``: how many
+    questions it works on for us."""
 
     state: EngineState
     remote: bool = False
@@ -37,12 +40,28 @@ class EngineStatus:
     context: int = 0
     reason: str = ""
     progress: Mapping[str, Any] = field(default_factory=dict)
+    holds: int = 0
+
+
+# ``no_engine``: nothing that could serve a model is installed. ``no_model``: none is chosen, or its file is gone. ``damaged``: what is
+# chosen is no model. ``too_small``: it does not fit this machine. ``stopped``: a person stopped it. ``failed``: it kept failing and
+# was given up. ``no_endpoint``: remote, but no address or model is set. ``off``: turned off in the settings.
+REASONS = ("no_engine", "no_model", "damaged", "too_small", "stopped", "failed", "no_endpoint", "off")
+
+
+class NoEngine(Unavailable):
+    """There is nobody to answer. ``reason`` is one of REASONS."""
+
+    def __init__(self, reason: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint, code=f"ai_{reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where one request goes. ``base`` ends in ``/v1``; with ``socket`` the connection is made there (the host in ``base`` is then
-    only a name). ``key`` is sent as Bearer where it is not empty. ``model`` is the engine's name for the model in use."""
+    """Where one request goes. ``base`` ends in ``/v1``. With ``socket`` the connection is made there, with ``address`` (and the port of
+    ``base``) to that address and to no other: the host in ``base`` is then only the name in the request and its TLS. Redirects are
+    never followed (AI-10). ``key`` is sent as Bearer where it is not empty. ``model`` is the engine's name for the model in use."""
 
     base: str
     key: str = field(repr=False)
@@ -50,6 +69,7 @@ class Upstream:
     context: int
     remote: bool = False
     socket: Path | None = None
+    address: str = ""
     tools: bool = False  # whether the model is known to call tools; others get constrained output
 
 
@@ -62,7 +82,7 @@ class Engine(Protocol):
     def hold(self, purpose: str, *, wait: float = 900.0) -> AbstractAsyncContextManager[Upstream]:
         """Wake the engine if it sleeps, wait up to ``wait`` seconds until it is ready, and keep it awake meanwhile.
 
-        Raises Unavailable (with ``reason`` in words) when there is none or it cannot be started.
+        Raises NoEngine when there is none or it cannot be started, Unavailable when it does not get ready in time.
         """
 
     async def idle(self) -> bool:

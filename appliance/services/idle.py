@@ -1,4 +1,4 @@
-"""Is the IDE idle? Nobody connected for a while, nothing running, nothing in front in a terminal.
+"""Is the IDE, or the engine, idle? Nobody connected for a while, nothing running, nothing in front in a terminal.
 
 Rule: pure, and in doubt it is not idle: stopping the IDE under somebody's work is worse than some memory.
 """
@@ -14,7 +14,7 @@ LOOK_AGAIN = 60.0  # seconds; for reasons that end without telling us
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How the IDE is being used. ``last_used`` is seconds of uptime; ``terminals`` counts those with a
+    """How a service is being used. ``last_used`` is seconds of uptime; ``terminals`` counts those with a
     program in front, None if that is not known."""
 
     sockets: int
@@ -33,15 +33,15 @@ class Verdict:
     look_again: float | None = None
 
 
-def judge(use: Use, now: float, idle_minutes: int) -> Verdict:
-    """Decide (DECIDED 14). ``idle_minutes`` 0 means never idle."""
+def judge(use: Use, now: float, idle_minutes: int, words: str = "ide.awake") -> Verdict:
+    """Decide (DECIDED 14). ``idle_minutes`` 0 means never idle; ``words`` is where the catalogue has the reasons."""
     if idle_minutes == 0:
-        return Verdict(False, Message("ide.awake.always"))
+        return Verdict(False, Message(f"{words}.always"))
     if use.sockets:
-        return Verdict(False, Message("ide.awake.window", {"n": use.sockets}))
+        return Verdict(False, Message(f"{words}.window", {"n": use.sockets}))
     ends = use.last_used + idle_minutes * 60
     if now < ends:
-        return Verdict(False, Message("ide.awake.recent", {"n": idle_minutes}), ends)
+        return Verdict(False, Message(f"{words}.recent", {"n": idle_minutes}), ends)
     if use.active_runs:
         return Verdict(False, Message("ide.awake.run", {"n": use.active_runs}), now + LOOK_AGAIN)
     if use.terminals is None:

@@ -43,13 +43,18 @@ class Keeper:
         """``idle_minutes`` names the services to watch. Runs and terminals keep the IDE awake, nothing
         else."""
         self._clock = clock
-        self._idle_minutes = idle_minutes
+        self._idle_minutes = dict(idle_minutes)
         self._active_runs = active_runs
         self._terminals = terminals
         self._awake = awake
         self._rest = rest
         self._used = {name: _Used(clock.uptime()) for name in idle_minutes}
         self._stirred = asyncio.Event()
+
+    def use_minutes(self, service: ServiceName, minutes: int) -> None:
+        """From now on, let a watched service rest after so many minutes."""
+        self._idle_minutes[service] = minutes
+        self._stirred.set()
 
     def touch(self, service: ServiceName) -> None:
         """It was used just now."""
@@ -101,7 +106,7 @@ class Keeper:
         use = idle.Use(used.sockets, used.last)
         if service == "ide":
             use = replace(use, active_runs=self._active_runs())
-        verdict = idle.judge(use, now, minutes)
+        verdict = idle.judge(use, now, minutes, f"{service}.awake")
         if verdict.idle and service == "ide":  # asking the broker costs more than all the rest: last
             verdict = idle.judge(replace(use, terminals=await self._count_terminals()), now, minutes)
         used.because = verdict.because

@@ -125,6 +125,7 @@ class Services:
         self._facts_at = -FACTS_EVERY
         self._facts_tail: tuple[str, ...] = ()
         self._asides: set[asyncio.Task[None]] = set()
+        self._listeners: list[Callable[[], None]] = []
 
     # Life
 
@@ -243,6 +244,11 @@ class Services:
         self._reconciler.wake(service)
         return self.view(service)
 
+    def lacks_program(self, name: str) -> bool:
+        """Whether there is nothing on this machine that could be started for it."""
+        seen = self._records[_known(name)].seen
+        return seen is not None and seen.missing is Missing.PROGRAM
+
     def is_ready(self, name: str) -> bool:
         """Whether it runs and its last probe passed; cheap enough for every request."""
         return self._records[_known(name)].ready
@@ -273,6 +279,20 @@ class Services:
                 hint="The services page says what is wrong with it.",
             ) from None
 
+    async def renewed(self, name: str, timeout: float) -> None:  # noqa: ASYNC109 - as above
+        """Have it run with its present configuration, past failures forgiven: as :meth:`ready`, but never with the run that is on
+        now. Raises Unavailable."""
+        service = _known(name)
+        old = self._run_of(service)
+        self.configuration_changed(service)
+        try:
+            async with asyncio.timeout(timeout):
+                while old is not None and self._run_of(service) == old:
+                    await self._pulse.wait()
+        except TimeoutError:
+            raise Unavailable(f"the {service} service did not end within {timeout:g} s") from None
+        await self.ready(service, timeout)
+
     def touch(self, name: str) -> None:
         """It was used just now."""
         self._keeper.touch(_known(name))
@@ -284,6 +304,14 @@ class Services:
     def socket_closed(self, name: str = "ide") -> None:
         """A connection that counted as use ended."""
         self._keeper.closed(_known(name))
+
+    def rest_after(self, name: str, minutes: int) -> None:
+        """Let an on-demand service rest after so many minutes without use; 0 means never."""
+        self._keeper.use_minutes(_known(name), minutes)
+
+    def on_shown(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called whenever what people see of the services is another."""
+        self._listeners.append(listener)
 
     def recheck(self) -> None:
         """Something around the services changed that may be a problem: tell the bus if it is."""
@@ -299,6 +327,10 @@ class Services:
     @property
     def _records(self) -> dict[ServiceName, Record]:
         return self._reconciler.records
+
+    def _run_of(self, service: ServiceName) -> str | None:
+        seen = self._records[service].seen
+        return seen.run_id if seen and seen.state not in ENDED else None
 
     def _startable(self, name: str) -> ServiceName:
         service = _known(name)
@@ -360,6 +392,8 @@ class Services:
             self._bus.publish(
                 TOPIC, {"services": [asdict(one) for one in shown[0]], "problems": [asdict(one) for one in shown[1]]}
             )
+            for listener in self._listeners:
+                listener()
 
     async def _refresh_facts(self, tail: tuple[str, ...]) -> None:
         """What takes a look at the machine; ``tail`` is what the proxy said last when it failed."""

@@ -22,6 +22,7 @@ GOLDEN = {
     "GET /api/events": "read",
     "GET /api/telemetry": "read",
     "GET /api/charts": "read",
+    "GET /api/assistant": "read",
     "GET /api/services": "read",
     "POST /api/services/{name}/{action}": "services",
     "GET /api/tools": "services",

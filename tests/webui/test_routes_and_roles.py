@@ -117,6 +117,7 @@ GOLDEN: dict[str, tuple[int, int, int, int, int]] = {
     "GET /metrics": (OUT, OK, OK, OK, OK),
     "GET /api/telemetry": (OUT, OK, OK, OK, OK),
     "GET /api/charts": (OUT, OK, OK, OK, OK),
+    "GET /api/assistant": (OUT, OK, OK, OK, OK),
     "GET /api/services": (OUT, OK, OK, OK, OK),
     "POST /api/services/{name}/{action}": (OUT, NO, GONE, GONE, GONE),
     "GET /api/tools": (OUT, NO, OK, OK, OK),

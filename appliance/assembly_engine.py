@@ -1,0 +1,127 @@
+"""Putting the engine together for this machine: service `ai` as the broker runs it here, an endpoint elsewhere, and the choice.
+
+Used by the daemon, and by the tests' front, alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from appliance.assistant.chosen_engine import ChosenEngine
+from appliance.assistant.engine import Engine, EngineState, EngineStatus
+from appliance.assistant.engine_http import idle_slots
+from appliance.assistant.local_engine import LocalEngine, Look, Place
+from appliance.assistant.remote_engine import RemoteEngine, let_key_go
+from appliance.broker.client import call as broker_call
+from appliance.events import EventBus
+from appliance.services import limits
+from appliance.services.manager import Services
+from appliance.services.model import Progress, State, Want
+from appliance.settings import Settings
+from appliance.settings_desk import SettingsDesk
+
+TOPIC = "assistant"
+_PHASES = {"pulling": "image", "extracting": "image", "loading": "model"}
+
+
+def build_engine(settings: Settings, desk: SettingsDesk, services: Services, bus: EventBus, *, runtime: str) -> Engine:
+    """The engine that the settings choose. ``runtime`` is the broker's word."""
+    docker = runtime == "docker"
+    teller = _Teller(bus)
+    shares = limits.shares(limits.measure(), docker=docker, ai=True, ide_memory_mb=settings.ide_memory_mb)
+    local = LocalEngine(
+        ServiceEnd(services, shares["ai"].memory_mb << 20),
+        settings.paths.state / "models",
+        _in_a_container(settings) if docker else _on_a_socket(settings),
+        idle_slots,
+        teller.look,
+    )
+    engine = ChosenEngine(lambda: desk.current.ai_engine, local, RemoteEngine(lambda: desk.current, teller.look))
+    teller.status = engine.status
+
+    def follow(before: Settings, after: Settings) -> None:
+        let_key_go(before, after)
+        services.rest_after("ai", after.ai_idle_minutes)
+        teller.look()
+
+    desk.on_change(follow)
+    services.on_shown(teller.look)
+    services.rest_after("ai", desk.current.ai_idle_minutes)
+    return engine
+
+
+def _on_a_socket(settings: Settings) -> Callable[[], Awaitable[Place]]:
+    """In the process runtime the engine listens on a socket that only the daemon reaches."""
+    place = Place("http://engine/v1", socket=settings.paths.socket("ai"))
+
+    async def find() -> Place:
+        return place
+
+    return find
+
+
+def _in_a_container(settings: Settings) -> Callable[[], Awaitable[Place]]:
+    """In the Docker runtime it listens in a container; the broker knows where, and the key."""
+    path = settings.paths.socket("broker")
+
+    async def find() -> Place:
+        told: Mapping[str, Any] = (await asyncio.to_thread(lambda: broker_call(path, "engine"))).data
+        return Place(f"http://{told['address']}:{told['port']}/v1", told["key"])
+
+    return find
+
+
+class ServiceEnd:
+    """Service `ai` as :class:`LocalEngine` sees it."""
+
+    def __init__(self, services: Services, memory: int) -> None:
+        """``memory`` is what it may take, in bytes."""
+        self._services, self._memory = services, memory
+
+    def look(self) -> Look:
+        """From what people see of it."""
+        if self._services.lacks_program("ai"):
+            return Look(EngineState.NONE, "no_engine")
+        view = self._services.view("ai")
+        look = Look(EngineState.ASLEEP, "", view.since, memory=view.memory_bytes, limit=self._memory)
+        if self._services.is_ready("ai"):
+            return replace(look, state=EngineState.READY)
+        if view.parked:
+            return replace(look, state=EngineState.FAILED, reason="failed")
+        if view.want is Want.STOP:
+            return replace(look, state=EngineState.NONE, reason="stopped")
+        if view.state in (State.STARTING, State.RUNNING) or view.retry_at:
+            now = view.progress or Progress("starting")
+            phase = _PHASES.get(now.phase, "engine")
+            return replace(look, state=EngineState.STARTING, phase=phase, current=now.current, total=now.total)
+        return look
+
+    async def ready(self, seconds: float) -> None:
+        await self._services.ready("ai", seconds)
+
+    async def renewed(self, seconds: float) -> None:
+        await self._services.renewed("ai", seconds)
+
+    def opened(self) -> None:
+        self._services.socket_opened("ai")
+
+    def closed(self) -> None:
+        self._services.socket_closed("ai")
+
+
+class _Teller:
+    """Publishes on topic ``assistant`` when the engine's status is another."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self._bus = bus
+        self._told: EngineStatus | None = None
+        self.status: Callable[[], EngineStatus] | None = None
+
+    def look(self) -> None:
+        """Something may have changed."""
+        if self.status is not None and (now := self.status()) != self._told:
+            self._told = now
+            self._bus.publish(TOPIC, {"state": str(now.state)})

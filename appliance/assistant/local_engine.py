@@ -1,0 +1,222 @@
+"""The engine behind service `ai` on this machine: started by the first question, kept while somebody waits for an answer.
+
+Rule: it is never stopped or replaced while it is held. A model that was chosen meanwhile is loaded when nobody holds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from appliance.assistant import choice as choices
+from appliance.assistant.choice import Choice
+from appliance.assistant.engine import EngineState, EngineStatus, NoEngine, Upstream
+
+_MAGIC = b"GGUF"
+_BESIDE = 160 << 20  # bytes: what an engine needs beside the weights at the least: its program, a small cache, buffers
+
+
+@dataclass(frozen=True)
+class Found:
+    """The chosen model's file: bytes, 0 where it is gone, and whether it begins as a model does."""
+
+    choice: Choice
+    size: int
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Look:
+    """The service as its supervisor sees it now. ``since`` is Unix seconds; ``limit`` in bytes, 0 where it is not known."""
+
+    state: EngineState
+    reason: str = ""
+    since: float = 0.0
+    phase: str = ""
+    current: int = 0
+    total: int = 0
+    memory: int = 0
+    limit: int = 0
+
+
+class Service(Protocol):
+    """What this asks of whoever supervises the services (appliance.assembly_assistant)."""
+
+    def look(self) -> Look: ...
+    async def ready(self, seconds: float) -> None:
+        """Wake it and wait until it answers. Raises Unavailable."""
+
+    async def renewed(self, seconds: float) -> None:
+        """End its present run and wait until another answers. Raises Unavailable."""
+
+    def opened(self) -> None: ...
+    def closed(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the engine listens, as the broker says it."""
+
+    base: str
+    key: str = ""
+    socket: Path | None = None
+
+
+class LocalEngine:
+    """See :class:`~appliance.assistant.engine.Engine`. ``models`` is the folder of models; ``ask_idle`` asks the engine itself."""
+
+    def __init__(
+        self,
+        service: Service,
+        models: Path,
+        place: Callable[[], Awaitable[Place]],
+        ask_idle: Callable[[Place], Awaitable[bool]],
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._service, self._models = service, models
+        self._place, self._ask_idle, self._changed = place, ask_idle, changed
+        self._read: tuple[tuple[int, ...], Found | None] = ((), None)
+        self._serving: Choice | None = None  # what those who hold it now were promised
+        self._holds = 0
+        self._turn = asyncio.Lock()
+
+    def status(self) -> EngineStatus:
+        look, found = self._service.look(), self._found()
+        status = EngineStatus(look.state, reason=look.reason, holds=self._holds)
+        reason = _lacking(look, found)
+        if found is None or reason:
+            return replace(status, state=EngineState.NONE, reason=reason)
+        chosen = self._serving or found.choice
+        status = replace(status, model=chosen.model, context=chosen.context)
+        if look.state is EngineState.STARTING:
+            return replace(status, progress=_progress(look, found.size))
+        return status
+
+    @asynccontextmanager
+    async def hold(self, purpose: str, *, wait: float = 900.0) -> AsyncIterator[Upstream]:
+        """See the Protocol. ``purpose`` is for the log."""
+        self._holds += 1
+        self._service.opened()
+        self._changed()
+        try:
+            chosen = await self._serve(wait)
+            place = await self._place()
+            yield Upstream(place.base, place.key, chosen.model, chosen.context, socket=place.socket, tools=chosen.tools)
+        finally:
+            self._holds -= 1
+            if not self._holds:
+                self._serving = None
+            self._service.closed()
+            self._changed()
+
+    async def idle(self) -> bool:
+        """Whether the engine itself says that it works on nothing. One that does not run works on nothing."""
+        if self._service.look().state is not EngineState.READY:
+            return True
+        return await self._ask_idle(await self._place())
+
+    async def _serve(self, wait: float) -> Choice:
+        """Have it serve what is chosen; while others hold it, what they were promised."""
+        async with self._turn:
+            if self._serving is None:
+                chosen = await asyncio.to_thread(self._usable)
+                if self._stale():
+                    await self._service.renewed(wait)
+                else:
+                    await self._service.ready(wait)
+                self._serving = chosen
+            else:
+                await self._service.ready(wait)
+            return self._serving
+
+    def _usable(self) -> Choice:
+        """What is chosen. Raises NoEngine where nobody could serve it."""
+        status, found = self.status(), self._found()
+        if found is None or (status.reason and not (status.reason == "failed" and self._newer())):
+            said, hint = WORDS[status.reason]
+            raise NoEngine(status.reason, said, hint=hint)
+        return found.choice
+
+    def _stale(self) -> bool:
+        """Whether it runs or was given up with another model than the one chosen since."""
+        look = self._service.look()
+        known = look.state in (EngineState.READY, EngineState.STARTING) or look.reason == "failed"
+        return known and self._newer()
+
+    def _newer(self) -> bool:
+        """Whether the model was chosen after the engine was last started."""
+        try:
+            return (self._models / choices.NAME).stat().st_mtime > self._service.look().since
+        except OSError:
+            return False
+
+    def _found(self) -> Found | None:
+        """What is chosen, looked at again only when it or its file is another."""
+        try:
+            told = (self._models / choices.NAME).stat()
+            chosen = self._read[1].choice.file if self._read[1] else ""
+            stamp = (told.st_mtime_ns, told.st_ino, *_stamp(self._models / chosen))
+            if stamp != self._read[0]:
+                found = _look_at(self._models)
+                self._read = (
+                    (told.st_mtime_ns, told.st_ino, *_stamp(self._models / (found.choice.file if found else ""))),
+                    found,
+                )
+        except OSError:
+            return None
+        return self._read[1]
+
+
+def _look_at(models: Path) -> Found | None:
+    chosen = choices.read(models)
+    if chosen is None:
+        return None
+    try:
+        with (models / chosen.file).open("rb") as file:
+            return Found(chosen, os.fstat(file.fileno()).st_size, file.read(len(_MAGIC)) == _MAGIC)
+    except OSError:
+        return Found(chosen, 0, whole=False)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _lacking(look: Look, found: Found | None) -> str:
+    """Why there is nobody to answer; '' where somebody is."""
+    if look.reason == "no_engine":
+        return look.reason
+    if found is None or not found.size:
+        return "no_model"
+    if not found.whole:
+        return "damaged"
+    return "too_small" if look.limit and found.size + _BESIDE > look.limit else ""
+
+
+def _progress(look: Look, size: int) -> dict[str, object]:
+    """Weights are mapped, so what the service holds grows towards the size of the file."""
+    if look.phase != "model":
+        return {"phase": look.phase, "current": look.current, "total": look.total}
+    return {"phase": "model", "current": min(look.memory, size), "total": size}
+
+
+WORDS = {
+    "no_engine": (
+        "no engine for models is installed",
+        "Run the installer again without --no-engine, or set a remote endpoint.",
+    ),
+    "no_model": ("no model is installed", "Choose one on the page Models, or `croft models pull`."),
+    "damaged": ("the model's file is not a model", "Remove it on the page Models and download it again."),
+    "too_small": ("this machine is too small for the model", "Choose a smaller one on the page Models."),
+    "stopped": ("the engine was stopped", "Start the service ai again on the services page."),
+    "failed": ("the engine kept failing and was given up", "The services page says why; start it again there."),
+}

@@ -1,0 +1,127 @@
+"""An engine elsewhere: any OpenAI-compatible endpoint that an admin set, with a key that only the daemon knows.
+
+Rule: what is asked leaves this machine, so status always says so and to whom (PRV-3); nobody but an admin's settings names the
+endpoint; and its key goes to no other (AI-10).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from appliance import keys
+from appliance.assistant import endpoint
+from appliance.assistant.endpoint import Endpoint, LookUp
+from appliance.assistant.engine import EngineState, EngineStatus, NoEngine, Upstream
+from appliance.errors import Invalid, Unavailable
+from appliance.settings import Settings
+
+log = logging.getLogger(__name__)
+
+KEY_MAX = 4000
+_HINT = "Set its address and its model on the settings page."
+
+
+class RemoteEngine:
+    """See :class:`~appliance.assistant.engine.Engine`. ``settings`` gives those that count now."""
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        changed: Callable[[], None] = lambda: None,
+        look_up: LookUp | None = None,
+    ) -> None:
+        self._settings, self._changed, self._look_up = settings, changed, look_up
+        self._holds = 0
+
+    def status(self) -> EngineStatus:
+        settings = self._settings()
+        try:
+            where = self._endpoint()
+        except Invalid:
+            return EngineStatus(EngineState.NONE, remote=True, reason="no_endpoint")
+        if not settings.ai_model:
+            return EngineStatus(EngineState.NONE, remote=True, host=where.host, reason="no_endpoint")
+        return EngineStatus(
+            EngineState.READY,
+            remote=True,
+            host=where.host,
+            model=settings.ai_model,
+            context=settings.ai_context,
+            holds=self._holds,
+        )
+
+    @asynccontextmanager
+    async def hold(self, purpose: str, *, wait: float = 900.0) -> AsyncIterator[Upstream]:
+        """See the Protocol. There is nothing to wait for; the name is looked up anew each time."""
+        settings = self._settings()
+        try:
+            where = self._endpoint()
+        except Invalid as error:
+            raise NoEngine("no_endpoint", error.message, hint=error.hint) from error
+        if not settings.ai_model:
+            raise NoEngine("no_endpoint", "no model is set for the endpoint", hint=_HINT)
+        address = await endpoint.resolve(where, self._look_up)
+        key = await asyncio.to_thread(read_key, settings)
+        self._count(1)
+        try:
+            yield Upstream(
+                where.base, key, settings.ai_model, settings.ai_context, remote=True, address=address, tools=True
+            )
+        finally:
+            self._count(-1)
+
+    async def idle(self) -> bool:
+        """It is not ours to ask."""
+        return True
+
+    def _endpoint(self) -> Endpoint:
+        settings = self._settings()
+        return endpoint.parse(settings.ai_url, private=settings.ai_network == "private")
+
+    def _count(self, change: int) -> None:
+        self._holds += change
+        self._changed()
+
+
+def key_file(settings: Settings) -> Path:
+    """Where the key of the endpoint lies (0600)."""
+    return settings.paths.keys / "ai-endpoint.key"
+
+
+def has_key(settings: Settings) -> bool:
+    """Whether one is kept. Looks at the disk."""
+    return key_file(settings).exists()
+
+
+def read_key(settings: Settings) -> str:
+    """The key; '' where none is kept. Raises Unavailable."""
+    try:
+        return key_file(settings).read_text("utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unavailable("cannot read the key of the endpoint", hint="Set it again on the settings page.") from error
+
+
+def write_key(settings: Settings, text: str) -> None:
+    """Keep the key; empty forgets it. Raises Invalid, OSError."""
+    key = text.strip()
+    if not key:
+        key_file(settings).unlink(missing_ok=True)
+        return
+    if len(key) > KEY_MAX or not key.isascii() or not key.isprintable() or " " in key:
+        raise Invalid("that is not usable as a key", hint=f"Give one line of up to {KEY_MAX} printable characters.")
+    keys.write_private(key_file(settings), key.encode())
+
+
+def let_key_go(before: Settings, after: Settings) -> None:
+    """The key stays behind when the endpoint is another: it must not be handed to whoever somebody who took over an admin's session
+    names. For SettingsDesk.on_change."""
+    where = [(one.ai_url, one.ai_network) for one in (before, after)]
+    if where[0] != where[1]:
+        key_file(after).unlink(missing_ok=True)
+        log.info("the key of the endpoint is forgotten: it is another endpoint now")
