@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from appliance.assistant.room import Late
+from appliance.identity.own_data import OwnData
+from appliance.identity.users import User, Users
 from appliance.store import Store
 
 if TYPE_CHECKING:
@@ -21,3 +25,18 @@ def build_conversations(store: Store) -> Late[Conversations]:
         return made
 
     return Late("appliance.assistant.conversations", build)
+
+
+def join_own_data(own: OwnData, users: Users, store: Store) -> None:
+    """A person's conversations are told to them, and go with them."""
+
+    async def told(user: User) -> Any:
+        module = await asyncio.to_thread(importlib.import_module, "appliance.assistant.owned")
+        return await module.told(store.database, user.id)
+
+    async def forget(tx: Any, user: User) -> None:
+        module = await asyncio.to_thread(importlib.import_module, "appliance.assistant.owned")
+        await module.forget(tx, user.id)
+
+    own.register("conversations", told)
+    users.on_remove(forget)
