@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from appliance.assembly_assistant import join_own_data
 from appliance.broker.client import BrokerClient
 from appliance.broker.client import call as broker_call
 from appliance.commands import people as history_of_people
@@ -142,6 +143,7 @@ def build_own_data(store: Store, users: Users) -> OwnData:
     users.on_remove(lambda tx, user: history_of_people.forget(tx, user.id))
     own.register("runbooks", lambda user: runbooks.told(store.database, user.id))
     users.on_remove(lambda tx, user: runbooks.forget(tx, user.id))
+    join_own_data(own, users, store)
     return own
 
 

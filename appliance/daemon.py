@@ -42,6 +42,7 @@ from appliance.assembly import (
     problems_of,
     session_limits,
 )
+from appliance.assembly_assistant import build_conversations
 from appliance.audit import AuditUnavailable
 from appliance.audit_search import AuditSearch
 from appliance.commands.policy_file import PolicyFile
@@ -236,6 +237,7 @@ async def _serve(
             keys.PACKAGES: build_packages(settings, store, toolbox),
             keys.POLICY: policy,
             keys.RUNBOOKS: runbooks,
+            keys.CONVERSATIONS: build_conversations(store),
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
             keys.RELAY: relay,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from appliance.assistant.engine import Engine
+from appliance.assistant.room import Late
 from appliance.audit import AuditLog
 from appliance.audit_search import AuditSearch
 from appliance.clock import Clock
@@ -48,6 +49,9 @@ from webui.needs import Provider
 from webui.relay import Relay
 from webui.streams import Streams
 
+if TYPE_CHECKING:  # parts of the assistant are imported with their first use
+    from appliance.assistant.conversations import Conversations
+
 SETTINGS = web.AppKey("settings", Settings)
 # What an admin may change while Croft runs: look at ``.current`` for those.
 HINTS = web.AppKey("hints", Hints)
@@ -82,6 +86,7 @@ TOOLBOX = web.AppKey("toolbox", Toolbox)
 PACKAGES = web.AppKey("packages", Packages)
 POLICY = web.AppKey("policy", PolicyFile)
 RUNBOOKS = web.AppKey("runbooks", Runbooks)
+CONVERSATIONS: web.AppKey[Late[Conversations]] = web.AppKey("conversations")
 CATALOGUE = web.AppKey("catalogue", Catalogue)
 ASSETS = web.AppKey("assets", Assets)
 RELAY = web.AppKey("relay", Relay)

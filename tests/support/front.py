@@ -19,6 +19,7 @@ from aiohttp import web
 import webui
 from appliance import keys as key_files
 from appliance.assembly import build_commands, build_own_data, build_packages, build_runbooks
+from appliance.assembly_assistant import build_conversations
 from appliance.audit_search import AuditSearch
 from appliance.clock import ManualClock
 from appliance.commands.judge import Policy
@@ -243,6 +244,7 @@ class Front:
             keys.PACKAGES: build_packages(self.settings, self.store, self.toolbox),
             keys.POLICY: self.policy_file,
             keys.RUNBOOKS: self.runbooks,
+            keys.CONVERSATIONS: build_conversations(self.store),
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
             keys.RELAY: self.relay,
