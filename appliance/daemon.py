@@ -42,6 +42,7 @@ from appliance.assembly import (
     problems_of,
     session_limits,
 )
+from appliance.assembly_engine import build_engine
 from appliance.assembly_assistant import build_conversations
 from appliance.audit import AuditUnavailable
 from appliance.audit_search import AuditSearch
@@ -77,12 +78,9 @@ from webui import app as web_app
 from webui import keys
 from webui.assets import Assets
 from webui.guard import IDE_COOKIE
-from webui.handlers.approvals import waiting
-from webui.handlers.tokens import expiring
-from webui.handlers.welcome import unfinished
 from webui.i18n import Catalogue
 from webui.ide_gate import IdeGate, IdePages
-from webui.needs import on_page
+from webui.needs import expiring, on_page, unfinished, waiting
 from webui.relay import Relay
 from webui.streams import Streams
 
@@ -90,6 +88,7 @@ log = logging.getLogger("croft")
 
 HOUSEKEEPING_SECONDS = 60.0
 DRAIN_SECONDS = 8.0
+SETTLE_SECONDS = 1.0  # nobody who asks at once waits for what can wait
 RESTART_SECONDS = 0.5
 # How a full or failing disk shows. The daemon lives on: people can look and sign out, and writing is tried again (R10).
 UNWRITABLE = (OSError, sqlite3.Error, CroftError)
@@ -111,7 +110,7 @@ async def run(settings: Settings) -> None:
         desk = SettingsDesk(store.database, store.audit, store.clock, settings)
         settings = await desk.load()
         tasks = await stack.enter_async_context(_serve(settings, desk, store, broker, version))
-        lean.settle()
+        loop.call_later(SETTLE_SECONDS, lean.settle)
         notifier.send("READY=1")
         log.info("croft is up", extra={"url": settings.ui_origin})
         tasks.append(asyncio.create_task(_heartbeat(notifier), name="heartbeat"))
@@ -233,6 +232,7 @@ async def _serve(
             keys.EVENTS: bus,
             keys.SERVICES: services,
             keys.COMMANDS: commands,
+            keys.ENGINE: build_engine(settings, desk, services, bus, runtime=broker["runtime"]),
             keys.TOOLBOX: toolbox,
             keys.PACKAGES: build_packages(settings, store, toolbox),
             keys.POLICY: policy,

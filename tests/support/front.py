@@ -19,6 +19,8 @@ from aiohttp import web
 import webui
 from appliance import keys as key_files
 from appliance.assembly import build_commands, build_own_data, build_packages, build_runbooks
+from appliance.assembly_engine import build_engine
+from appliance.assistant.engine import Engine
 from appliance.assembly_assistant import build_conversations
 from appliance.audit_search import AuditSearch
 from appliance.clock import ManualClock
@@ -62,11 +64,9 @@ from webui import app as web_app
 from webui import keys
 from webui.assets import Assets
 from webui.guard import COOKIE, IDE_COOKIE
-from webui.handlers.approvals import waiting
-from webui.handlers.welcome import unfinished
 from webui.i18n import Catalogue
 from webui.ide_gate import IdePages
-from webui.needs import on_page
+from webui.needs import on_page, unfinished, waiting
 from webui.relay import Relay
 from webui.streams import Streams
 
@@ -120,7 +120,7 @@ async def healthy() -> Answer:
 class Front:
     """Use :func:`front`. ``ask`` speaks as a browser's own page would; change headers to speak as anything else."""
 
-    def __init__(self, store: Store, folder: Path, clock: ManualClock) -> None:
+    def __init__(self, store: Store, folder: Path, clock: ManualClock, engine: Engine | None = None) -> None:
         self.clock, self.folder, self.store = clock, folder, store
         self.settings = load(Paths.under(folder))
         self.audit = store.audit
@@ -162,6 +162,10 @@ class Front:
             Wishes(store.database, clock),
             Surroundings(state=folder),
             jitter=lambda: 0.0,
+        )
+        # None, until a test chooses a model or names an endpoint (use_endpoint).
+        self.engine: Engine = engine or build_engine(
+            self.settings, self.desk, self.services, self.bus, runtime="process"
         )
         self.policy = packaged_policy()
         self.policy_file = PolicyFile(self.settings.paths.policy, clock)
@@ -240,6 +244,7 @@ class Front:
             keys.EVENTS: self.bus,
             keys.SERVICES: self.services,
             keys.COMMANDS: self.commands,
+            keys.ENGINE: self.engine,
             keys.TOOLBOX: self.toolbox,
             keys.PACKAGES: build_packages(self.settings, self.store, self.toolbox),
             keys.POLICY: self.policy_file,
@@ -261,6 +266,19 @@ class Front:
         app = web_app.build(parts, console_uids)
         app[keys.IDE_PAGES] = IdePages(aiohttp_jinja2.get_env(app), catalogue, assets, self.settings, self.services)
         return app
+
+    async def use_endpoint(self, url: str, model: str = "tiny", *, context: int = 4096) -> None:
+        """Have an OpenAI-compatible server on this machine answer, as an admin would on the settings page."""
+        await self.desk.change(
+            {
+                "ai.engine": "remote",
+                "ai.url": url,
+                "ai.network": "private",
+                "ai.model": model,
+                "ai.context": str(context),
+            },
+            "console",
+        )
 
     async def member(self, role: str) -> User:
         """A person with this role, made once."""
@@ -320,12 +338,14 @@ class Front:
 
 
 @asynccontextmanager
-async def front(folder: Path, clock: Any = None, *, console_uids: frozenset[int] | None = None) -> AsyncIterator[Front]:
-    """A running front in ``folder``, which keeps its state for the next one."""
+async def front(
+    folder: Path, clock: Any = None, *, console_uids: frozenset[int] | None = None, engine: Engine | None = None
+) -> AsyncIterator[Front]:
+    """A running front in ``folder``, which keeps its state for the next one. ``engine`` in place of the one the settings choose."""
     clock = clock or ManualClock()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(load(Paths.under(folder)), clock))
-        made = Front(store, folder, clock)
+        made = Front(store, folder, clock, engine)
         stack.callback(made.monitor.close)
         await made.desk.load()
         await made.sessions.load()

@@ -24,6 +24,7 @@ PICTURES: dict[str, Picture] = {
     "runs": lambda app, t, role: {"changed": app[keys.COMMANDS].changed()},
     "approvals": lambda app, t, role: {"changed": app[keys.COMMANDS].changed()},
     "tools": lambda app, t, role: app[keys.TOOLBOX].picture(),
+    "assistant": lambda app, t, role: views.engine_json(app[keys.ENGINE].status(), t),
     "telemetry": lambda app, t, role: app[keys.MONITOR].now(),
 }
 
@@ -46,13 +47,19 @@ class Pictures:
         return found[1]
 
 
+def pictures(app: web.Application) -> Pictures:
+    """The application's own."""
+    found: Pictures = app[keys.SHARED].setdefault("pictures", Pictures())
+    return found
+
+
 async def events(request: web.Request) -> web.StreamResponse:
     """Everything live, by topic (SSE). Resumes after ``Last-Event-ID``."""
     topics = set(request.query.get("topics", "services").split(","))
     if not topics <= set(PICTURES):
         raise Invalid("there is no such topic", hint=f"There are {', '.join(sorted(PICTURES))}.")
     t, role, app = views.translator(request), principal_of(request).role, request.app
-    pictures, bus = app[keys.PICTURES], app[keys.EVENTS]
+    shared, bus = pictures(app), app[keys.EVENTS]
 
     async def items() -> AsyncGenerator[Item, None]:
         for topic in sorted(topics):
@@ -61,7 +68,7 @@ async def events(request: web.Request) -> web.StreamResponse:
             async for event in reader:
                 # "lost" costs nothing but fresh pictures.
                 for topic in sorted(topics) if event.topic == LOST else (event.topic,):
-                    yield topic, pictures.of(app, topic, t, role, event.id), event.id
+                    yield topic, shared.of(app, topic, t, role, event.id), event.id
 
     return await until_signed_out(request, items())
 
