@@ -3,7 +3,7 @@ CACHE ?= /var/tmp/croft-tests
 VENV  := $(CACHE)/venv
 PY    := $(VENV)/bin/python
 
-.PHONY: run test check bench audit lock release pins
+.PHONY: run test check bench audit lock release vsix pins
 
 run: .venv/ready .croft/etc/croft.toml  ## start Croft from the checkout, in the foreground, without root
 	@echo "Croft will be at https://croft.localhost:8443; \`.venv/bin/croft login-link --home .croft\` prints a way in."
@@ -32,6 +32,9 @@ lock:                       ## renew every lock
 
 release:                    ## dist/croft-VERSION.tar.gz with checksums; two builds of one commit are equal
 	$(PY) -m appliance.host.release build
+
+vsix:                       ## dist/croft-VERSION.vsix, for an editor that Croft did not start
+	python3 tools/vsix.py
 
 pins:                       ## look up image digests where the image registries can be reached
 	python3 tools/pins.py

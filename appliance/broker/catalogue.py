@@ -104,9 +104,10 @@ def ide(settings: Settings, accounts: Accounts, *, safe: bool = False) -> Progra
         "LOGNAME": account.name,
         "SHELL": "/bin/bash",
         "LANG": "C.UTF-8",
+        "CROFT_EDITOR_SOCKET": str(settings.paths.socket("editor")),
         "PATH": ":".join((str(home / ".local/share/croft/tools/bin"), *SEARCH_PATH)),  # appliance/host/tools.py
     }
-    return Program(argv, env, account, home, oom_score_adj=500, entry=ide_settings.write_defaults)
+    return Program(argv, env, account, home, oom_score_adj=500, entry=ide_settings.prepare)
 
 
 def _proxy(settings: Settings, accounts: Accounts) -> Program:

@@ -1,4 +1,4 @@
-"""The editor's first settings, written once and never again.
+"""What lies ready when the editor starts: first settings, written once and never again, and Croft's extension.
 
 Rule: this runs as the workspace's user inside a forked child, beneath that user's home by openat2, so that a link
 planted there can only ever point its owner at its own files.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 
-from appliance.broker import kernel
+from appliance.broker import editor_extension, kernel
 
 _FOLDERS = (".local", ".local/share", ".local/share/code-server", ".local/share/code-server/User")
 DEFAULTS = {
@@ -18,6 +18,12 @@ DEFAULTS = {
     "workbench.startupEditor": "none",
     "telemetry.telemetryLevel": "off",
 }
+
+
+def prepare(home: int) -> None:
+    """Everything, beneath the folder ``home`` describes. Raises OSError."""
+    write_defaults(home)
+    editor_extension.install(home)
 
 
 def write_defaults(home: int) -> None:

@@ -16,8 +16,7 @@ from appliance.settings import Settings
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+\Z")
 _DEFAULTS = (
-    "import os; from appliance.broker.ide_settings import write_defaults; "
-    "write_defaults(os.open('.', os.O_PATH | os.O_DIRECTORY))"
+    "import os; from appliance.broker.ide_settings import prepare; prepare(os.open('.', os.O_PATH | os.O_DIRECTORY))"
 )
 _CAPABILITY_NAMES = {kernel.CAP_NET_BIND_SERVICE: "CAP_NET_BIND_SERVICE"}
 
