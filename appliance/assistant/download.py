@@ -203,8 +203,12 @@ class Downloader:
                     response.headers.get("x-linked-size", linked[1]),
                 )
                 if response.status not in (301, 302, 303, 307, 308):
-                    await _check_status(response, part)
-                    yield response, linked
+                    try:
+                        await _check_status(response, part)
+                        yield response, linked
+                    except BaseException:
+                        _hang_up(response)
+                        raise
                     return
                 try:
                     url = url.join(URL(response.headers.get("Location", "")))
@@ -265,6 +269,12 @@ class _Outside(AbstractResolver):
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+def _hang_up(response: aiohttp.ClientResponse) -> None:
+    """End the connection at once: a polite end to TLS waits for a source that may say nothing any more."""
+    if response.connection is not None and response.connection.transport is not None:
+        response.connection.transport.abort()
 
 
 async def _check_status(response: aiohttp.ClientResponse, part: Partial) -> None:
