@@ -42,13 +42,14 @@ from appliance.assembly import (
     problems_of,
     session_limits,
 )
+from appliance.assembly_assistant import Counts, build_conversations, build_quotas
 from appliance.assembly_engine import build_engine
-from appliance.assembly_assistant import build_conversations
 from appliance.audit import AuditUnavailable
 from appliance.audit_search import AuditSearch
 from appliance.commands.policy_file import PolicyFile
 from appliance.errors import CroftError
 from appliance.events import EventBus
+from appliance.identity.access import WorkspaceAccess
 from appliance.identity.api_tokens import ApiToken, ApiTokens
 from appliance.identity.bearer import Bearer
 from appliance.identity.devices import Devices
@@ -161,6 +162,8 @@ async def _serve(
     tokens = WorkspaceTokens(
         key_files.ed25519(settings.paths.keys / "tokens.key"), store.instance, store.clock, store.database
     )
+    quotas = build_quotas(store, desk)
+    access = WorkspaceAccess(tokens, sessions, api_tokens)
     bus = EventBus(store.clock)
     streams, assets = Streams(), Assets(Path(webui.__file__).parent / "static")
     catalogue = Catalogue.load(Path(webui.__file__).parent / "locale")
@@ -223,6 +226,7 @@ async def _serve(
             keys.INVITATIONS: Invitations(store.database, users, store.audit, store.clock),
             keys.TOKENS: tokens,
             keys.API_TOKENS: api_tokens,
+            keys.ACCESS: access,
             keys.BEARER: Bearer(store.database, api_tokens, throttle, store.audit),
             keys.OWN_DATA: build_own_data(store, users),
             keys.THROTTLE: throttle,
@@ -237,6 +241,7 @@ async def _serve(
             keys.PACKAGES: build_packages(settings, store, toolbox),
             keys.POLICY: policy,
             keys.RUNBOOKS: runbooks,
+            keys.QUOTAS: quotas,
             keys.CONVERSATIONS: build_conversations(store),
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
@@ -257,7 +262,7 @@ async def _serve(
     pages = IdePages(aiohttp_jinja2.get_env(application), catalogue, assets, settings, services)
     application[keys.IDE_PAGES] = pages
     verifier = Verifier(
-        IdeGate(sessions, tokens, api_tokens, services, pages),
+        IdeGate(sessions, access, services, pages),
         Site(settings.ide_origin.split("//")[1].split(":")[0], settings.ide_origin, settings.ui_origin, IDE_COOKIE),
     )
 
@@ -271,7 +276,7 @@ async def _serve(
             asyncio.create_task(policy.watch(), name="policy"),
             asyncio.create_task(runbooks.run(), name="runbooks"),
             asyncio.create_task(mailer.run(), name="mail"),
-            asyncio.create_task(_housekeeping((sessions, api_tokens), store), name="housekeeping"),
+            asyncio.create_task(_housekeeping((sessions, api_tokens, Counts(quotas)), store), name="housekeeping"),
         ]
         try:
             yield tasks
@@ -279,7 +284,7 @@ async def _serve(
             streams.close_all()
             relay.close_all()
             await _end(tasks)
-            await _last_words((sessions, api_tokens), store)
+            await _last_words((sessions, api_tokens, Counts(quotas, last=True)), store)
 
 
 def _restart() -> None:
@@ -287,7 +292,7 @@ def _restart() -> None:
     asyncio.get_running_loop().call_later(RESTART_SECONDS, os.kill, os.getpid(), signal.SIGTERM)
 
 
-async def _last_words(kept: Sequence[Sessions | ApiTokens], store: Store) -> None:
+async def _last_words(kept: Sequence[Sessions | ApiTokens | Counts], store: Store) -> None:
     try:
         for each in kept:
             await each.save()
@@ -326,7 +331,7 @@ async def _forward_auth(settings: Settings, verifier: Verifier) -> AsyncIterator
         server.close()
 
 
-async def _housekeeping(kept: Sequence[Sessions | ApiTokens], store: Store) -> None:
+async def _housekeeping(kept: Sequence[Sessions | ApiTokens | Counts], store: Store) -> None:
     """Each minute: save sessions and tokens, sign the audit head, notice a clock that jumped (LOG-8); keep room for all
     that on the disk."""
     drift = store.clock.now() - store.clock.uptime()

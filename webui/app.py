@@ -9,11 +9,8 @@ from aiohttp import web
 
 from appliance.errors import CroftError, Unauthenticated
 from appliance.identity.verify import PageName, relative_path
-from webui import headers, keys, routes
+from webui import headers, keys, openai_shape, routes
 from webui.guard import Guard, Handler, Route, as_error
-from webui.handlers import step_up
-from webui.handlers.live import Pictures
-from webui.handlers.telemetry import Drawings
 from webui.render import page, set_up
 
 BODY_MAX = 1024 * 1024
@@ -26,6 +23,7 @@ def build(parts: dict[web.AppKey[Any], Any], console_uids: frozenset[int]) -> we
         parts[keys.SETTINGS],
         parts[keys.SESSIONS],
         parts[keys.BEARER],
+        parts[keys.ACCESS],
         parts[keys.AUDIT],
         parts[keys.CLOCK],
         table,
@@ -35,7 +33,7 @@ def build(parts: dict[web.AppKey[Any], Any], console_uids: frozenset[int]) -> we
     for key, value in parts.items():
         app[key] = value
     app[keys.OPENAPI] = routes.openapi()
-    app[keys.DRAWINGS], app[keys.PICTURES], app[keys.FACTS] = Drawings(), Pictures(), {}
+    app[keys.SHARED], app[keys.FACTS] = {}, {}
     set_up(app, parts[keys.ASSETS])
     headers.attach(app, parts[keys.SETTINGS])
     app.on_cleanup.append(guard.drain)
@@ -75,7 +73,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if getattr(error, "code", "") != "step_up" or not _wants_page(request) or on_ide_host(request):
             return refuse(request, error)
         try:
-            return await step_up.ask(request)
+            return await routes.step_up.ask(request)
         except CroftError as fault:  # the form that was to be carried along cannot be read
             return refuse(request, fault)
 
@@ -93,6 +91,8 @@ def refuse(request: web.Request, error: Exception) -> web.Response:
         name: PageName = "signed-out" if status == 401 else "forbidden" if status == 403 else "failed"
         body = request.app[keys.IDE_PAGES](name, "/", request.headers.get("Accept-Language", ""))
         response = web.Response(body=body, status=status, content_type="text/html", charset="utf-8")
+    elif request.path.startswith(openai_shape.PREFIX):
+        response = web.json_response(openai_shape.error_body(words, status), status=status)
     elif wants_page:
         response = page(request, "error.html", status=status, code=words.code, status_code=status)
     else:
@@ -104,7 +104,9 @@ def refuse(request: web.Request, error: Exception) -> web.Response:
 
 
 def _wants_page(request: web.Request) -> bool:
-    return "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
+    return "text/html" in request.headers.get("Accept", "") and not request.path.startswith(
+        ("/api/", openai_shape.PREFIX)
+    )
 
 
 def on_ide_host(request: web.Request) -> bool:

@@ -10,16 +10,18 @@ import errno
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from aiohttp import web
+from msgspec import Struct
 
 from appliance.audit import AuditLog
 from appliance.clock import Clock
 from appliance.errors import CroftError, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
+from appliance.identity.access import WorkspaceAccess
 from appliance.identity.api_tokens import ApiToken
 from appliance.identity.bearer import Bearer, carried
 from appliance.identity.sessions import Session, Sessions
+from appliance.identity.tokens import TokenRefused
 from appliance.identity.users import Role, User
 from appliance.settings import Settings
 from webui import cookies
@@ -42,35 +44,36 @@ DENIAL_SECONDS = 60.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True)
-class Principal:
+class Principal(Struct, frozen=True):
     """Who a request acts as. ``session``, ``user`` and ``token`` are None for the console (``croft`` on the machine itself);
-    a person has a session in a browser, or a token where a program acts for them."""
+    a person has a session in a browser, or a token where a program acts for them. ``access`` is the session's or token's name
+    where a program came with a workspace token made from it."""
 
     actor: str
     role: Role
     user: User | None = None
     session: Session | None = None
     token: ApiToken | None = None
+    access: str = ""
 
     @property
     def tag(self) -> str:
         """What open streams are filed under, so that they end with it."""
-        return self.session.id if self.session else self.actor
+        return self.access or (self.session.id if self.session else self.actor)
 
 
 CONSOLE = Principal("console", Role.admin)
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(Struct, frozen=True):
     """One row of the table. ``role`` None means anyone; ``form`` says that a plain HTML form may post it; ``fresh`` asks
     for a proof of identity within the last five minutes; ``host`` is ui, ide or console (the control socket alone).
     ``scope`` is what an API token must hold to come here; without one no token gets in. Where ``fresh`` is asked for too, the
     token is let in: it was made with a fresh proof, for that scope and a limited time. ``program`` marks a route for
     programs that bring their proof in the body: no cookie is looked at, so no page can lend them a person's, and none
-    needs to be kept away."""
+    needs to be kept away. ``workspace`` lets workspace tokens in. ``cancels``: a client that hangs up ends the work, which
+    changes nothing that could be left half done. ``body_max`` is in bytes; 0 is what pages take."""
 
     method: str
     path: str
@@ -83,6 +86,9 @@ class Route:
     fresh: bool = False
     scope: str = ""
     program: bool = False
+    workspace: bool = False
+    cancels: bool = False
+    body_max: int = 0
 
 
 class ScopeMissing(Forbidden):
@@ -111,6 +117,7 @@ class Guard:
         settings: Settings,
         sessions: Sessions,
         bearer: Bearer,
+        access: WorkspaceAccess,
         audit: AuditLog,
         clock: Clock,
         routes: dict[tuple[str, str], Route],
@@ -119,6 +126,7 @@ class Guard:
         self._settings = settings
         self._sessions = sessions
         self._bearer = bearer
+        self._access = access
         self._audit = audit
         self._clock = clock
         self._routes = routes
@@ -131,7 +139,8 @@ class Guard:
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The gate. A request that may change something is finished even when the client hangs up half-way: a change of role
         that is on disk but not in memory, or the other way round, must not be for a client to make."""
-        if request.method not in UNSAFE:
+        route = self._route(request, "ui")
+        if request.method not in UNSAFE or (route is not None and route.cancels and self._host(request) == "ui"):
             return await self._check(request, handler)
         task = asyncio.ensure_future(self._check(request, handler))
         self._finishing.add(task)
@@ -153,8 +162,7 @@ class Guard:
             return await self._console(request, handler)
         if not request.raw_path.startswith("/"):
             raise web.HTTPMisdirectedRequest(text="only plain paths are served here")
-        # By name alone (WEB-9): what defeats rebinding is the name; a port may be mapped on the way here.
-        host = self._hosts.get(request.headers.get("Host", "").partition(":")[0].lower())
+        host = self._host(request)
         if host is None:
             raise web.HTTPMisdirectedRequest(text="this name is not served here")
         if host == "ide":
@@ -164,6 +172,8 @@ class Guard:
         route = self._route(request, "ui")
         if route is None or route.host == "console":
             raise _no_route(request)
+        if route.body_max:
+            request = request.clone(client_max_size=route.body_max)
         sent = carried(request.headers.getall("Authorization", [])) if route.role is not None else []
         if request.method in UNSAFE:
             if not sent and not route.program:
@@ -196,6 +206,10 @@ class Guard:
         if request.headers.get("Sec-Fetch-Mode") == "navigate" or request.method in UNSAFE:
             cookies.put(response, COOKIE, await self._sessions.rotate(session), keep=session.remember)
 
+    def _host(self, request: web.Request) -> str | None:
+        """By name alone (WEB-9): what defeats rebinding is the name; a port may be mapped on the way here."""
+        return self._hosts.get(request.headers.get("Host", "").partition(":")[0].lower())
+
     def _route(self, request: web.Request, host: str) -> Route | None:
         method = "GET" if request.method == "HEAD" else request.method
         resource = request.match_info.route.resource
@@ -208,10 +222,21 @@ class Guard:
         if route.program:
             return None
         if sent:
+            if route.workspace and (holder := self._behind(sent)):
+                if isinstance(holder, Session):
+                    return Principal(holder.user.id, holder.user.role, holder.user, access=holder.id)
+                return Principal(holder.actor, holder.role, holder.user, access=holder.actor)
             token = await self._bearer.admit(sent, client_address(request))
             return Principal(token.actor, token.role, token.user, token=token)
         session = self._sessions.check(request.cookies.get(COOKIE, ""))
         return Principal(session.user.id, session.user.role, session.user, session) if session else None
+
+    def _behind(self, sent: list[str]) -> Session | ApiToken | None:
+        """What the workspace token was made from; None where it is none of ours, which then counts as any wrong token does."""
+        try:
+            return self._access.holder(sent[0].partition(" ")[2].strip()) if len(sent) == 1 else None
+        except TokenRefused:
+            return None
 
     async def _check_role(self, request: web.Request, route: Route, principal: Principal | None) -> None:
         if route.role is None:
@@ -340,7 +365,9 @@ def _of_http(error: web.HTTPException) -> CroftError:
     if error.status == 404:
         return NotFound("there is nothing at this address")
     if error.status == 413:
-        return Invalid("that is too large", hint="At most 1 MiB is taken here.", code="too_large")
+        return Invalid(
+            "that is too large", hint="Send less at once: a page takes 1 MiB, the model 4 MiB.", code="too_large"
+        )
     names = {405: "method_not_allowed", 421: "wrong_host", 429: "too_many_requests", 502: "bad_gateway"}
     said = error.text if error.text and not error.text.startswith(str(error.status)) else error.reason
     return CroftError(said, code=names.get(error.status, "refused"))

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import jinja2
 
-from appliance.errors import NotFound
-from appliance.identity.api_tokens import ApiToken, ApiTokens
+from appliance.identity.access import WorkspaceAccess
+from appliance.identity.api_tokens import ApiToken
 from appliance.identity.sessions import Session, Sessions
-from appliance.identity.tokens import TokenRefused, WorkspaceTokens
+from appliance.identity.tokens import TokenRefused
 from appliance.identity.users import Role
 from appliance.identity.verify import NOBODY, Access, PageName, Verdict
 from appliance.services.manager import Services
@@ -26,14 +26,12 @@ class IdeGate:
     def __init__(
         self,
         sessions: Sessions,
-        tokens: WorkspaceTokens,
-        api_tokens: ApiTokens,
+        access: WorkspaceAccess,
         services: Services,
         pages: Callable[[PageName, str, str], bytes],
     ) -> None:
         self._sessions = sessions
-        self._tokens = tokens
-        self._api_tokens = api_tokens
+        self._access = access
         self._services = services
         self._pages = pages
 
@@ -43,21 +41,9 @@ class IdeGate:
 
     def check_bearer(self, token: str, host: str) -> Verdict:
         try:
-            claims = self._tokens.verify_access(token)
-            holder = self._holder(claims.session)
-        except (TokenRefused, NotFound):
+            return _verdict(self._access.holder(token))
+        except TokenRefused:
             return NOBODY
-        return _verdict(holder) if holder.user.id == claims.subject else NOBODY
-
-    def _holder(self, name: str) -> Session | ApiToken:
-        """What the access token was made from, if that still works. Raises NotFound."""
-        kind, _, token_id = name.partition(":")
-        if kind != "token":
-            return self._sessions.get(name)
-        found = self._api_tokens.get(token_id)
-        if not self._api_tokens.alive(found) or "workspace" not in found.scopes:
-            raise NotFound("this token does not work any more")
-        return found
 
     def slide(self, session: object) -> None:
         if isinstance(session, Session):

@@ -18,6 +18,7 @@ from appliance.commands.runbooks import Runbooks
 from appliance.events import EventBus
 from appliance.host.packages import Packages
 from appliance.host.toolbox import Toolbox
+from appliance.identity.access import WorkspaceAccess
 from appliance.identity.api_tokens import ApiTokens
 from appliance.identity.bearer import Bearer
 from appliance.identity.devices import Devices
@@ -51,6 +52,8 @@ from webui.streams import Streams
 
 if TYPE_CHECKING:  # parts of the assistant are imported with their first use
     from appliance.assistant.conversations import Conversations
+    from appliance.assistant.editor import Editors
+    from appliance.assistant.quotas import Quotas
 
 SETTINGS = web.AppKey("settings", Settings)
 # What an admin may change while Croft runs: look at ``.current`` for those.
@@ -72,6 +75,7 @@ MAILED = web.AppKey("mailed", Mailed)
 INVITATIONS = web.AppKey("invitations", Invitations)
 TOKENS = web.AppKey("tokens", WorkspaceTokens)
 API_TOKENS = web.AppKey("api_tokens", ApiTokens)
+ACCESS = web.AppKey("access", WorkspaceAccess)
 BEARER = web.AppKey("bearer", Bearer)
 OWN_DATA = web.AppKey("own_data", OwnData)
 THROTTLE = web.AppKey("throttle", Throttle)
@@ -86,6 +90,8 @@ TOOLBOX = web.AppKey("toolbox", Toolbox)
 PACKAGES = web.AppKey("packages", Packages)
 POLICY = web.AppKey("policy", PolicyFile)
 RUNBOOKS = web.AppKey("runbooks", Runbooks)
+QUOTAS: web.AppKey[Late[Quotas]] = web.AppKey("quotas")
+EDITORS: web.AppKey[Late[Editors]] = web.AppKey("editors")
 CONVERSATIONS: web.AppKey[Late[Conversations]] = web.AppKey("conversations")
 CATALOGUE = web.AppKey("catalogue", Catalogue)
 ASSETS = web.AppKey("assets", Assets)

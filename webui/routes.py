@@ -18,6 +18,7 @@ audit = Area("audit")
 commands = Area("commands")
 connect = Area("connect")
 engine = Area("engine")
+editor = Area("editor")
 home = Area("home")
 invitations = Area("invitations")
 live = Area("live")
@@ -42,8 +43,12 @@ system = Area("system")
 telemetry = Area("telemetry")
 tokens = Area("tokens")
 tools = Area("tools")
+v1 = Area("v1")
 welcome = Area("welcome")
 workspace = Area("workspace")
+
+# The largest request to /v1: a whole context, or some pictures.
+V1_MAX = 4 << 20
 
 VIEWER, OPERATOR, ADMIN = Role.viewer, Role.operator, Role.admin
 
@@ -216,10 +221,20 @@ UI: tuple[Route, ...] = (
     Route("PUT", "/api/runbooks/{name}", runbooks.put_runbook, OPERATOR, "Keep a runbook"),
     Route("DELETE", "/api/runbooks/{name}", runbooks.delete_runbook, OPERATOR, "Remove a runbook"),
     Route("POST", "/api/runbooks/{name}/run", runbooks.run_runbook, VIEWER, "Ask for a runbook's command", scope="commands"),
+    Route("GET", "/api/editor", editor.state, OPERATOR, "The editor's windows and what is open there"),
+    Route("POST", "/api/editor/context", editor.context, OPERATOR, "Texts of what is open in the editor"),
+    Route("POST", "/api/editor/insert", editor.insert, OPERATOR, "Put a text at the editor's cursor"),
+    Route("POST", "/api/editor/diff", editor.diff, OPERATOR, "Show in the editor what a file would become"),
+    Route("POST", "/api/editor/diff/{id}/{action}", editor.decide, OPERATOR, "Accept or reject what the editor shows"),
+    Route("POST", "/api/editor/open", editor.open_file, OPERATOR, "Open a file in the editor at a line"),
     Route("GET", "/api/policy", policy.get_policy, VIEWER, "The command policy"),
     Route("PUT", "/api/policy", policy.put_policy, ADMIN, "Change the command policy", fresh=True),
     Route("POST", "/api/policy/explain", policy.explain, VIEWER, "What would happen to a command, and why", scope="commands"),
     Route("POST", "/api/policy/preview", policy.preview, ADMIN, "What another policy would change"),
+    Route("GET", "/v1/models", v1.models, VIEWER, "The model in use, for programs (OpenAI's interface)", slides=False, scope="ai", workspace=True),
+    Route("GET", "/v1/models/{model:.+}", v1.model, VIEWER, "One name of it", slides=False, scope="ai", workspace=True),
+    Route("POST", "/v1/chat/completions", v1.chat, VIEWER, "An answer of the model, whole or streamed", slides=False, scope="ai", workspace=True, cancels=True, body_max=V1_MAX),
+    Route("POST", "/v1/embeddings", v1.embeddings, VIEWER, "Vectors of texts", slides=False, scope="ai", workspace=True, cancels=True, body_max=V1_MAX),
     Route("GET", "/api/audit", audit.audit_records, ADMIN, "Audit log", scope="audit"),
     Route("GET", "/api/audit/export", audit.export, ADMIN, "The audit log as CSV or JSON lines", fresh=True, scope="audit"),
     Route("GET", "/api/audit/verify", audit.audit_verify, ADMIN, "Check the audit chain", scope="audit"),

@@ -20,13 +20,13 @@ ANSWER_TOKENS = 256  # what an answer counts for until its length is known
 
 # The parameters of the chat interface that an engine on one's own machine can act on, and the usual ones of local engines. Left out
 # are those for the provider's account (user, metadata, store, service_tier ...), for its web search, and for one server's insides.
-CHAT = frozenset(
+_CHAT = (
     "model messages stream stream_options temperature top_p n stop max_tokens max_completion_tokens presence_penalty "
     "frequency_penalty logit_bias logprobs top_logprobs seed tools tool_choice parallel_tool_calls functions function_call "
     "response_format reasoning_effort modalities prediction verbosity "
-    "top_k min_p typical_p repeat_penalty repeat_last_n grammar chat_template_kwargs".split()  # noqa: SIM905 - one a line they would fill the page
+    "top_k min_p typical_p repeat_penalty repeat_last_n grammar chat_template_kwargs"
 )
-EMBEDDINGS = frozenset(("model", "input", "encoding_format", "dimensions"))
+_EMBEDDINGS = "model input encoding_format dimensions"
 
 
 Head = TypeVar("Head", bound=msgspec.Struct)
@@ -93,7 +93,7 @@ class Ask:
 
 def chat(body: bytes) -> Ask:
     """Read the body of a chat request. Raises Invalid."""
-    head, fields = _read(body, _Chat, CHAT)
+    head, fields = _read(body, _Chat, _CHAT)
     for message in head.messages:
         for part in message.content if isinstance(message.content, list) else ():
             _check_part(part)
@@ -105,7 +105,7 @@ def chat(body: bytes) -> Ask:
 
 def embeddings(body: bytes) -> Ask:
     """Read the body of a request for embeddings. Raises Invalid."""
-    head, fields = _read(body, _Embeddings, EMBEDDINGS)
+    head, fields = _read(body, _Embeddings, _EMBEDDINGS)
     prompt = len(head.input) // BYTES_PER_TOKEN
     return Ask("/embeddings", head.model, fields, prompt, prompt)
 
@@ -122,13 +122,14 @@ def check_model(asked: str, known: str) -> None:
     )
 
 
-def _read(body: bytes, kind: type[Head], known: frozenset[str]) -> tuple[Head, dict[str, msgspec.Raw]]:
+def _read(body: bytes, kind: type[Head], known: str) -> tuple[Head, dict[str, msgspec.Raw]]:
     try:
         head = msgspec.json.decode(body, type=kind)
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Invalid(f"cannot read the request: {error}", hint="It takes what OpenAI's interface takes.") from error
-    return head, {name: value for name, value in fields.items() if name in known}
+    names = known.split()
+    return head, {name: value for name, value in fields.items() if name in names}
 
 
 def _check_part(part: _Part) -> None:

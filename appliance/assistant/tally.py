@@ -28,17 +28,22 @@ class _Whole(msgspec.Struct):
 
 
 class Tally:
-    """``tokens_in`` and ``tokens_out`` are what the engine says it used; until it does, the caller's estimate and the events so far."""
+    """``tokens_in`` and ``tokens_out`` are what the engine says it used; until it does, the caller's estimate and the events so
+    far; none before it was :meth:`asked`."""
 
-    def __init__(self, prompt: int, *, wants_usage: bool, key: str) -> None:
-        self._prompt, self._wants_usage, self._key = prompt, wants_usage, key.encode()
+    def __init__(self, prompt: int, *, wants_usage: bool) -> None:
+        self._prompt, self._wants_usage, self._key, self._asked = prompt, wants_usage, b"", False
         self._rest, self._events = b"", 0
         self._usage: _Usage | None = None
         self.ended = False
 
+    def asked(self, key: str) -> None:
+        """The engine has got the request, with ``key``."""
+        self._key, self._asked = key.encode(), True
+
     @property
     def tokens_in(self) -> int:
-        return self._usage.prompt_tokens if self._usage else self._prompt
+        return self._usage.prompt_tokens if self._usage else self._prompt * self._asked
 
     @property
     def tokens_out(self) -> int:

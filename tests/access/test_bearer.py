@@ -9,6 +9,7 @@ import pytest
 from support.front import Front
 
 from appliance import token_text
+from appliance.identity.access import WorkspaceAccess
 from appliance.identity.api_tokens import SCOPES
 from appliance.identity.users import Role
 from webui import routes
@@ -35,6 +36,10 @@ GOLDEN = {
     "GET /api/invitations": "people",
     "GET /api/tokens": "people",
     "DELETE /api/tokens/{id}": "people",
+    "GET /v1/models": "ai",
+    "GET /v1/models/{model:.+}": "ai",
+    "POST /v1/chat/completions": "ai",
+    "POST /v1/embeddings": "ai",
     "GET /api/me": ANY_SCOPE,
     "DELETE /api/tokens/current": ANY_SCOPE,
     "POST /api/workspace-token": "workspace",
@@ -271,7 +276,12 @@ async def test_an_access_token_lives_as_long_as_what_it_was_made_from(door: Fron
     from appliance.identity.verify import Access
     from webui.ide_gate import IdeGate
 
-    gate = IdeGate(door.sessions, door.tokens, door.api_tokens, door.services, lambda name, path, accepted: b"")
+    gate = IdeGate(
+        door.sessions,
+        WorkspaceAccess(door.tokens, door.sessions, door.api_tokens),
+        door.services,
+        lambda name, path, accepted: b"",
+    )
     session, cookie = await door.sign_in_as("operator")
     token, text = await keys.make("operator", "workspace")
     async with door.ask("POST", "/api/workspace-token", cookie) as answer:

@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support.front import Front
 
+from appliance.identity.access import WorkspaceAccess
 from appliance.identity.tokens import ACCESS_TYPE, LAUNCH_TYPE, TokenRefused
 from appliance.identity.verify import NOBODY
 from webui.ide_gate import IdeGate
@@ -203,7 +204,12 @@ async def test_a_good_token_until_it_is_over(home: Front) -> None:
 
 async def test_a_token_dies_with_its_session(home: Front) -> None:
     session, _ = await home.sign_in_as("operator")
-    gate = IdeGate(home.sessions, home.tokens, home.api_tokens, home.services, lambda name, path, accepted: b"")
+    gate = IdeGate(
+        home.sessions,
+        WorkspaceAccess(home.tokens, home.sessions, home.api_tokens),
+        home.services,
+        lambda name, path, accepted: b"",
+    )
     token = home.tokens.issue_access(session.user.id, session.id)
     assert gate.check_bearer(token, "ide").session is session
     assert gate.check_bearer(home.tokens.issue_access("somebody else", session.id), "ide") == NOBODY

@@ -19,9 +19,9 @@ from aiohttp import web
 import webui
 from appliance import keys as key_files
 from appliance.assembly import build_commands, build_own_data, build_packages, build_runbooks
+from appliance.assembly_assistant import build_conversations, build_quotas
 from appliance.assembly_engine import build_engine
 from appliance.assistant.engine import Engine
-from appliance.assembly_assistant import build_conversations
 from appliance.audit_search import AuditSearch
 from appliance.clock import ManualClock
 from appliance.commands.judge import Policy
@@ -30,6 +30,7 @@ from appliance.commands.policy_file import PolicyFile
 from appliance.commands.policy_text import packaged
 from appliance.events import EventBus
 from appliance.host.toolbox import Toolbox
+from appliance.identity.access import WorkspaceAccess
 from appliance.identity.api_tokens import ApiToken, ApiTokens
 from appliance.identity.bearer import Bearer
 from appliance.identity.devices import Devices
@@ -178,6 +179,7 @@ class Front:
         self.runbooks = build_runbooks(store, self.users, self.commands)
         # Not started: tests give it the rows they want to see.
         self.monitor = Monitor(clock, self.bus, TelemetryStore(store.database), folder, list)
+        self.quotas = build_quotas(store, self.desk)
         self.visits = Visits(store.database, clock)
         self.relay = Relay(
             self.settings.paths.socket("ide"), os.getuid(), self.services.socket_opened, self.services.socket_closed
@@ -235,6 +237,7 @@ class Front:
             keys.INVITATIONS: self.invitations,
             keys.TOKENS: self.tokens,
             keys.API_TOKENS: self.api_tokens,
+            keys.ACCESS: WorkspaceAccess(self.tokens, self.sessions, self.api_tokens),
             keys.BEARER: self.bearer,
             keys.OWN_DATA: self.own_data,
             keys.THROTTLE: self.throttle,
@@ -249,6 +252,7 @@ class Front:
             keys.PACKAGES: build_packages(self.settings, self.store, self.toolbox),
             keys.POLICY: self.policy_file,
             keys.RUNBOOKS: self.runbooks,
+            keys.QUOTAS: self.quotas,
             keys.CONVERSATIONS: build_conversations(self.store),
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,

@@ -1,0 +1,168 @@
+"""``/v1``: the engine for other programs, as OpenAI's interface has it. The answer is relayed, not read.
+
+Rules: every request passes the quotas before the engine is woken; a client that goes ends the engine's work for it at once; neither
+question nor answer is kept, logged or put into the audit log.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from appliance.assistant import asking
+from appliance.assistant.asking import Ask
+from appliance.assistant.engine import Engine, EngineState
+from appliance.assistant.faults import EngineFault, said_by_engine
+from appliance.assistant.quotas import Client, Quotas
+from appliance.assistant.relay import Exchange, exchange
+from appliance.assistant.room import Late
+from appliance.assistant.tally import DONE, Tally
+from appliance.errors import CroftError
+from webui import keys
+from webui.answers import answer
+from webui.forms import read_body
+from webui.guard import Handler, as_error, principal_of
+from webui.openai_shape import error_body
+from webui.outlet import Outlet
+from webui.streams import Streams
+
+ANSWER_MAX = 16 << 20
+ERROR_MAX = 64 << 10
+EVENTS = "text/event-stream"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: ``client`` has the quota; streams of ``tag`` end when it does (a session, a token)."""
+
+    client: Client
+    tag: str
+
+
+# Set where everybody who comes is the same one: on the socket of the IDE's terminals.
+CALLER: web.AppKey[Caller] = web.AppKey("v1_caller")
+
+
+def add_to(app: web.Application, engine: Engine, quotas: Late[Quotas], streams: Streams, caller: Caller) -> None:
+    """Serve ``/v1`` from another application, for ``caller`` alone. Make it with ``client_max_size=webui.routes.V1_MAX``."""
+    app[keys.ENGINE], app[keys.QUOTAS], app[keys.STREAMS], app[CALLER] = engine, quotas, streams, caller
+    app.middlewares.append(_errors)
+    app.router.add_get("/v1/models", models)
+    app.router.add_get("/v1/models/{model:.+}", model)
+    app.router.add_post("/v1/chat/completions", chat)
+    app.router.add_post("/v1/embeddings", embeddings)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except (ConnectionResetError, ConnectionAbortedError):
+        raise
+    except Exception as error:  # noqa: BLE001 - as_error logs what it does not know
+        status, words, extra = as_error(error)
+        return web.json_response(error_body(words, status), status=status, headers=extra)
+
+
+async def models(request: web.Request) -> web.Response:
+    """The model in use, under our name and under its own."""
+    return answer({"object": "list", "data": [_model(name) for name in _names(request)]})
+
+
+async def model(request: web.Request) -> web.Response:
+    """One of them."""
+    name = request.match_info["model"]
+    if name not in _names(request):
+        asking.check_model(name, request.app[keys.ENGINE].status().model)
+    return answer(_model(name))
+
+
+def _names(request: web.Request) -> list[str]:
+    status = request.app[keys.ENGINE].status()
+    if status.state is EngineState.NONE:
+        return []
+    return [asking.OWN_NAME, *([status.model] if status.model not in ("", asking.OWN_NAME) else [])]
+
+
+def _model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "croft"}
+
+
+async def chat(request: web.Request) -> web.StreamResponse:
+    """An answer, whole or as it comes."""
+    return await _relay(request, asking.chat(await read_body(request)))
+
+
+async def embeddings(request: web.Request) -> web.StreamResponse:
+    """Vectors of texts."""
+    return await _relay(request, asking.embeddings(await read_body(request)))
+
+
+async def _relay(request: web.Request, ask: Ask) -> web.StreamResponse:
+    caller, engine = _caller(request), request.app[keys.ENGINE]
+    asking.check_model(ask.model, engine.status().model)
+    use = (await request.app[keys.QUOTAS].get()).begin(caller.client, ask.estimate)
+    tally = Tally(ask.prompt, wants_usage=ask.wants_usage)
+    try:
+        work = _stream if ask.stream else _whole
+        return await request.app[keys.STREAMS].run(caller.tag, work(request, engine, ask, tally))
+    finally:
+        use.end(tally.tokens_in, tally.tokens_out)
+
+
+def _caller(request: web.Request) -> Caller:
+    if CALLER in request.app:
+        return request.app[CALLER]
+    principal = principal_of(request)
+    person = principal.user.id if principal.user else ""
+    kind = "workspace" if principal.access else "page"
+    subject = principal.actor if principal.token else f"{kind}:{person}"
+    return Caller(Client(subject, person), principal.tag)
+
+
+async def _whole(request: web.Request, engine: Engine, ask: Ask, tally: Tally) -> web.StreamResponse:
+    async with _asked(engine, ask, tally) as reply:
+        body = tally.whole(await reply.read(ANSWER_MAX))
+    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+async def _stream(request: web.Request, engine: Engine, ask: Ask, tally: Tally) -> web.StreamResponse:
+    """Events as they come. Once the head is out, an error is told as an event, as OpenAI does."""
+    async with Outlet(request) as outlet:
+        try:
+            async with _asked(engine, ask, tally) as reply:
+                await _pour(reply, tally, outlet)
+        except CroftError as error:
+            if not outlet.opened:
+                raise
+            outlet.send(b"data: " + json.dumps(error_body(error, error.status)).encode() + b"\n\n" + DONE)
+        return await outlet.end()
+
+
+async def _pour(reply: Exchange, tally: Tally, outlet: Outlet) -> None:
+    def pass_on(data: bytes) -> None:
+        outlet.send(tally.feed(data))
+        if tally.ended:
+            reply.finish()
+
+    if reply.head.result().kind != EVENTS:
+        raise EngineFault("it does not answer in pieces")
+    await outlet.open()
+    outlet.source = reply
+    reply.into(pass_on)
+    await reply.end()
+
+
+@asynccontextmanager
+async def _asked(engine: Engine, ask: Ask, tally: Tally) -> AsyncIterator[Exchange]:
+    """The engine awake, asked, and beginning to answer with success. Raises CroftError."""
+    async with engine.hold("v1") as upstream, exchange(upstream, ask.path, ask.body(upstream.model)) as reply:
+        tally.asked(upstream.key)
+        head = await reply.answer()
+        if head.status != 200:
+            raise said_by_engine(head.status, await reply.read(ERROR_MAX), upstream.key, head.retry_after)
+        yield reply

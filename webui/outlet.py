@@ -1,0 +1,101 @@
+"""The client's end of a relayed event stream: written to from where the engine's bytes arrive, without waking a task for each.
+
+Rule: what a client does not take is not read from the engine either, and a client that takes nothing for a minute is cut off: it
+would keep the engine from everybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Protocol
+
+from aiohttp import HttpVersion11, web
+
+from webui.streams import HEADERS
+
+# Bytes a client may be behind before the engine has to wait.
+BEHIND_MAX = 256 * 1024
+STUCK_SECONDS = 60.0
+# Until then an error can still be told by its status.
+PATIENCE_SECONDS = 5.0
+BEAT_SECONDS = 10.0
+
+
+class Source(Protocol):
+    """Where the bytes come from."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class Outlet:
+    """One answer to one client; ``async with`` it, so that nothing of it is left when the client goes."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self._response = web.StreamResponse(headers=HEADERS)
+        self._framed = request.version >= HttpVersion11
+        self._turn = asyncio.Lock()
+        self._quiet = True
+        self._catching_up: asyncio.Task[None] | None = None
+        self._beats: asyncio.Task[None] | None = None
+        self.source: Source | None = None
+        self.opened = False
+
+    async def __aenter__(self) -> Outlet:
+        self._beats = asyncio.ensure_future(self._keep_alive())
+        return self
+
+    async def __aexit__(self, *why: object) -> None:
+        for task in (self._beats, self._catching_up):
+            if task is not None:
+                task.cancel()
+
+    async def open(self) -> None:
+        """Send the head, if it is not out yet."""
+        async with self._turn:
+            if not self.opened:
+                writer = await self._response.prepare(self._request)
+                if writer is not None:
+                    writer.send_headers()
+                self.opened = True
+
+    def send(self, data: bytes) -> None:
+        """Whole events; after :meth:`open`. To a client that is gone nothing is sent: its handler is about to be cancelled."""
+        transport = self._request.transport
+        if not data or transport is None or transport.is_closing():
+            return
+        self._quiet = False
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._framed else data)
+        if transport.get_write_buffer_size() > BEHIND_MAX and self._catching_up is None and self.source is not None:
+            self.source.pause()
+            self._catching_up = asyncio.ensure_future(self._catch_up(self.source))
+
+    async def _keep_alive(self) -> None:
+        """Send comments while there is nothing else to send, so that neither the client nor anything between gives up."""
+        await asyncio.sleep(PATIENCE_SECONDS)
+        with contextlib.suppress(ConnectionError):
+            await self.open()
+            while True:
+                if self._quiet:
+                    self.send(b": waiting\n\n")
+                self._quiet = True
+                await asyncio.sleep(BEAT_SECONDS)
+
+    async def end(self) -> web.StreamResponse:
+        """The answer is whole."""
+        await self._response.write_eof()
+        return self._response
+
+    async def _catch_up(self, source: Source) -> None:
+        try:
+            async with asyncio.timeout(STUCK_SECONDS):
+                await self._request.writer.drain()
+        except (TimeoutError, ConnectionError):
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            return
+        self._catching_up = None
+        source.resume()
