@@ -13,12 +13,12 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import aiosqlite
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from msgspec import Struct
 
 from appliance.clock import Clock
 from appliance.database import Database, Row
@@ -89,6 +89,12 @@ EVENTS: dict[str, str] = {
     "tool.remove": "A toolchain of the workspace was removed",
     "settings.change": "A setting was changed on the settings page",
     "daemon.restart": "A restart of the daemon was asked for on the settings page",
+    "ai.ask": "The language model was asked: hash of the prompt, tokens, never a text",
+    "ai.step": "The assistant used a tool: which, what was decided, how it ended",
+    "ai.propose": "The assistant proposed a command or a file",
+    "ai.write": "A person accepted a file that the assistant proposed",
+    "ai.reject": "A person rejected a file that the assistant proposed",
+    "ai.stop": "A person stopped an answer of the assistant",
     "ai.use": "A program used the language model: sums of an hour",
     "export": "Data was exported",
     "outcome": "How an announced action ended",
@@ -96,12 +102,14 @@ EVENTS: dict[str, str] = {
 
 # Events whose effect lies outside the database: an outcome must follow, or the action counts as interrupted.
 ANNOUNCED = frozenset(
-    {"service.start", "service.stop", "service.restart", "service.update", "tool.add", "tool.remove", "image.packages"}
+    {
+        *("service.start", "service.stop", "service.restart", "service.update", "tool.add", "tool.remove", "image.packages"),
+        *("ai.ask", "ai.write"),
+    }
 )
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Struct, frozen=True):
     """One line of the chain. ``at`` is Unix time and ``uptime`` seconds since boot when it was written."""
 
     seq: int
@@ -127,8 +135,7 @@ class Record:
         )
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """Where the chain does not hold, and how."""
 
     seq: int

@@ -81,7 +81,8 @@ class Looking:
         first = max(1, from_line)
         if first > len(lines):
             raise Mistake(f"{name} has {len(lines)} lines.")
-        shown, size = [], 0
+        shown: list[str] = []
+        size = 0
         for line in lines[first - 1 :]:
             size += len(line) + 1
             if shown and size > most:
