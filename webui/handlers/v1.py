@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from appliance.assistant import asking
-from appliance.assistant.asking import Ask
+from appliance.assistant import v1_request
 from appliance.assistant.engine import Engine, EngineState
 from appliance.assistant.faults import EngineFault, said_by_engine
 from appliance.assistant.quotas import Client, Quotas
 from appliance.assistant.relay import Exchange, exchange
 from appliance.assistant.room import Late
 from appliance.assistant.tally import DONE, Tally
+from appliance.assistant.v1_request import Ask
 from appliance.errors import CroftError
 from webui import keys
 from webui.answers import answer
@@ -77,7 +77,7 @@ async def model(request: web.Request) -> web.Response:
     """One of them."""
     name = request.match_info["model"]
     if name not in _names(request):
-        asking.check_model(name, request.app[keys.ENGINE].status().model)
+        v1_request.check_model(name, request.app[keys.ENGINE].status().model)
     return answer(_model(name))
 
 
@@ -85,7 +85,7 @@ def _names(request: web.Request) -> list[str]:
     status = request.app[keys.ENGINE].status()
     if status.state is EngineState.NONE:
         return []
-    return [asking.OWN_NAME, *([status.model] if status.model not in ("", asking.OWN_NAME) else [])]
+    return [v1_request.OWN_NAME, *([status.model] if status.model not in ("", v1_request.OWN_NAME) else [])]
 
 
 def _model(name: str) -> dict[str, object]:
@@ -94,17 +94,17 @@ def _model(name: str) -> dict[str, object]:
 
 async def chat(request: web.Request) -> web.StreamResponse:
     """An answer, whole or as it comes."""
-    return await _relay(request, asking.chat(await read_body(request)))
+    return await _relay(request, v1_request.chat(await read_body(request)))
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """Vectors of texts."""
-    return await _relay(request, asking.embeddings(await read_body(request)))
+    return await _relay(request, v1_request.embeddings(await read_body(request)))
 
 
 async def _relay(request: web.Request, ask: Ask) -> web.StreamResponse:
     caller, engine = _caller(request), request.app[keys.ENGINE]
-    asking.check_model(ask.model, engine.status().model)
+    v1_request.check_model(ask.model, engine.status().model)
     use = (await request.app[keys.QUOTAS].get()).begin(caller.client, ask.estimate)
     tally = Tally(ask.prompt, wants_usage=ask.wants_usage)
     try:
