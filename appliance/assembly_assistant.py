@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from appliance.assistant.door import Behind, Door, lines
 from appliance.assistant.room import Late
+from appliance.errors import NotFound
+from appliance.events import EventBus
 from appliance.identity.own_data import OwnData
+from appliance.identity.sessions import Session, Sessions
 from appliance.identity.users import User, Users
+from appliance.settings import Settings
 from appliance.settings_desk import SettingsDesk
+from appliance.sockets import listen
 from appliance.store import Store
 
 if TYPE_CHECKING:
     from appliance.assistant.conversations import Conversations
+    from appliance.assistant.editor import Editors, Owner
     from appliance.assistant.quotas import Quotas
+
+EDITOR_PLACES, V1_PLACES = 16, 32  # connections at once
+EDITOR_LINE_MAX = (
+    512 * 1024
+)  # appliance.assistant.editor_words.LINE_MAX, which is not imported before a window is there
 
 
 def build_conversations(store: Store) -> Late[Conversations]:
@@ -74,3 +88,75 @@ def join_own_data(own: OwnData, users: Users, store: Store) -> None:
     users.on_remove(forget)
     own.register("model_use", told_use)
     users.on_remove(forget_use)
+
+
+class EditorSurroundings:
+    """What the editor's bridge needs of its surroundings (``appliance.assistant.editor.Surroundings``).
+
+    ``opener`` and ``alone`` are the relay's, which knows whose browser has which sockets.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sessions: Sessions,
+        bus: EventBus,
+        opener: Callable[[float], Session | None],
+        alone: Callable[[], Session | None],
+    ) -> None:
+        self.workspace = str(settings.paths.workspace)
+        self.page = f"{settings.ui_origin}/assistant"
+        self._sessions = sessions
+        self._bus = bus
+        self._opener = opener
+        self._alone = alone
+
+    def owner(self, started: float) -> Owner | None:
+        return _owner(self._opener(started))
+
+    def alone(self) -> Owner | None:
+        return _owner(self._alone())
+
+    def active(self, session: str) -> None:
+        with suppress(NotFound):  # it may have ended while the window lives on
+            self._sessions.slide(self._sessions.get(session))
+
+    def listening(self, person: str) -> bool:
+        return self._bus.watched("editor", [session.id for session in self._sessions.of(person)])
+
+    def changed(self) -> None:
+        if self._bus.watched("editor"):
+            self._bus.publish("editor", {}, keep=False)
+
+
+def _owner(session: Session | None) -> Owner | None:
+    if session is None:
+        return None
+    from appliance.assistant.editor import Owner
+
+    return Owner(session.user.id, session.id, session.user.language or "")
+
+
+def build_editors(store: Store, around: EditorSurroundings) -> Late[Editors]:
+    """The daemon's end of the editor's windows."""
+
+    async def build(module: ModuleType) -> Editors:
+        made: Editors = module.Editors(store.clock, around)
+        return made
+
+    return Late("appliance.assistant.editor", build)
+
+
+def workspace_doors(
+    settings: Settings, uid: int, editors: Late[Editors], terminals: Callable[[], Awaitable[asyncio.Protocol]]
+) -> list[Door]:
+    """What account ``uid`` may come to, to be run: the editor's line, and `/v1` for its terminals."""
+
+    async def line() -> asyncio.Protocol:
+        return lines((await editors.get()).serve, EDITOR_LINE_MAX)
+
+    def door(name: str, places: int, behind: Behind) -> Door:
+        path = settings.paths.run / "editor" / f"{name}.sock"
+        return Door(listen(path, 0o660, backlog=places), uid, places, behind)
+
+    return [door("editor", EDITOR_PLACES, line), door("v1", V1_PLACES, terminals)]

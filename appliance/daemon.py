@@ -41,8 +41,16 @@ from appliance.assembly import (
     ide_uid,
     problems_of,
     session_limits,
+    workspace_uid,
 )
-from appliance.assembly_assistant import Counts, build_conversations, build_quotas
+from appliance.assembly_assistant import (
+    Counts,
+    EditorSurroundings,
+    build_conversations,
+    build_editors,
+    build_quotas,
+    workspace_doors,
+)
 from appliance.assembly_engine import build_engine
 from appliance.audit import AuditUnavailable
 from appliance.audit_search import AuditSearch
@@ -84,6 +92,7 @@ from webui.ide_gate import IdeGate, IdePages
 from webui.needs import expiring, on_page, unfinished, waiting
 from webui.relay import Relay
 from webui.streams import Streams
+from webui.terminals import Terminals
 
 log = logging.getLogger("croft")
 
@@ -186,6 +195,10 @@ async def _serve(
     toolbox = build_tools(settings, store, bus, runtime=broker["runtime"])
     relay = Relay(settings.paths.socket("ide"), ide_uid(settings), services.socket_opened, services.socket_closed)
 
+    engine = build_engine(settings, desk, services, bus, runtime=broker["runtime"])
+    editors = build_editors(store, EditorSurroundings(settings, sessions, bus, relay.opener, relay.alone))
+    terminals = Terminals(engine, quotas, streams)
+
     def let_go(session: Session) -> None:
         relay.close(session)
         streams.close(session.id)
@@ -236,12 +249,13 @@ async def _serve(
             keys.EVENTS: bus,
             keys.SERVICES: services,
             keys.COMMANDS: commands,
-            keys.ENGINE: build_engine(settings, desk, services, bus, runtime=broker["runtime"]),
+            keys.ENGINE: engine,
             keys.TOOLBOX: toolbox,
             keys.PACKAGES: build_packages(settings, store, toolbox),
             keys.POLICY: policy,
             keys.RUNBOOKS: runbooks,
             keys.QUOTAS: quotas,
+            keys.EDITORS: editors,
             keys.CONVERSATIONS: build_conversations(store),
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
@@ -269,6 +283,8 @@ async def _serve(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_web(settings, application))
         await stack.enter_async_context(_forward_auth(settings, verifier))
+        stack.push_async_callback(terminals.close)
+        doors = workspace_doors(settings, workspace_uid(settings), editors, terminals.protocol)
         tasks = [
             asyncio.create_task(services.run(), name="services"),
             asyncio.create_task(monitor.run(), name="telemetry"),
@@ -276,6 +292,7 @@ async def _serve(
             asyncio.create_task(policy.watch(), name="policy"),
             asyncio.create_task(runbooks.run(), name="runbooks"),
             asyncio.create_task(mailer.run(), name="mail"),
+            *(asyncio.create_task(door.run(), name="door of the workspace") for door in doors),
             asyncio.create_task(_housekeeping((sessions, api_tokens, Counts(quotas)), store), name="housekeeping"),
         ]
         try:

@@ -10,8 +10,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from appliance.clock import Clock
 
@@ -20,8 +21,7 @@ KEPT = 512  # events kept for readers that come back
 WAITING = 512  # events one reader may leave unread
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One event. ``id`` only ever grows, across restarts too; ``at`` is Unix seconds."""
 
     id: int
@@ -95,9 +95,10 @@ class EventBus:
             reader.offer(event)
         return event
 
-    def watched(self, topic: str) -> bool:
-        """Whether anybody listens to ``topic`` now; who produces it may take it easy otherwise."""
-        return any(topic in reader.topics for reader in self._readers)
+    def watched(self, topic: str, tags: Collection[str] | None = None) -> bool:
+        """Whether anybody listens to ``topic`` now, or anybody whose tag is one of ``tags``; who produces it may take it easy
+        otherwise."""
+        return any(topic in one.topics and (tags is None or one.tag in tags) for one in self._readers)
 
     @asynccontextmanager
     async def subscribe(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,8 @@ BUFFER = 1024 * 1024
 # The reader holds up to twice this on top; more would only add to what a slow browser makes us keep.
 READ_AHEAD = 64 * 1024
 CONNECT_SECONDS = 5.0
+# A window's process starts right after its sockets; on a machine that is busy, some seconds later.
+WINDOW_SECONDS = 10.0
 # What code-server needs of the handshake (RFC 6455 4.1); everything else stays here.
 PASSED = (
     "Host",
@@ -52,10 +55,22 @@ class Relay:
         self._closed = closed
         self._open: dict[str, set[Splice]] = {}
         self._connecting: Counter[str] = Counter()
+        self._sessions: dict[str, Session] = {}
+        self._windows: deque[tuple[float, Session]] = deque(maxlen=64)
 
     def count(self, session_id: str | None = None) -> int:
         """Open sockets, of one session or in all."""
         return sum(len(found) for key, found in self._open.items() if session_id in (None, key))
+
+    def opener(self, at: float) -> Session | None:
+        """Whose browser opened a window just before ``at`` (Unix seconds). None where nobody did, or two people."""
+        near = [session for opened, session in self._windows if at - WINDOW_SECONDS <= opened <= at + 1]
+        return near[-1] if len({session.user.id for session in near}) == 1 else None
+
+    def alone(self) -> Session | None:
+        """A session of the only person with an editor open; None for nobody and for several."""
+        here = [self._sessions[key] for key in self._open]
+        return here[-1] if len({session.user.id for session in here}) == 1 else None
 
     def close(self, session: Session) -> None:
         """Cut every socket of a session."""
@@ -83,13 +98,16 @@ class Relay:
         if session.ended or session.user.role < Role.operator:  # while we were connecting
             splice.cut()
         self._open.setdefault(session.id, set()).add(splice)
+        self._sessions[session.id] = session
+        if request.query.get("reconnection") != "true":  # of code-server: the socket of a window that is new
+            self._windows.append((time.time(), session))
         self._opened()
         try:
             await splice.run()
         finally:
             self._open[session.id].discard(splice)
             if not self._open[session.id]:
-                del self._open[session.id]
+                del self._open[session.id], self._sessions[session.id]
             self._closed()
         return splice
 

@@ -14,6 +14,7 @@ from webui.guard import ANY_SCOPE, Route
 # Pages of webui/handlers/, each imported with the first request to it.
 account = Area("account")
 approvals = Area("approvals")
+assistant = Area("assistant")
 audit = Area("audit")
 commands = Area("commands")
 connect = Area("connect")
@@ -77,6 +78,10 @@ UI: tuple[Route, ...] = (
     Route("POST", "/preferences", preferences.preferences, None, "Language and theme", form=True),
     Route("GET", "/", home.home, VIEWER, "Dashboard"),
     Route("GET", "/workspace", workspace.workspace, OPERATOR, "The IDE"),
+    Route("GET", "/assistant", assistant.assistant, VIEWER, "Conversations with the assistant"),
+    Route("POST", "/assistant", assistant.ask_form, VIEWER, "Ask the assistant, in a new conversation", form=True),
+    Route("GET", "/assistant/{id}", assistant.conversation, VIEWER, "One conversation"),
+    Route("POST", "/assistant/{id}", assistant.ask_more_form, VIEWER, "Ask on in a conversation, from the page", form=True),
     Route("GET", "/machine", machine.machine, VIEWER, "Services"),
     Route("POST", "/machine/services/{name}/{action}", machine.service_form, OPERATOR, "Act on a service", form=True),
     Route("GET", "/machine/tools", tools.tools, OPERATOR, "Toolchains of the workspace"),

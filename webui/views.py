@@ -6,7 +6,8 @@ Rule: nothing leaves here that the page itself would not show.
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -18,6 +19,9 @@ from appliance.services.model import Problem, ServiceView
 from webui import filters, keys, log_lines
 from webui.guard import PRINCIPAL
 from webui.i18n import LANGUAGES, Translator
+
+if TYPE_CHECKING:
+    from appliance.assistant.editor import Editors
 
 LANGUAGE_COOKIE = "__Host-croft-language"
 
@@ -122,3 +126,10 @@ def engine_json(status: EngineStatus, t: Translator) -> dict[str, Any]:
         "holds": status.holds,
         "progress": dict(status.progress) or None,
     }
+
+
+def editor_json(editors: Editors | None, person: str, role: Role) -> Mapping[str, Any]:
+    """What this person may know of the editor's windows: see ``Editors.picture``; without a window nothing is there."""
+    if editors is None or role < Role.operator:
+        return {"windows": [], "asked": None, "diffs": []}
+    return editors.picture(person)

@@ -19,7 +19,13 @@ from aiohttp import web
 import webui
 from appliance import keys as key_files
 from appliance.assembly import build_commands, build_own_data, build_packages, build_runbooks
-from appliance.assembly_assistant import build_conversations, build_quotas
+from appliance.assembly_assistant import (
+    EditorSurroundings,
+    build_conversations,
+    build_editors,
+    build_quotas,
+    workspace_doors,
+)
 from appliance.assembly_engine import build_engine
 from appliance.assistant.engine import Engine
 from appliance.audit_search import AuditSearch
@@ -70,6 +76,7 @@ from webui.ide_gate import IdePages
 from webui.needs import on_page, unfinished, waiting
 from webui.relay import Relay
 from webui.streams import Streams
+from webui.terminals import Terminals
 
 UI, IDE = "https://croft.localhost", "https://ide.croft.localhost"
 ROOM = Path(webui.__file__).parent
@@ -185,6 +192,9 @@ class Front:
             self.settings.paths.socket("ide"), os.getuid(), self.services.socket_opened, self.services.socket_closed
         )
         self.streams = Streams()
+        around = EditorSurroundings(self.settings, self.sessions, self.bus, self.relay.opener, self.relay.alone)
+        self.editors = build_editors(store, around)
+        self.terminals = Terminals(self.engine, self.quotas, self.streams)
         self.runner: web.AppRunner
         self.app: web.Application
         self.web: aiohttp.ClientSession
@@ -253,6 +263,7 @@ class Front:
             keys.POLICY: self.policy_file,
             keys.RUNBOOKS: self.runbooks,
             keys.QUOTAS: self.quotas,
+            keys.EDITORS: self.editors,
             keys.CONVERSATIONS: build_conversations(self.store),
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
@@ -359,7 +370,7 @@ async def front(
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         made.runner = runner
-        for name in ("web", "control", "ide"):
+        for name in ("web", "control", "ide", "editor"):
             made.settings.paths.socket(name).parent.mkdir(parents=True, exist_ok=True)
         for name in ("web", "control"):
             await web.SockSite(runner, listen(made.settings.paths.socket(name), 0o660)).start()
@@ -369,7 +380,9 @@ async def front(
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
             setattr(made, name, await stack.enter_async_context(client))
-        tasks = [asyncio.create_task(made.services.run()), asyncio.create_task(made.mailer.run())]
+        doors = workspace_doors(made.settings, os.getuid(), made.editors, made.terminals.protocol)
+        stack.push_async_callback(made.terminals.close)
+        tasks = [asyncio.create_task(each.run()) for each in (made.services, made.mailer, *doors)]
 
         async def end() -> None:
             made.streams.close_all()

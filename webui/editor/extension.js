@@ -45,6 +45,8 @@ class Window {
       this.tell();
     } else if (message.type === "ask") {
       this.answer(message);
+    } else if (message.type === "heard" && !message.whose) {
+      vscode.window.showWarningMessage(t("ask.whose"));
     } else if (message.type === "heard" && !message.page) {
       this.offerPage();
     }

@@ -14,7 +14,7 @@ from appliance.errors import Invalid
 from appliance.events import LOST
 from appliance.identity.users import Role
 from webui import keys, streams, views
-from webui.guard import principal_of
+from webui.guard import Principal, principal_of
 from webui.i18n import Translator
 
 # What a reader of a topic gets: first, and after each event. The whole picture, so that nothing missed stays missed.
@@ -26,6 +26,10 @@ PICTURES: dict[str, Picture] = {
     "tools": lambda app, t, role: app[keys.TOOLBOX].picture(),
     "assistant": lambda app, t, role: views.engine_json(app[keys.ENGINE].status(), t),
     "telemetry": lambda app, t, role: app[keys.MONITOR].now(),
+}
+# Those that are another for each person, and are written down for each.
+PERSONAL: dict[str, Callable[[web.Application, Principal], Mapping[str, Any]]] = {
+    "editor": lambda app, who: views.editor_json(app[keys.EDITORS].made, who.actor, who.role),
 }
 
 Item = tuple[str, Mapping[str, Any] | bytes, int | None]
@@ -56,19 +60,25 @@ def pictures(app: web.Application) -> Pictures:
 async def events(request: web.Request) -> web.StreamResponse:
     """Everything live, by topic (SSE). Resumes after ``Last-Event-ID``."""
     topics = set(request.query.get("topics", "services").split(","))
-    if not topics <= set(PICTURES):
-        raise Invalid("there is no such topic", hint=f"There are {', '.join(sorted(PICTURES))}.")
-    t, role, app = views.translator(request), principal_of(request).role, request.app
+    if not topics <= {*PICTURES, *PERSONAL}:
+        raise Invalid("there is no such topic", hint=f"There are {', '.join(sorted({*PICTURES, *PERSONAL}))}.")
+    who, t, app = principal_of(request), views.translator(request), request.app
     shared, bus = pictures(app), app[keys.EVENTS]
+
+    def shown(topic: str, event_id: int) -> bytes:
+        if topic in PERSONAL:
+            return streams.encode(topic, PERSONAL[topic](app, who))
+        return shared.of(app, topic, t, who.role, event_id)
 
     async def items() -> AsyncGenerator[Item, None]:
         for topic in sorted(topics):
-            yield topic, streams.encode(topic, PICTURES[topic](app, t, role)), None
+            first = PERSONAL[topic](app, who) if topic in PERSONAL else PICTURES[topic](app, t, who.role)
+            yield topic, streams.encode(topic, first), None
         async with bus.subscribe(topics, streams.last_event_id(request), tag=tag_of(request)) as reader:
             async for event in reader:
                 # "lost" costs nothing but fresh pictures.
                 for topic in sorted(topics) if event.topic == LOST else (event.topic,):
-                    yield topic, shared.of(app, topic, t, role, event.id), event.id
+                    yield topic, shown(topic, event.id), event.id
 
     return await until_signed_out(request, items())
 
