@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from appliance.assembly_assistant import join_own_data
+from appliance.assembly_engine import engine_probe
+from appliance.assistant import choice
 from appliance.broker.client import BrokerClient
 from appliance.broker.client import call as broker_call
 from appliance.commands import people as history_of_people
@@ -91,11 +93,11 @@ def build_services(
     are those that other rooms know of, ``active_runs`` says how many commands are under way."""
     docker = broker["runtime"] == "docker"
     client = BrokerClient(settings.paths.socket("broker"))
-    shares = limits.shares(limits.measure(), docker=docker, ai=False, ide_memory_mb=settings.ide_memory_mb)
-    return Services(
+    probe = engine_probe(settings, docker=docker, in_use=lambda: services.in_use("ai"))
+    services = Services(
         _docker_runtime(client, settings) if docker else ProcessRuntime(client),
-        health.probes(settings, ide_uid=ide_uid(settings), root=settings.paths.proxy_root),
-        _looking_up(shares),
+        health.probes(settings, ide_uid=ide_uid(settings), root=settings.paths.proxy_root, ai=probe),
+        _limits_now(settings, docker=docker),
         store.clock,
         bus,
         Wishes(store.database, store.clock),
@@ -111,6 +113,7 @@ def build_services(
         ),
         jitter=jitter,
     )
+    return services
 
 
 def build_monitor(settings: Settings, store: Store, bus: EventBus, services: Callable[[], Services]) -> Monitor:
@@ -153,8 +156,15 @@ def _docker_runtime(client: BrokerClient, settings: Settings) -> Runtime:
     return DockerRuntime(client, settings.paths.socket("docker"))
 
 
-def _looking_up(shares: Mapping[ServiceName, Limits]) -> Callable[[ServiceName], Limits]:
-    return lambda service: shares[service]
+def _limits_now(settings: Settings, *, docker: bool) -> Callable[[ServiceName], Limits]:
+    """Shares of the machine at the start of a service. The IDE makes room for the engine once a model is chosen."""
+    machine, chosen = limits.measure(), settings.paths.state / "models" / choice.NAME
+
+    def share(service: ServiceName) -> Limits:
+        ai = service == "ai" or chosen.exists()
+        return limits.shares(machine, docker=docker, ai=ai, ide_memory_mb=settings.ide_memory_mb)[service]
+
+    return share
 
 
 def port_owner(port: int) -> str:

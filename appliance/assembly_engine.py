@@ -16,8 +16,10 @@ from appliance.assistant.engine_http import idle_slots
 from appliance.assistant.local_engine import LocalEngine, Look, Place
 from appliance.assistant.remote_engine import RemoteEngine, let_key_go
 from appliance.broker.client import call as broker_call
+from appliance.errors import CroftError
 from appliance.events import EventBus
 from appliance.services import limits
+from appliance.services.health import Answer, Probe, TcpProbe, UnixProbe
 from appliance.services.manager import Services
 from appliance.services.model import Progress, State, Want
 from appliance.settings import Settings
@@ -35,7 +37,7 @@ def build_engine(settings: Settings, desk: SettingsDesk, services: Services, bus
     local = LocalEngine(
         ServiceEnd(services, shares["ai"].memory_mb << 20),
         settings.paths.state / "models",
-        _in_a_container(settings) if docker else _on_a_socket(settings),
+        place_of(settings, docker=docker),
         idle_slots,
         teller.look,
     )
@@ -51,6 +53,35 @@ def build_engine(settings: Settings, desk: SettingsDesk, services: Services, bus
     services.on_shown(teller.look)
     services.rest_after("ai", desk.current.ai_idle_minutes)
     return engine
+
+
+def place_of(settings: Settings, *, docker: bool) -> Callable[[], Awaitable[Place]]:
+    """Where the engine listens in this runtime."""
+    return _in_a_container(settings) if docker else _on_a_socket(settings)
+
+
+def engine_probe(settings: Settings, *, docker: bool, in_use: Callable[[], bool]) -> Probe:
+    """Asks the engine whether its model is loaded. One that answers somebody may be too busy to say so: it is not stopped for that."""
+    find = place_of(settings, docker=docker)
+
+    async def probe() -> Answer:
+        try:
+            place = await find()
+        except CroftError as error:
+            return Answer(False, error.message)
+        if place.socket is not None:
+            answer = await UnixProbe(place.socket, "/health", uid=engine_uid(settings))()
+        else:
+            host, port = place.address
+            answer = await TcpProbe(host, port)()
+        return Answer(True, answer.why) if answer.timed_out and in_use() else answer
+
+    return probe
+
+
+def engine_uid(settings: Settings) -> int:
+    """Uid that must answer on the engine's socket: the owner of its folder, which only the broker makes."""
+    return settings.paths.socket("ai").parent.stat().st_uid
 
 
 def _on_a_socket(settings: Settings) -> Callable[[], Awaitable[Place]]:

@@ -56,5 +56,4 @@ async def connect(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWri
     """A bare connection to the engine. Raises OSError."""
     if place.socket is not None:
         return await asyncio.open_unix_connection(str(place.socket))
-    host, _, port = place.base.removeprefix("http://").removesuffix("/v1").rpartition(":")
-    return await asyncio.open_connection(host, int(port))
+    return await asyncio.open_connection(*place.address)

@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -63,8 +63,14 @@ class Place:
     """Where the engine listens, as the broker says it."""
 
     base: str
-    key: str = ""
+    key: str = field(default="", repr=False)
     socket: Path | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port, where there is no socket."""
+        host, _, port = self.base.removeprefix("http://").removesuffix("/v1").rpartition(":")
+        return host, int(port)
 
 
 class LocalEngine:
@@ -87,6 +93,8 @@ class LocalEngine:
 
     def status(self) -> EngineStatus:
         look, found = self._service.look(), self._found()
+        if look.state is EngineState.ASLEEP and self._holds:
+            look = replace(look, state=EngineState.STARTING, phase="engine")
         status = EngineStatus(look.state, reason=look.reason, holds=self._holds)
         reason = _lacking(look, found)
         if found is None or reason:

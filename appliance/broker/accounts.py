@@ -32,6 +32,7 @@ class Accounts:
     daemon: Account
     workspace: Account
     proxy: Account
+    ai: Account
     web_gid: int
     switching: bool
 
@@ -40,14 +41,16 @@ def resolve(settings: Settings) -> Accounts:
     """Look the accounts up. Raises SettingsError naming the one that is missing or must not be used."""
     if os.geteuid() != 0:
         person = _account(pwd.getpwuid(os.geteuid()).pw_name)
-        return Accounts(person, person, person, person.gid, False)
-    daemon, workspace, proxy = (
-        _other(name) for name in (settings.users_daemon, settings.users_workspace, settings.users_proxy)
+        return Accounts(person, person, person, person, person.gid, False)
+    daemon, workspace, proxy, ai = (
+        _other(name)
+        for name in (settings.users_daemon, settings.users_workspace, settings.users_proxy, settings.users_ai)
     )
-    if len({daemon.uid, workspace.uid, proxy.uid}) != 3:
-        raise SettingsError("users.daemon, users.workspace and users.proxy must be three different accounts")
+    if len({daemon.uid, workspace.uid, proxy.uid, ai.uid}) != 4:
+        raise SettingsError("users.daemon, users.workspace, users.proxy and users.ai must be four different accounts")
     web = _group(web_group(settings))
-    return Accounts(_joined(daemon, web), workspace, _joined(proxy, web), web, True)
+    # The models belong to the engine's group: the daemon fetches them, the engine reads them.
+    return Accounts(_joined(_joined(daemon, web), ai.gid), workspace, _joined(proxy, web), ai, web, True)
 
 
 def web_group(settings: Settings) -> str:

@@ -6,8 +6,10 @@ Rule: nothing a client sends reaches a command line here. Every flag was checked
 
 from __future__ import annotations
 
+import importlib.machinery
 import os
 import resource
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ class Program:
     nofile: int = 65_536
     pids: int = 512
     umask: int = 0o022
+    network: bool = True
     entry: Callable[[int], None] | None = None
 
 
@@ -41,7 +44,7 @@ def present(settings: Settings, service: str) -> bool:
         return _ide_root(settings).joinpath("node/bin/node").exists()
     if service == "proxy":
         return find(settings.paths_caddy, "caddy") is not None
-    return find("", "local-ai") is not None
+    return importlib.machinery.PathFinder.find_spec("xllamacpp") is not None
 
 
 def program(settings: Settings, accounts: Accounts, service: str, *, safe: bool = False) -> Program:
@@ -52,7 +55,7 @@ def program(settings: Settings, accounts: Accounts, service: str, *, safe: bool 
         return ide(settings, accounts, safe=safe)
     if service == "proxy":
         return _proxy(settings, accounts)
-    raise Unavailable("the ai service is not set up on this machine")
+    return ai(settings, accounts)
 
 
 def caddyfile_path(settings: Settings) -> Path:
@@ -118,6 +121,22 @@ def _proxy(settings: Settings, accounts: Accounts) -> Program:
     env = {"HOME": data, "XDG_DATA_HOME": data, "XDG_CONFIG_HOME": data, "PATH": ":".join(SEARCH_PATH)}
     needed = {kernel.CAP_NET_BIND_SERVICE} if low and accounts.switching else set()
     return Program(argv, env, accounts.proxy, settings.paths.caddy_data, frozenset(needed), umask=0o027)
+
+
+def ai(settings: Settings, accounts: Accounts) -> Program:
+    """The engine: it serves the model that the daemon chose on a socket that only the daemon reaches, and has no network."""
+    argv = (sys.executable, "-I", "-m", "appliance.engine_child")
+    models = settings.paths.state / "models"
+    env = {"HOME": "/nonexistent", "LANG": "C.UTF-8", "PATH": ":".join(SEARCH_PATH)}
+    return Program(
+        (*argv, str(models), str(settings.paths.socket("ai"))),
+        env,
+        accounts.ai,
+        settings.paths.run / "ai",
+        oom_score_adj=700,
+        umask=0o117,
+        network=False,
+    )
 
 
 def _ide_root(settings: Settings) -> Path:

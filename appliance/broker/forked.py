@@ -173,6 +173,7 @@ class ForkedBackend:
                     rlimits=catalogue.rlimits(program),
                     capabilities=program.capabilities,
                     umask=program.umask,
+                    network=program.network or not switching,
                     entry=program.entry,
                     oom_score_adj=program.oom_score_adj if switching else None,
                 )

@@ -29,12 +29,14 @@ def table(settings: Settings, accounts: Accounts) -> Iterator[Folder]:
     """Every folder, parents first (DECIDED 8 for the sockets)."""
     paths, own = settings.paths, os.geteuid()
     daemon, workspace, proxy, web = accounts.daemon, accounts.workspace, accounts.proxy, accounts.web_gid
+    ai = accounts.ai
     yield Folder(paths.run, own, _gid(accounts, 0), 0o755)
     yield Folder(paths.run / "broker", own, daemon.gid, 0o750)
     yield Folder(paths.run / "web", daemon.uid, web, 0o2750)
     yield Folder(paths.run / "ide", workspace.uid, web, 0o2750)
     yield Folder(paths.run / "editor", daemon.uid, workspace.gid, 0o2750)
     yield Folder(paths.run / "control", daemon.uid, daemon.gid, 0o750)
+    yield Folder(paths.run / "ai", ai.uid, daemon.gid, 0o2750)
     yield Folder(paths.run / "proxy", own, proxy.gid, 0o755)
     yield Folder(paths.log, own, daemon.gid, 0o750)
     yield Folder(paths.state, own, daemon.gid, 0o1771)
@@ -42,8 +44,9 @@ def table(settings: Settings, accounts: Accounts) -> Iterator[Folder]:
     yield Folder(paths.workspace, workspace.uid, workspace.gid, 0o750)
     yield Folder(paths.ide_home, workspace.uid, workspace.gid, 0o750)
     yield Folder(paths.caddy_data, proxy.uid, proxy.gid, 0o700)
-    # Root's, though the daemon writes in it: its own folder it could replace by a link, which a container would mount.
-    yield Folder(paths.state / "models", own, daemon.gid, 0o2770)
+    # Root's, though daemon and engine write in it: its own folder either could replace by a link, which a container would mount.
+    # Sticky: the engine reads what the daemon puts there, and cannot put something else in its place.
+    yield Folder(paths.state / "models", own, ai.gid, 0o3770)
 
 
 def ensure(settings: Settings, accounts: Accounts) -> None:

@@ -12,9 +12,11 @@ import socket
 import ssl
 import struct
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from appliance.services import certificate
 from appliance.services.certificate import Certificate
@@ -26,13 +28,13 @@ _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r)")
 _LONGEST_LINE = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """How a probe went; ``why`` (for the log) is empty when it passed."""
 
     healthy: bool
     why: str = ""
     certificate: Certificate | None = None
+    timed_out: bool = False
 
 
 class Probe(Protocol):
@@ -41,8 +43,7 @@ class Probe(Protocol):
     async def __call__(self) -> Answer: ...
 
 
-@dataclass(frozen=True, slots=True)
-class UnixProbe:
+class UnixProbe(Struct, frozen=True):
     """GET ``target`` over a unix socket; 200 is healthy. With ``uid``, only that user may be at the other
     end."""
 
@@ -64,8 +65,7 @@ class UnixProbe:
             writer.transport.abort()
 
 
-@dataclass(frozen=True, slots=True)
-class TcpProbe:
+class TcpProbe(Struct, frozen=True):
     """GET ``target`` over plain TCP."""
 
     address: str
@@ -199,7 +199,7 @@ async def _bounded(asking: Coroutine[None, None, Answer], limit: float) -> Answe
         async with asyncio.timeout(limit):
             return await asking
     except TimeoutError:
-        return Answer(False, f"no answer within {limit:g} s")
+        return Answer(False, f"no answer within {limit:g} s", timed_out=True)
     except (OSError, ValueError, asyncio.IncompleteReadError) as error:
         # OSError: refused, reset, TLS. ValueError: a line without end, or a certificate that is none.
         return Answer(False, str(error) or type(error).__name__)

@@ -5,15 +5,14 @@ Rule: pure, and in doubt it is not idle: stopping the IDE under somebody's work 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from appliance.messages import Message
 
 LOOK_AGAIN = 60.0  # seconds; for reasons that end without telling us
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Struct, frozen=True):
     """How a service is being used. ``last_used`` is seconds of uptime; ``terminals`` counts those with a
     program in front, None if that is not known."""
 
@@ -23,8 +22,7 @@ class Use:
     terminals: int | None = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """``because`` says what keeps it awake; ``look_again`` is seconds of uptime, None if an event will
     tell."""
 

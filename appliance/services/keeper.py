@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from appliance.clock import Clock
 from appliance.errors import Unavailable
@@ -20,8 +22,7 @@ from appliance.services.model import ServiceName
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class _Used:
+class _Used(Struct):
     last: float  # seconds of uptime
     sockets: int = 0
     because: Message | None = None
@@ -68,6 +69,11 @@ class Keeper:
     def closed(self, service: ServiceName) -> None:
         """A connection that counted as use ended."""
         self._count(service, -1)
+
+    def in_use(self, service: ServiceName) -> bool:
+        """Whether a connection that counts as use is open."""
+        used = self._used.get(service)
+        return used is not None and used.sockets > 0
 
     def because(self, service: ServiceName) -> Message | None:
         """Why it is being kept awake."""

@@ -11,9 +11,11 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct, field, to_builtins
+from msgspec.structs import replace
 
 from appliance.clock import Clock
 from appliance.errors import Conflict, Invalid, NotFound, Unavailable
@@ -62,8 +64,7 @@ async def _no_terminals() -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """What Services needs to know of the rest of the machine."""
 
     state: Path  # the disk that must not fill up
@@ -305,6 +306,10 @@ class Services:
         """A connection that counted as use ended."""
         self._keeper.closed(_known(name))
 
+    def in_use(self, name: str = "ide") -> bool:
+        """Whether a connection that counts as use is open."""
+        return self._keeper.in_use(_known(name))
+
     def rest_after(self, name: str, minutes: int) -> None:
         """Let an on-demand service rest after so many minutes without use; 0 means never."""
         self._keeper.use_minutes(_known(name), minutes)
@@ -346,7 +351,9 @@ class Services:
         record = self._records[service]
         if record.desired.want is Want.STOP:
             raise Unavailable(f"the {service} service was stopped", hint="Somebody stopped it; start it again first.")
-        if record.history.parked:
+        if (
+            record.history.parked and record.history.generation == record.desired.generation
+        ):  # and nobody forgave it since
             raise Unavailable(
                 f"the {service} service keeps failing and was given up",
                 hint="The services page says why; start it again there.",
@@ -389,9 +396,7 @@ class Services:
         shown = ([self.view(name) for name in SERVICES], self.problems())
         if shown != self._shown:
             self._shown = shown
-            self._bus.publish(
-                TOPIC, {"services": [asdict(one) for one in shown[0]], "problems": [asdict(one) for one in shown[1]]}
-            )
+            self._bus.publish(TOPIC, {"services": to_builtins(shown[0]), "problems": to_builtins(shown[1])})
             for listener in self._listeners:
                 listener()
 

@@ -39,14 +39,14 @@ def free_port() -> int:
 def accounts() -> Iterator[dict[str, str]]:
     """As root: accounts of our own, removed at the end; else everything is whoever runs the tests."""
     if os.geteuid() != 0:
-        yield dict.fromkeys(("daemon", "workspace", "proxy"), pwd.getpwuid(os.geteuid()).pw_name)
+        yield dict.fromkeys(("daemon", "workspace", "proxy", "ai"), pwd.getpwuid(os.geteuid()).pw_name)
         return
     number = os.getpid()
-    made = {"daemon": f"croft-s{number}", "workspace": f"wspace-s{number}", "proxy": f"proxy-s{number}"}
+    made = {role: f"{role[:6]}-s{number}" for role in ("daemon", "workspace", "proxy", "ai")}
     web = f"{made['daemon']}-web"
     subprocess.run(["groupadd", "--system", web], check=True, capture_output=True)
     for role, name in made.items():
-        groups = ["--groups", web] if role != "workspace" else []
+        groups = ["--groups", web] if role in ("daemon", "proxy") else []
         subprocess.run(
             ["useradd", "--system", "--user-group", "--no-create-home", *groups, name], check=True, capture_output=True
         )

@@ -15,18 +15,18 @@ _NUMBERS = itertools.count()
 
 @contextmanager
 def throwaway_accounts(tag: str) -> Iterator[dict[str, str]]:
-    """Names of a daemon, workspace and proxy account; for an ordinary person, all three are that person."""
+    """Names of a daemon, workspace, proxy and engine account; for an ordinary person, all of them are that person."""
     if os.geteuid() != 0:
         person = pwd.getpwuid(os.geteuid()).pw_name
-        yield {"daemon": person, "workspace": person, "proxy": person}
+        yield {"daemon": person, "workspace": person, "proxy": person, "ai": person}
         return
     # Numbered: fixtures of several folders are alive at once when the whole suite runs in one process.
     tag = f"{tag}{os.getpid()}-{next(_NUMBERS)}"
-    made = {role: f"{role[:5]}-{tag}" for role in ("daemon", "workspace", "proxy")}
+    made = {role: f"{role[:5]}-{tag}" for role in ("daemon", "workspace", "proxy", "ai")}
     web = f"{made['daemon']}-web"
     _run("groupadd", "--system", web)
     for role, name in made.items():
-        groups = ["--groups", web] if role != "workspace" else []
+        groups = ["--groups", web] if role in ("daemon", "proxy") else []
         _run("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", *groups, name)
     try:
         yield made
