@@ -1,0 +1,95 @@
+"""Code in colours: the token types of pygments as a dozen classes whose colours are ours (static/markup.css).
+
+Rule: only languages on the list are read by a lexer, and only so much text: what a model writes must not keep the machine busy.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from pygments.lexer import Lexer
+from pygments.lexers import get_lexer_by_name
+from pygments.token import Comment, Generic, Keyword, Literal, Name, Number, Operator, String
+
+from webui.markup.unseen import in_code
+
+MOST_CODE = 100_000
+LONGEST_LINE = 4000
+
+# Name in a fence -> name in pygments, where they differ.
+_ALIASES = {
+    "c++": "cpp", "cs": "csharp", "dockerfile": "docker", "env": "bash", "golang": "go", "htm": "html", "js": "javascript",
+    "json5": "json", "jsonc": "json", "jsx": "javascript", "kt": "kotlin", "makefile": "make", "md": "markdown",
+    "objc": "objective-c", "patch": "diff", "ps1": "powershell", "py": "python", "python3": "python", "rb": "ruby",
+    "rs": "rust", "sh": "bash", "shell": "bash", "ts": "typescript", "tsx": "typescript", "vue": "html", "svelte": "html",
+    "yml": "yaml", "zsh": "bash", "terminal": "console", "shell-session": "console", "tf": "terraform",
+}  # fmt: skip
+LANGUAGES = frozenset(
+    (
+        "awk", "bash", "c", "clojure", "cmake", "console", "cpp", "csharp", "css", "dart", "diff", "docker", "elixir", "erlang",
+        "go", "graphql", "groovy", "haskell", "html", "http", "ini", "java", "javascript", "json", "julia", "kotlin", "lua",
+        "make", "markdown", "matlab", "nginx", "nix", "objective-c", "ocaml", "perl", "php", "postgresql", "powershell", "protobuf",
+        "python", "r", "ruby", "rust", "scala", "scss", "sql", "swift", "systemd", "terraform", "toml", "typescript", "vim", "xml",
+        "yaml", "zig",
+    )
+)  # fmt: skip
+
+# The first that holds the token's type wins; the rest has the colour of text.
+_CLASSES: tuple[tuple[Any, str], ...] = (
+    (Comment.Preproc, "t-keyword"),
+    (Comment, "t-comment"),
+    (Keyword.Constant, "t-number"),
+    (Keyword.Type, "t-type"),
+    (Keyword, "t-keyword"),
+    (Operator.Word, "t-keyword"),
+    (String.Escape, "t-escape"),
+    (String.Interpol, "t-escape"),
+    (String, "t-string"),
+    (Number, "t-number"),
+    (Literal, "t-number"),
+    (Name.Tag, "t-keyword"),
+    (Name.Attribute, "t-name"),
+    (Name.Function, "t-name"),
+    (Name.Decorator, "t-name"),
+    (Name.Class, "t-type"),
+    (Name.Exception, "t-type"),
+    (Name.Builtin, "t-type"),
+    (Generic.Inserted, "t-added"),
+    (Generic.Deleted, "t-removed"),
+    (Generic.Heading, "t-keyword"),
+    (Generic.Subheading, "t-type"),
+    (Generic.Prompt, "t-comment"),
+    (Generic.Output, "t-comment"),
+)
+CLASSES = frozenset(name for _, name in _CLASSES)
+
+
+def coloured(code: str, lang: str) -> str:
+    """``code`` as HTML; plain when the language is not known or the code too long."""
+    lexer = _lexer(_ALIASES.get(lang, lang))
+    if lexer is None or len(code) > MOST_CODE or max(map(len, code.split("\n"))) > LONGEST_LINE:
+        return in_code(code)
+    parts: list[str] = []
+    kind, text = "", ""
+    for token, value in lexer.get_tokens(code):
+        found = _class(token)
+        if found != kind:
+            parts.append(_span(kind, text))
+            kind, text = found, ""
+        text += value
+    return "".join([*parts, _span(kind, text)])
+
+
+def _span(kind: str, text: str) -> str:
+    return f'<span class="{kind}">{in_code(text)}</span>' if kind and text else in_code(text)
+
+
+@lru_cache(maxsize=256)
+def _class(token: Any) -> str:
+    return next((name for kind, name in _CLASSES if token in kind), "")
+
+
+@lru_cache(maxsize=32)
+def _lexer(name: str) -> Lexer | None:
+    return get_lexer_by_name(name, stripnl=False, ensurenl=False) if name in LANGUAGES else None
