@@ -158,6 +158,57 @@ async def test_deciding_without_scripts(place: tuple[Room, Booth]) -> None:
     await context.close()
 
 
+async def test_a_rehearsal_is_looked_at_applied_and_taken_back(place: tuple[Room, Booth]) -> None:
+    """Try first: nothing real changes until Apply; then exactly what was shown; Undo brings back what was there."""
+    room, booth = place
+    file, made = room.workspace / "notes.txt", room.workspace / "made.txt"
+    room.broker.workspace_file("notes.txt", "one\ntwo\n", 0o644)
+    page = await opened(booth, "/commands")
+    await page.fill("#line", "sh -c 'echo three >> notes.txt; echo new > made.txt'")
+    await page.get_by_role("button", name="Rehearse").click()
+    await page.wait_for_url("**/commands/run-*")
+    rows = page.locator(".changes li")
+    await expect(rows).to_have_count(2)
+    assert file.read_text() == "one\ntwo\n"
+    assert not made.exists()
+    notes = rows.filter(has_text="notes.txt")
+    await notes.locator("summary").click()
+    await expect(notes.locator("[data-sign=add]")).to_have_text("+three\n")
+    assert await notes.locator("[data-sign=cut]").count() == 0
+    await decide(page, "Apply")
+    await expect(page.get_by_role("button", name="Undo")).to_be_visible()
+    assert (file.read_text(), made.read_text()) == ("one\ntwo\nthree\n", "new\n")
+    await decide(page, "Undo")
+    await expect(page.get_by_role("button", name="Undo")).to_be_hidden()
+    await until(lambda: file.read_text() == "one\ntwo\n", "it is as it was")
+    assert not made.exists()
+    assert booth.told() == []
+    await page.close()
+
+
+async def decide(page: Page, name: str) -> None:
+    """Press a button and say yes to what it asks first."""
+    await page.locator(".rehearsal").get_by_role("button", name=name).click()
+    await page.get_by_role("dialog").get_by_role("button", name=name).click()
+
+
+@pytest.mark.parametrize(("lang", "says"), [("en", "no git repository"), ("ar", "مستودع git")])
+async def test_a_failed_run_says_why_and_offers_one_fix(place: tuple[Room, Booth], lang: str, says: str) -> None:
+    """The fix is a proposal like any other: a person asks for it, the policy decides."""
+    room, booth = place
+    run = await room.shell("echo 'fatal: not a git repository (or any of the parent directories): .git' >&2; exit 128")
+    page = await opened(booth, f"/commands/{run['id']}", lang=lang)
+    why = page.locator(".why")
+    await expect(why).to_contain_text(says)
+    await expect(why.locator("form .run-line")).to_have_text("git init")
+    await why.get_by_role("button").click()
+    await page.wait_for_url(lambda url: url.rpartition("/")[2] not in ("commands", run["id"]))
+    asked = (await room.ask("GET", f"/api/commands/{page.url.rpartition('/')[2]}"))["run"]
+    assert (asked["typed"], asked["state"]) == ([["git", "init"]], "waiting")
+    assert booth.told() == []
+    await page.close()
+
+
 async def until_done(room: Room, page: Page) -> None:
     await room.over(page.url.rpartition("/")[2])
 

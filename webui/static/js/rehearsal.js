@@ -34,9 +34,10 @@ async function read(item, path) {
   }
 }
 
-function line(text) {
+function line(text, number) {
   const made = document.createElement("span");
-  made.dataset.sign = { "+": "add", "-": "cut", "@": "place" }[text[0]] ?? "same";
+  // The first two name the file, as "---" and "+++".
+  made.dataset.sign = number < 2 ? "place" : { "+": "add", "-": "cut", "@": "place" }[text[0]] ?? "same";
   made.append(...spell(text), "\n");
   return made;
 }
