@@ -152,13 +152,16 @@ class ScriptedEngine:
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=64 << 20)
-        app.router.add_get("/health", lambda request: _json({"status": "ok"}))
+        app.router.add_get("/health", self._health)
         app.router.add_get("/slots", self._slots)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/embeddings", self._embeddings)
         app.router.add_post("/tokenize", self._tokenize)
         return app
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return await _json({"status": "ok"})
 
     async def _slots(self, request: web.Request) -> web.Response:
         return await _json([{"id": n, "is_processing": n < self.busy} for n in range(max(1, self.busy))])
