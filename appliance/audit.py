@@ -87,6 +87,11 @@ EVENTS: dict[str, str] = {
     "image.packages": "Packages of the distribution in the workspace's image were chosen",
     "tool.add": "A toolchain was installed for the workspace",
     "tool.remove": "A toolchain of the workspace was removed",
+    "model.add": "A language model was downloaded, or a file taken in as one",
+    "model.use": "Another language model was chosen",
+    "model.remove": "A language model was deleted",
+    "model.measure": "The speed of the language model in use was measured",
+    "model.check": "The language model in use was given small tasks",
     "settings.change": "A setting was changed on the settings page",
     "daemon.restart": "A restart of the daemon was asked for on the settings page",
     "ai.ask": "The language model was asked: hash of the prompt, tokens, never a text",
@@ -105,6 +110,7 @@ ANNOUNCED = frozenset(
     {
         *("service.start", "service.stop", "service.restart", "service.update", "tool.add", "tool.remove", "image.packages"),
         *("ai.ask", "ai.write"),
+        *("model.add", "model.use", "model.remove", "model.measure", "model.check"),
     }
 )
 

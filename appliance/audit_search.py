@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from appliance.audit import Record
 from appliance.database import Database, Row
@@ -16,8 +17,7 @@ PIECE = 500
 PAGE_MAX = 1000
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What to look for; empty means anything. ``since`` and ``until`` are Unix seconds, ``text`` is looked for in the details."""
 
     event: str = ""
@@ -45,8 +45,7 @@ def _pattern(text: str) -> str:
     return "%" + stored.replace("^", "^^").replace("%", "^%").replace("_", "^_") + "%"
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True):
     """A signed head: up to ``seq`` nothing can be changed unseen since ``at``."""
 
     seq: int

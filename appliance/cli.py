@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from appliance.errors import CroftError, Invalid
 from appliance.settings import Paths, Settings, load
-from appliance.verbs import audit, commands, laptop, machine, mail, people, policy, services, tokens, tools
 from appliance.verbs.base import Verbs, shown
 
 if TYPE_CHECKING:
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script."""
-    args = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = _parser(serving=words[:1] == ["serve"]).parse_args(words)
     try:
         settings = load(_paths(args))
         if args.command == "serve":
@@ -78,7 +78,8 @@ def _complain(args: argparse.Namespace, error: CroftError) -> None:
         print(f"       {shown(error.hint)}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, serving: bool = False) -> argparse.ArgumentParser:
+    """``serving``: every other verb is left out, since a start has no use for what they import (F2)."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON")
     common.add_argument("--host", default="", help="the appliance to use, as signed in to with `croft sign-in`")
@@ -88,10 +89,16 @@ def _parser() -> argparse.ArgumentParser:
     added.add_parser(
         "serve", parents=[common], help="run Croft in the foreground", description="Run Croft in the foreground."
     )
-    verbs = Verbs(added, common)
+    if not serving:
+        _register(Verbs(added, common))
+    return parser
+
+
+def _register(verbs: Verbs) -> None:
+    from appliance.verbs import audit, commands, laptop, machine, mail, people, policy, services, tokens, tools
+
     for area in (machine, people, mail, services, audit, tokens, laptop, policy, commands, tools):
         area.register(verbs)
-    return parser
 
 
 def serve(args: argparse.Namespace, settings: Settings) -> int:

@@ -52,6 +52,7 @@ from appliance.assembly_assistant import (
     workspace_doors,
 )
 from appliance.assembly_engine import build_engine
+from appliance.assembly_models import ModelParts
 from appliance.audit import AuditUnavailable
 from appliance.audit_search import AuditSearch
 from appliance.commands.policy_file import PolicyFile
@@ -254,6 +255,8 @@ async def _serve(
             keys.PACKAGES: build_packages(settings, store, toolbox),
             keys.POLICY: policy,
             keys.RUNBOOKS: runbooks,
+            keys.JOBS: parts.jobs,
+            keys.MODELS: parts.models,
             keys.QUOTAS: quotas,
             keys.EDITORS: editors,
             keys.CONVERSATIONS: build_conversations(store),
@@ -284,6 +287,8 @@ async def _serve(
         await stack.enter_async_context(_web(settings, application))
         await stack.enter_async_context(_forward_auth(settings, verifier))
         stack.push_async_callback(terminals.close)
+        stack.push_async_callback(parts.close)
+        await parts.open()
         doors = workspace_doors(settings, workspace_uid(settings), editors, terminals.protocol)
         tasks = [
             asyncio.create_task(services.run(), name="services"),

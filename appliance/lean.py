@@ -1,4 +1,4 @@
-"""A start that costs less. Import this before anything of aiohttp, and call :func:`settle` when the start is over.
+"""A start that costs less. Import this before anything of aiohttp, and call :func:`settle` once the start is over.
 
 What imports make is never garbage, so the collector rests meanwhile (measured: 90 ms of 540), and what stands when the start is
 over is taken out of all later collections.

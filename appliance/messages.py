@@ -6,13 +6,13 @@ Rule: a room never builds a sentence; whoever shows the message knows the reader
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 Params = Mapping[str, str | int | float]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """A text for people: a key of the string catalogue and what to fill into it."""
 
     key: str

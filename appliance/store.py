@@ -7,8 +7,9 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from appliance import keys
 from appliance.audit import AuditLog
@@ -21,8 +22,7 @@ from appliance.settings import Settings
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Store:
+class Store(Struct, frozen=True):
     """What is open."""
 
     database: Database

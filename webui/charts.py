@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 from jinja2 import Environment
 from markupsafe import Markup
+from msgspec import Struct
 
 from appliance.telemetry.series import SERVICES, UNITS, Unit
 from appliance.telemetry.store import Points
@@ -64,8 +65,7 @@ SERVICE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """``path`` of the means, ``area`` beneath it, ``peak`` of the highest; ``values`` by slot, for read-outs."""
 
     name: str
@@ -76,8 +76,7 @@ class Line:
     values: list[float | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """A label of the time axis: ``x`` in percent, ``at`` in Unix seconds."""
 
     x: float
@@ -85,8 +84,7 @@ class Tick:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class TableRow:
+class TableRow(Struct, frozen=True):
     """``cells``: mean and highest of each line, in words; "" where nothing is known."""
 
     at: int
@@ -94,8 +92,7 @@ class TableRow:
     cells: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
+class Chart(Struct, frozen=True):
     """Everything a template needs; ``scale`` from the top down."""
 
     name: str
@@ -114,7 +111,8 @@ class Chart:
     known: bool
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
 
 
 class Drawing(NamedTuple):

@@ -24,10 +24,11 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 LANGUAGES: dict[str, str] = {"en": "ltr", "ar": "rtl"}
 CATEGORIES = frozenset({"zero", "one", "two", "few", "many", "other"})
@@ -57,8 +58,7 @@ class HasKey(Protocol):
     def params(self) -> Mapping[str, str | int | float]: ...
 
 
-@dataclass(frozen=True)
-class Catalogue:
+class Catalogue(Struct, frozen=True):
     """All texts by language and dotted key."""
 
     texts: Mapping[str, Mapping[str, Text]]

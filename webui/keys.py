@@ -53,7 +53,9 @@ from webui.streams import Streams
 if TYPE_CHECKING:  # parts of the assistant are imported with their first use
     from appliance.assistant.conversations import Conversations
     from appliance.assistant.editor import Editors
+    from appliance.assistant.models import Models
     from appliance.assistant.quotas import Quotas
+    from appliance.jobs import Jobs
 
 SETTINGS = web.AppKey("settings", Settings)
 # What an admin may change while Croft runs: look at ``.current`` for those.
@@ -90,6 +92,8 @@ TOOLBOX = web.AppKey("toolbox", Toolbox)
 PACKAGES = web.AppKey("packages", Packages)
 POLICY = web.AppKey("policy", PolicyFile)
 RUNBOOKS = web.AppKey("runbooks", Runbooks)
+JOBS: web.AppKey[Late[Jobs]] = web.AppKey("jobs")
+MODELS: web.AppKey[Late[Models]] = web.AppKey("models")
 QUOTAS: web.AppKey[Late[Quotas]] = web.AppKey("quotas")
 EDITORS: web.AppKey[Late[Editors]] = web.AppKey("editors")
 CONVERSATIONS: web.AppKey[Late[Conversations]] = web.AppKey("conversations")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from appliance.services.model import LogLine
 from webui import filters
@@ -37,8 +38,7 @@ class Part(NamedTuple):
     style: str
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(Struct, frozen=True):
     """What of a log is wanted. ``since`` is Unix seconds; 0 means all."""
 
     text: str = ""

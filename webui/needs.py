@@ -1,9 +1,6 @@
 """What waits for a person: one list on Home, filled by whoever knows of such things.
 
-A room's page registers a provider when the daemon is built (``keys.NEEDS``)::
-
-    async def passkey_missing(user: User) -> list[Need]:
-        return [] if await passkeys.of(user) else [Need(Message("account.need_passkey"), "/account", "key")]
+The daemon registers providers when it is built (``keys.NEEDS``). They are here, not with their pages, which nobody may ever visit.
 
 Rule: a need names one thing and leads to where it is done; what is merely wrong with the machine is a known problem.
 """
@@ -14,19 +11,24 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from msgspec import Struct
+from typing import TYPE_CHECKING
 
 from appliance.errors import CroftError
-from appliance.identity.users import User
+from appliance.identity.hints import DONE, FIRST_RUN, Hints
+from appliance.identity.users import Role, User
 from appliance.messages import Message
+
+if TYPE_CHECKING:
+    from appliance.commands.front import Commands
+    from appliance.identity.api_tokens import ApiTokens
 
 log = logging.getLogger(__name__)
 
 MOST = 8  # shown on Home; a list that scrolls is no list of what to do next
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True):
     """One thing: a sentence, where it is done, an icon of the sprite, and whether it cannot wait."""
 
     text: Message
@@ -58,5 +60,42 @@ def on_page(ask: Callable[[User], Awaitable[Sequence[Message]]], href: str, icon
 
     async def provider(user: User) -> list[Need]:
         return [Need(text, href, icon) for text in await ask(user)]
+
+    return provider
+
+
+def unfinished(hints: Hints) -> Provider:
+    """That the first run was left half-way."""
+
+    async def provider(user: User) -> list[Need]:
+        if user.role < Role.admin or await hints.done_by_anyone(FIRST_RUN):
+            return []
+        begun = await hints.state(user, FIRST_RUN) not in ("", DONE)
+        return [Need(Message("welcome.unfinished"), "/welcome", "settings")] if begun else []
+
+    return provider
+
+
+def expiring(tokens: ApiTokens) -> Provider:
+    """Tokens that are about to end, or just did."""
+
+    async def provider(user: User) -> list[Need]:
+        said = [
+            (f"tokens.need.{'over' if tokens.expired(one) else 'soon'}", one.name) for one in tokens.expiring(user.id)
+        ]
+        return [Need(Message(key, {"name": name}), "/account/tokens", "key") for key, name in said]
+
+    return provider
+
+
+def waiting(commands: Commands) -> Provider:
+    """Commands that wait for a decision."""
+
+    async def provider(user: User) -> list[Need]:
+        if user.role < Role.operator or not commands.pending:
+            return []
+        return [
+            Need(Message("approvals.need", {"n": commands.pending}), "/commands/approvals", "commands", urgent=True)
+        ]
 
     return provider

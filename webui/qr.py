@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True)
-class Square:
+class Square(Struct, frozen=True):
     """``path`` fills the dark modules of a square of ``size`` modules, the quiet zone included (ISO/IEC 18004: four)."""
 
     path: str

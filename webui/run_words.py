@@ -6,7 +6,8 @@ Rule: what a command or its asker wrote is text: unseen characters are spelt out
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from appliance.commands.display import render
 from appliance.commands.hidden import Hidden, hidden, is_hidden
@@ -38,8 +39,7 @@ ICONS = {
 }  # fmt: skip
 
 
-@dataclass(slots=True)
-class Line:
+class Line(Struct):
     """One line of output: ``stream`` is stdout or stderr; ``cut`` where it was too long to show whole."""
 
     stream: str
@@ -51,8 +51,7 @@ class Line:
         return parts(self.text)
 
 
-@dataclass(slots=True)
-class Lines:
+class Lines(Struct):
     """The end of an output: its last lines, and how many came before."""
 
     kept: list[Line] = field(default_factory=list)

@@ -5,19 +5,19 @@ Rule: an Asker is made where a request is authenticated, never from what a reque
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from appliance.commands.model import Actor, Role
 
 CONSOLE = "console"
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(Struct, frozen=True):
     """``person`` is a user's id (empty for the console and the registry), ``session`` and ``token`` the id of what it came by.
 
     ``fresh``: the person proved who they are within the last five minutes. ``unattended``: nobody is there, the clock asks;
-    then only what the rules allow runs by itself, and a lease, given to a person at work, is not used.
+    then only what the rules allow runs by itself, and a lease, given to a person at work, is not used. ``tainted``: what asks has read
+    what others wrote (a file, an output, pasted text); then only what reads runs by itself, and no lease is used (AI-3).
     """
 
     actor: Actor
@@ -29,6 +29,7 @@ class Asker:
     address: str = ""
     fresh: bool = False
     unattended: bool = False
+    tainted: bool = False
 
     @property
     def account(self) -> str:

@@ -6,7 +6,8 @@ Rule: only what this person may use is offered, and offering decides nothing: th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from appliance.commands.judge import Policy
 from appliance.commands.model import Actor, Role, Verdict
@@ -17,8 +18,7 @@ from appliance.commands.words import flags
 MOST = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """``line`` is the whole line once taken; ``shown`` names it; ``kind``: recent, program, word, flag or path."""
 
     line: str

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+
+from msgspec import Struct, to_builtins
 
 from appliance.commands.model import Limits, Scope
 
@@ -17,8 +18,7 @@ VERSION = 1
 NO_INPUT = hashlib.sha256(b"").hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
+class Execution(Struct, frozen=True):
     """``folder`` and ``programs`` are the broker's fingerprints: path, device and inode as the run itself would see them."""
 
     scope: Scope
@@ -35,11 +35,11 @@ class Execution:
     policy: str
     view: str = "plain"
     stdin: str = NO_INPUT
-    version: int = field(default=VERSION)
+    version: int = VERSION
 
     def digest(self) -> str:
         """SHA-256 in hexadecimal over the canonical encoding: JSON with sorted keys, lists for every sequence."""
-        body = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+        body = json.dumps(to_builtins(self), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(b"croft-execution\0" + body.encode("ascii")).hexdigest()
 
 

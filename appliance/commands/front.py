@@ -12,8 +12,10 @@ import logging
 import secrets
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from appliance.commands.access import check_decider, check_rehearser, may_see, sees_all
 from appliance.commands.asker import Asker
@@ -48,8 +50,7 @@ TICK_SECONDS = 5.0
 FORGET_SECONDS = 3600.0
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """What commands need of the rest of the appliance, as callables.
 
     ``role_of`` answers None for a person who is gone or suspended. ``ready`` returns once commands can run (it wakes the
@@ -67,8 +68,7 @@ class Machine:
     verbs: Callable[[tuple[str, ...]], Work]
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(Struct, frozen=True):
     """What somebody asks for. ``line`` or ``stages``; ``why`` is what the asker says, shown apart from what we say."""
 
     line: str = ""
@@ -127,8 +127,13 @@ class Commands:
         cwd = self._folder(proposal.cwd)
         policy, actor, role = self._machine.policy(), asker.actor, asker.role
         if not proposal.stages:
-            return judge_line(policy, proposal.line, actor, role, scope=proposal.scope, cwd=cwd)
-        return JudgedLine(policy.judge(Request(proposal.stages, actor, role, proposal.scope, cwd)))
+            judged = judge_line(policy, proposal.line, actor, role, scope=proposal.scope, cwd=cwd)
+        else:
+            judged = JudgedLine(policy.judge(Request(proposal.stages, actor, role, proposal.scope, cwd)))
+        if asker.tainted and judged.judgement.verdict is Verdict.ALLOW and judged.judgement.effect != "read":
+            asks = replace(judged.judgement, verdict=Verdict.ASK, reason=Message("policy.ask.tainted"))
+            return replace(judged, judgement=asks)
+        return judged
 
     async def propose(self, asker: Asker, proposal: Proposal) -> Run:
         """Ask for a command. The run is refused, waiting or running then. Raises CroftError, LimitReached."""
@@ -391,7 +396,9 @@ class Commands:
         execution = await self._execution(run, judgement)
         run = replace(run, hash=execution.digest(), leasable=judgement.leasable)
         expected = _expected(execution)
-        if not run.asker.unattended and (lease := await self._leases.find(run.hash, run.asker.account)):
+        if not (run.asker.unattended or run.asker.tainted) and (
+            lease := await self._leases.find(run.hash, run.asker.account)
+        ):
             return await self._starter.start(replace(run, lease=lease), judgement, taken, expected=expected)
         mine = [one for one in await self.waiting(run.asker) if one.asker.account == run.asker.account]
         for one in mine:

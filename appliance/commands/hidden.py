@@ -7,7 +7,8 @@ letters (Arabic, Persian, Indic scripts) and inside emoji are part of the writin
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 # Categories: control, format, surrogate, private use, unassigned, line and paragraph separators, spaces (but U+0020).
 _CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"})
@@ -23,8 +24,7 @@ _EMOJI_STYLE = "\ufe0f"
 _SPACES = frozenset("\t\n\r\x0b\x0c\x85")
 
 
-@dataclass(frozen=True, slots=True)
-class Hidden:
+class Hidden(Struct, frozen=True):
     """One such character: where it stands (counted in characters from 0), its number and its Unicode name."""
 
     position: int

@@ -9,10 +9,12 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from appliance.commands.asker import Asker
 from appliance.commands.model import Actor, Limits, Role, Scope, Verdict
@@ -45,8 +47,7 @@ class State(StrEnum):
 OPEN = (State.WAITING, State.RUNNING)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How a run ended. ``cause`` is the broker's word (exit timeout killed oom stopped) or ours (not_started lost)."""
 
     exit_code: int | None = None
@@ -63,8 +64,7 @@ class Outcome:
     pids_refused: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """One proposal and what became of it. ``*_at`` are Unix times; ``uptime`` belongs to ``boot_id``."""
 
     id: str
@@ -258,7 +258,7 @@ def _row(run: Run) -> dict[str, Any]:
         "verdict": str(run.verdict),
         "rule": run.rule,
         "reason": _json({"key": run.reason.key, "params": dict(run.reason.params)}),
-        "limits": _json({name: getattr(run.limits, name) for name in Limits.__slots__}),
+        "limits": _json(asdict(run.limits)),
         "policy": run.policy,
         "shape": run.shape,
         "hash": run.hash,
@@ -273,7 +273,7 @@ def _row(run: Run) -> dict[str, Any]:
         "lease": run.lease,
         "started_at": run.started_at,
         "ended_at": run.ended_at,
-        "outcome": _json({name: getattr(run.outcome, name) for name in Outcome.__slots__}),
+        "outcome": _json(asdict(run.outcome)),
         "kept": run.kept,
     }
 

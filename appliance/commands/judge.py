@@ -10,6 +10,8 @@ from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from appliance.commands import hidden, programs
 from appliance.commands.model import (
     Actor,
@@ -55,8 +57,7 @@ _WEIGHT = {Verdict.ALLOW: 0, Verdict.ASK: 1, Verdict.DENY: 2}
 _EFFECTS: tuple[Effect, ...] = ("read", "write", "run", "network")
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+class Defaults(Struct, frozen=True):
     """What holds where no rule says otherwise. ``auto``: for whom auto rules run at once."""
 
     verdicts: Mapping[Actor, Verdict]
@@ -67,8 +68,7 @@ class Defaults:
     rate: Rate
 
 
-@dataclass(frozen=True, slots=True)
-class Pipeline:
+class Pipeline(Struct, frozen=True):
     """Which rules may follow which in a pipeline that runs at once."""
 
     id: str
@@ -77,8 +77,7 @@ class Pipeline:
     most: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
+class _Judged(Struct, frozen=True):
     """One stage's own answer."""
 
     stage: Stage

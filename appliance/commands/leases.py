@@ -7,8 +7,9 @@ with its runs, its time (by uptime), the boot, a change of the policy (which is 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from appliance.clock import Clock
 from appliance.database import Database, Row
@@ -18,8 +19,7 @@ MOST_RUNS = 50
 MOST_MINUTES = 240
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """What a person grants: ``runs`` further runs within ``minutes``."""
 
     runs: int
@@ -35,8 +35,7 @@ class Terms:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """``remaining`` is in seconds from when it was read."""
 
     id: str

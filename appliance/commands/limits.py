@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from appliance.clock import Clock
 from appliance.commands.asker import Asker
@@ -37,8 +38,7 @@ class LimitReached(TooMany):
         self.code = code
 
 
-@dataclass
-class Bucket:
+class Bucket(Struct):
     """What is left of one budget. ``left`` refills evenly; ``used`` counts in a day that began with its first use."""
 
     left: float

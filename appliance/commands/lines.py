@@ -6,7 +6,8 @@ Rule: a line that only a shell understands is never run by one behind somebody's
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from appliance.commands.hidden import cleaned, hidden
 from appliance.commands.judge import DEFAULT, Policy
@@ -19,8 +20,7 @@ SHELL = ("bash", "-c")
 _FOR_A_SHELL = ("shell", "assignment")
 
 
-@dataclass(frozen=True, slots=True)
-class JudgedLine:
+class JudgedLine(Struct, frozen=True):
     """A line's judgement; ``cleaned`` is the line without hidden characters where that changes the answer, else ""."""
 
     judgement: Judgement

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from appliance.broker import protocol
 from appliance.broker.client import BrokerClient, BrokerError
@@ -21,8 +22,7 @@ ANSWER_WITHIN = 180.0
 _AGAIN = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(Struct, frozen=True):
     """``conflicts``: paths that somebody else changed; nothing was merged then, but for ``torn``."""
 
     conflicts: tuple[str, ...]

@@ -7,9 +7,10 @@ Judgement's stages, and nobody splits or joins text again (SECURITY 5.2).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
+
+from msgspec import Struct, field
 
 from appliance.messages import Message
 
@@ -37,8 +38,7 @@ class Verdict(StrEnum):
     DENY = "deny"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What one run may use: seconds of time, KiB of output, processes, MiB of memory, and how many may run at once."""
 
     seconds: int = 30
@@ -48,16 +48,14 @@ class Limits:
     parallel: int = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(Struct, frozen=True):
     """How often a rule may be used by one asker."""
 
     per_minute: int = 20
     per_day: int = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A command as somebody asked for it. ``cwd`` is relative to the workspace; "" is its root.
 
     In host scope there is one stage, and its argv is a typed verb such as ``("service", "restart", "ide")``.
@@ -70,8 +68,7 @@ class Request:
     cwd: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """One program of a run: ``argv`` is what is executed, ``typed`` what was asked for, ``rule`` the id that decided."""
 
     argv: tuple[str, ...]
@@ -80,8 +77,7 @@ class Stage:
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class TypedPath:
+class TypedPath(Struct, frozen=True):
     """A path beneath the workspace, resolved there again when the run starts (POL-9).
 
     ``value`` is relative to the run's folder and lies in ``stages[stage].argv[index]`` (after a ``=`` where it belongs to a
@@ -96,8 +92,7 @@ class TypedPath:
     maybe: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """Which token of which stage did not fit the rule that came closest (POL-14). ``index`` counts in what was typed."""
 
     stage: int
@@ -107,8 +102,7 @@ class Failure:
     code: str
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(Struct, frozen=True):
     """What the policy says about a request, and everything that is needed to carry it out."""
 
     verdict: Verdict

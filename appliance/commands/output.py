@@ -14,8 +14,9 @@ import os
 import struct
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from appliance.commands import display
 
@@ -34,8 +35,7 @@ _HEAD = struct.Struct(">BI")
 _AT_ONCE = 256  # frames in one call of writev(2), which takes 1024 parts
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """Bytes of one stream. ``end`` is the offset just after it: the id of the event it is told in."""
 
     stream: int

@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 MOST_DIFF_BYTES = 512 << 10  # of one side
 MOST_DIFF_LINES = 5_000
@@ -22,8 +23,7 @@ _BINARY_WITHIN = 8192
 State = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One path. ``before`` and ``after`` are None or ``kind`` with ``mode``, ``size``, ``sha256``, ``at``, ``target``."""
 
     path: str
@@ -42,8 +42,7 @@ class Change:
         return "mode" if same else "changed"
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Struct, frozen=True):
     """The list of changes. ``cause``: why it is not whole; ``problems``: what could not be carried over."""
 
     digest: str
@@ -52,8 +51,7 @@ class Listed:
     problems: tuple[dict[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """How a change reads: ``kind`` is text, binary, large, link or folder; ``text`` is a unified diff."""
 
     kind: str

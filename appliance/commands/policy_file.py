@@ -10,8 +10,9 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from appliance import keys
 from appliance.clock import Clock
@@ -28,8 +29,7 @@ LOOK_EVERY = 5.0  # seconds between looks at the file's time; a look is one stat
 MOST_VERSIONS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(Struct, frozen=True):
     """One text that was in force: its number, when (Unix seconds) and who wrote it ("file": somebody with an editor)."""
 
     number: int
@@ -127,8 +127,7 @@ class PolicyFile:
 
     def _begin(self) -> None:
         if not self._path.exists() and not self._history.exists():
-            load(packaged())  # an example that fails there is a fault of ours, better loud than written
-            self._write(packaged(), "croft")
+            self._write(packaged(), "croft")  # its examples were tried when this version was made
         self._read("file")
 
     def _read(self, actor: str) -> None:

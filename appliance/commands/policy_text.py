@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from appliance.commands.judge import Policy
 from appliance.commands.language import MOST_BYTES, load
@@ -18,8 +19,7 @@ from appliance.errors import Invalid, Unavailable
 from appliance.messages import Message
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """Why the file on disk is not in force: its line (0: no line) and what is wrong there."""
 
     line: int

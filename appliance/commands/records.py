@@ -9,8 +9,9 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from msgspec import Struct, field
 
 from appliance.audit import AuditLog, AuditUnavailable
 from appliance.clock import Clock
@@ -25,8 +26,7 @@ T = TypeVar("T")
 CHANGED = 64
 
 
-@dataclass(frozen=True)
-class Records:
+class Records(Struct, frozen=True):
     """Where runs are written: used by whoever asks, decides and starts."""
 
     database: Database

@@ -5,9 +5,10 @@ Rule: a row is only ever changed from the state it was seen in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct
 
 from appliance.database import Database, Row
 from appliance.errors import NotFound
@@ -33,8 +34,7 @@ class Stage(StrEnum):
     LOST = "lost"
 
 
-@dataclass(frozen=True, slots=True)
-class Rehearsal:
+class Rehearsal(Struct, frozen=True):
     """``*_at`` are Unix times; ``cause`` says why it cannot be applied, or why nothing is left of it."""
 
     run: str

@@ -7,8 +7,9 @@ was wrong and how, so that every refusal can be explained (POL-14).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from appliance.commands.model import Actor, Effect, Limits, Rate, Role, Scope, Verdict
 from appliance.commands.values import ValueType, lexical
@@ -23,8 +24,7 @@ class Takes(StrEnum):
     JOINED = "joined"  # -xv only
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(Struct, frozen=True):
     """One listed flag, spelled exactly."""
 
     name: str
@@ -32,8 +32,7 @@ class Flag:
     type: ValueType | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Operand:
+class Operand(Struct, frozen=True):
     """One place for operands: ``least`` and ``most`` say how many of the type may stand there."""
 
     type: ValueType
@@ -41,8 +40,7 @@ class Operand:
     most: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """One rule. ``programs`` are the words typed, ``exec`` what is started; see policy.toml for the language."""
 
     id: str
@@ -82,8 +80,7 @@ class Rule:
         return actor in self.actors and role in self.roles
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(Struct, frozen=True):
     """A command that fits: what is executed, and which of its words are paths (index, value, new, maybe)."""
 
     argv: tuple[str, ...]
@@ -91,8 +88,7 @@ class Match:
     texts: frozenset[int] = frozenset()  # indexes of free text in what was typed
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
+class Miss(Struct, frozen=True):
     """A command that does not fit: the index of the wrong word in what was typed (its length: something lacks), and why."""
 
     index: int

@@ -12,8 +12,9 @@ import logging
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
+
+from msgspec import Struct
 
 from appliance.audit import AuditLog
 from appliance.clock import Clock
@@ -43,8 +44,7 @@ _MARK = "parameter_of_this_runbook:"  # stands for a parameter while the line is
 _RESERVED = ("new",)
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """``spec`` is a type as rules write it: ``word``, ``int(1..9)``, ``enum(a,b)``, ``path``..."""
 
     name: str
@@ -61,8 +61,7 @@ class Parameter:
         return [word.strip() for word in self.spec[5:-1].split(",")] if self.spec.startswith("enum(") else []
 
 
-@dataclass(frozen=True, slots=True)
-class Book:
+class Book(Struct, frozen=True):
     """One runbook. ``line`` holds ``{name}`` where a parameter stands; ``role`` is the least that may run it."""
 
     name: str

@@ -14,9 +14,10 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from appliance.broker.client import BrokerClient, BrokerError, keep_connected
 from appliance.commands.history import Outcome
@@ -32,8 +33,7 @@ UNCLAIMED = 64  # exits kept for runs that are just being started
 DRAIN_SECONDS = 5.0  # for reading what is left in the pipes after everything of a run is gone
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """What to start. ``expected`` is what :meth:`Runs.fingerprint` said when it was approved; None: nobody was asked."""
 
     id: str

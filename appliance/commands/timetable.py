@@ -6,8 +6,9 @@ Rule: pure. What was missed while the machine was off runs once at most, and nev
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+from msgspec import Struct
 
 from appliance.errors import Invalid
 from appliance.messages import Message
@@ -19,8 +20,7 @@ _DAILY = re.compile(r"daily ([01][0-9]|2[0-3]):([0-5][0-9])")
 _WEEKLY = re.compile(r"weekly ([1-7]) ([01][0-9]|2[0-3]):([0-5][0-9])")
 
 
-@dataclass(frozen=True, slots=True)
-class Timetable:
+class Timetable(Struct, frozen=True):
     """``text`` is how it is kept: ``every 6h``, ``daily 03:30``, ``weekly 1 03:30`` (1 is Monday, as in ISO 8601)."""
 
     text: str

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from appliance.commands.hidden import hidden_in_text, plain
 
@@ -26,8 +27,7 @@ class BadType(ValueError):
     """A type as written in a rule that cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class ValueType:
+class ValueType(Struct, frozen=True):
     """One type of value.
 
     ``path``: it names something beneath the workspace; ``new``: which need not exist; ``maybe``: it could be read as a path.
@@ -41,8 +41,7 @@ class ValueType:
     text: bool = False
 
 
-@dataclass(frozen=True)
-class Exclusions:
+class Exclusions(Struct, frozen=True):
     """Names that no path may hold in any of its parts: exact ones, beginnings and endings, all compared in lower case."""
 
     exact: frozenset[str]

@@ -8,7 +8,8 @@ just before, and what a program opens afterwards is bounded by its user, not by 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from appliance.commands.model import Judgement, Stage, Verdict
 from appliance.commands.values import lexical

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from appliance.messages import Message
 
@@ -20,8 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}")
 _SCOPED = re.compile(r"(@[a-z0-9][a-z0-9._-]{0,60}/)?[a-z0-9][a-z0-9._-]{0,80}")
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(Struct, frozen=True):
     """One error. ``pattern`` is searched in a line; its group ``what`` fills {what} of the text and of ``fix``. ``only``: the
     programs it is about, all where empty."""
 
@@ -31,8 +31,7 @@ class Known:
     only: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(Struct, frozen=True):
     """What it was, as a text, and the command that may help: empty where none would."""
 
     id: str

@@ -5,7 +5,7 @@ Rule: only what the rule says; every sentence is a key of the catalogue, and fla
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from appliance.commands.judge import Policy
 from appliance.commands.model import ROLES, Actor, Limits, Verdict
@@ -13,8 +13,7 @@ from appliance.commands.rules import Flag, Operand, Rule, Takes
 from appliance.messages import Message
 
 
-@dataclass(frozen=True, slots=True)
-class RuleWords:
+class RuleWords(Struct, frozen=True):
     """One rule for people: what it is about, and each thing it says."""
 
     id: str

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from appliance.broker import protocol
 from appliance.broker.client import BrokerClient
@@ -29,8 +31,7 @@ class FileRefused(CroftError):
     status = 400
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a path leads: ``path`` beneath the workspace and ``kind``, or ``code`` when it leads nowhere we go."""
 
     path: str = ""
@@ -75,6 +76,26 @@ class WorkspaceFiles:
         """The rows of a folder (at most one packet's worth). Raises FileRefused, Unavailable."""
         return list((await self._ask("list", path=path))["entries"])
 
+    async def stat(self, path: str) -> dict[str, Any] | None:
+        """The row of what ``path`` names, links followed; None where there is nothing. Raises FileRefused, Unavailable."""
+        try:
+            return await self._ask("stat", path=path)
+        except FileRefused as error:
+            if error.code == "not_found":
+                return None
+            raise
+
+    async def write(self, path: str, data: bytes, *, version: str = "") -> dict[str, Any]:
+        """Write a whole file at once, in new folders where there are none: a new one, or with ``version`` in place of exactly
+        that one. Raises FileRefused (``exists`` ``changed`` ``forbidden`` ...), Unavailable."""
+        how: dict[str, Any] = {"mode": "replace", "version": version} if version else {"mode": "new", "folders": True}
+        held = os.memfd_create("croft-write", os.MFD_CLOEXEC)
+        try:
+            await asyncio.to_thread(_fill, held, data)
+            return await self._ask("write", path=path, fds=[held], **how)
+        finally:
+            os.close(held)
+
     def close(self) -> None:
         """Let the helper go."""
         self._stay()
@@ -82,12 +103,12 @@ class WorkspaceFiles:
             self._socket.close()
             self._socket = None
 
-    async def _ask(self, op: str, **arguments: Any) -> dict[str, Any]:
+    async def _ask(self, op: str, *, fds: Sequence[int] = (), **arguments: Any) -> dict[str, Any]:
         async with self._turn:
             self._stay()
             try:
                 async with asyncio.timeout(ANSWER_WITHIN):
-                    answer = await self._converse(op, arguments)
+                    answer = await self._converse(op, arguments, fds)
             except (TimeoutError, OSError) as error:
                 self.close()
                 raise Unavailable("the workspace's files cannot be looked at right now") from error
@@ -99,13 +120,17 @@ class WorkspaceFiles:
             raise FileRefused(answer["error"]["message"], code=answer["error"]["code"])
         return answer
 
-    async def _converse(self, op: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def _converse(self, op: str, arguments: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
         for again in (True, False):
             helper = self._socket or await self._start()
             self._next += 1
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 loop = asyncio.get_running_loop()
-                await loop.sock_sendall(helper, protocol.encode({"id": self._next, "op": op, **arguments}))
+                packet = protocol.encode({"id": self._next, "op": op, **arguments})
+                if fds:
+                    socket.send_fds(helper, [packet], list(fds))  # one packet at a time: there is always room for it
+                else:
+                    await loop.sock_sendall(helper, packet)
                 if packet := await loop.sock_recv(helper, protocol.MAX_PACKET + 1):
                     return protocol.decode(packet)
             self.close()  # it has ended: killed, or the broker stopped
@@ -126,3 +151,9 @@ class WorkspaceFiles:
     def _rest(self) -> None:
         self._stay()
         self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.close)
+
+
+def _fill(held: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(held, rest) :]

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
+
 from appliance import token_text
 from appliance.audit import AuditLog
 from appliance.clock import Clock
@@ -36,8 +38,7 @@ class TokenConflict(Conflict):
     """The person has a token of this name (``token_exists``), or too many (``token_many``)."""
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What a new token should be; :func:`checked` makes one from what people typed."""
 
     name: str

@@ -3,8 +3,9 @@ shutting its owner out (AUTH-4)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from appliance.clock import Clock
 from appliance.database import Database
@@ -15,8 +16,7 @@ PER_PERSON = 50
 TEXT_MAX = 300
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(Struct, frozen=True):
     """One known browser. ``seen_at`` is when somebody last signed in with it (Unix seconds)."""
 
     id: str

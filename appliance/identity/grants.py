@@ -12,7 +12,8 @@ import hashlib
 import hmac
 import re
 import secrets as random
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from appliance.clock import Clock
 from appliance.errors import Invalid, TooMany
@@ -42,8 +43,7 @@ class GrantRefused(Invalid):
         )
 
 
-@dataclass
-class Grant:
+class Grant(Struct):
     """A question and, once somebody approved, whose session did. ``until`` is an uptime."""
 
     wanted: Wanted

@@ -10,6 +10,7 @@ from appliance.database import Database
 from appliance.identity.users import User
 
 DONE = "done"
+FIRST_RUN = "welcome"  # whose states are the screens of /welcome
 
 
 class Hints:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import secrets as random
 import unicodedata
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from appliance.audit import AuditLog
 from appliance.clock import Clock
@@ -39,8 +40,7 @@ class InvitationRefused(ProofRefused):
         )
 
 
-@dataclass(frozen=True)
-class Invitation:
+class Invitation(Struct, frozen=True):
     """One invitation. Times are Unix seconds; ``inviter`` is a name, empty for the machine's console."""
 
     id: str

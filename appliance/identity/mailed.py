@@ -9,8 +9,9 @@ from __future__ import annotations
 import hmac
 import secrets as random
 import unicodedata
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from appliance.audit import AuditLog
 from appliance.clock import Clock
@@ -63,8 +64,7 @@ class CodeRefused(ProofRefused):
         )
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """What came of asking. ``to`` is who gets the mail with ``link`` and ``code``; None when nobody does, which must not
     show. ``browser`` is the cookie for the browser that asked."""
 
@@ -74,8 +74,7 @@ class Asked:
     browser: str
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """What a browser waits for: the ``address`` it typed, and whether to stay signed in."""
 
     address: str

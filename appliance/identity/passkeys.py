@@ -15,8 +15,9 @@ import sqlite3
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from appliance.audit import AuditLog
 from appliance.clock import Clock
@@ -63,16 +64,14 @@ class PasskeyNotAdded(Invalid):
         )
 
 
-@dataclass(frozen=True)
-class RelyingParty:
+class RelyingParty(Struct, frozen=True):
     """Who passkeys are made for: the host's name, and the origin its pages have, port included."""
 
     id: str
     origin: str
 
 
-@dataclass(frozen=True)
-class Passkey:
+class Passkey(Struct, frozen=True):
     """One passkey as its owner sees it. Times are Unix seconds; ``suspect_at`` is when its counter went back."""
 
     id: str
@@ -96,8 +95,7 @@ class Passkey:
         )
 
 
-@dataclass(frozen=True)
-class Assertion:
+class Assertion(Struct, frozen=True):
     """A signature that holds. ``verified`` says that the device also asked who is holding it (a PIN, a finger, a face)."""
 
     passkey: str

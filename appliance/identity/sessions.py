@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
+
 from appliance.audit import AuditLog
 from appliance.clock import Clock
 from appliance.database import Database, Row
@@ -24,8 +26,7 @@ HANDOFF_SECONDS = 30.0
 AGENT_MAX = 300
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """How long sessions last, in seconds."""
 
     idle: float

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from appliance.audit import AuditLog
 from appliance.database import Database
@@ -26,8 +27,7 @@ Way = Literal["link", "mail", "code", "invitation", "passkey", "recovery"]
 Proof = Callable[[Any], Awaitable[User]]
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """Where a request comes from. ``device`` is the known-device cookie, empty when there is none."""
 
     address: str
@@ -35,8 +35,7 @@ class Caller:
     device: str = ""
 
 
-@dataclass(frozen=True)
-class SignedIn:
+class SignedIn(Struct, frozen=True):
     """A new session with the two cookies the browser gets."""
 
     session: Session
@@ -149,8 +148,7 @@ class SignIn:
             await self._audit.append(tx, "sign-in.refused", "anyone", way=way, address=caller.address)
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """One attempt under way. Use :meth:`who` exactly once."""
 
     tx: Any

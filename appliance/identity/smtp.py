@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import email.policy
 import ssl
-from dataclasses import dataclass
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import format_datetime, localtime, make_msgid
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from appliance.errors import CroftError
 from appliance.settings import Settings
@@ -69,8 +70,7 @@ class MailFault(CroftError):
         return self.code not in ("mail_refused", "mail_address")
 
 
-@dataclass(frozen=True)
-class Letter:
+class Letter(Struct, frozen=True):
     """One mail to one person, in their language; worth sending for ``lifetime`` seconds."""
 
     to: str

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from appliance.clock import Clock
 from appliance.database import Database
@@ -27,8 +28,7 @@ class ProofRefused(Invalid):
     code = "proof_refused"
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """``failures`` within ``window`` seconds bring a ban."""
 
     failures: int

@@ -13,10 +13,10 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from msgspec import Struct
 
 from appliance.clock import Clock
 from appliance.database import Database
@@ -46,8 +46,7 @@ class TokenRefused(Unauthenticated):
         self.why = why
 
 
-@dataclass(frozen=True)
-class Claims:
+class Claims(Struct, frozen=True):
     """What a verified token says. Times are Unix seconds."""
 
     subject: str

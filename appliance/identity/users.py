@@ -6,9 +6,10 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
+
+from msgspec import Struct
 
 from appliance.audit import AuditLog
 from appliance.clock import Clock
@@ -27,8 +28,7 @@ class Role(IntEnum):
     admin = 3
 
 
-@dataclass(frozen=True)
-class User:
+class User(Struct, frozen=True):
     """One person. Times are Unix seconds."""
 
     id: str

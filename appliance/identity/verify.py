@@ -15,13 +15,13 @@ import asyncio
 import json
 import logging
 import re
-from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 from typing import Literal, NamedTuple, Protocol, cast
 from urllib.parse import quote, unquote
 
 import httptools
+from msgspec import Struct
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +98,7 @@ class Gate(Protocol):
         """A whole HTML page, UTF-8. ``path`` is what was asked for, already checked by :func:`relative_path`."""
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(Struct, frozen=True):
     """Names of this appliance, origins as browsers write them, and the IDE host's cookie."""
 
     ide_host: str

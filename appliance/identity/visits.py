@@ -5,8 +5,9 @@ Rule: the last place only, never a history; it goes with the person.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
+
+from msgspec import Struct
 
 from appliance.clock import Clock
 from appliance.database import Database
@@ -15,8 +16,7 @@ TARGET_MAX = 1000
 AGAIN_AFTER = 60.0  # seconds; opening the same place twice in a minute is one visit
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
+class Visit(Struct, frozen=True):
     """``at`` is Unix seconds, ``target`` the path on the IDE host, ``folder`` what it names, or ''."""
 
     at: float

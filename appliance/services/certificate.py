@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 OWN_AUTHORITY = "Caddy Local Authority"
 
 
-@dataclass(frozen=True, slots=True)
-class Certificate:
+class Certificate(Struct, frozen=True):
     """What a visitor's browser gets. Times are Unix seconds; ``trusted`` is judged by the machine's own
     roots plus the proxy's authority, ``distrust`` says why not."""
 

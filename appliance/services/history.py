@@ -9,15 +9,16 @@ Figures: 10 s and 5 tries as in Home Assistant's watchdog; then doubling up to 3
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from appliance.services.model import Desired, Health, Observed, ServiceName, State, Want
 
 ENDED = frozenset({State.ABSENT, State.STOPPED, State.FAILED})
 
 
-@dataclass(frozen=True, slots=True)
-class Tuning:
+class Tuning(Struct, frozen=True):
     """Every figure of supervision, in seconds unless said otherwise."""
 
     quick_retry: float = 1.0  # the first restart of something that had been working
@@ -42,8 +43,7 @@ class Tuning:
         return max(self.retry, min(self.longest_retry, doubled) * (1 - 0.2 * jitter))
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Struct, frozen=True):
     """The memory. Times are seconds of uptime."""
 
     generation: int = 0

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from appliance.services.model import Limits, ServiceName
 
@@ -22,8 +23,7 @@ IDE_SHARE = 0.35  # beside a model; weights and their cache need the rest
 CPU_SHARE = 0.9
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """What there is to share: MiB of memory and processors, after the limits of a container we may be in."""
 
     memory_mb: int

@@ -6,9 +6,10 @@ planner compares are seconds of uptime, so that a jump of the wall clock changes
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, get_args
+
+from msgspec import Struct, field
 
 from appliance.messages import Message, Params
 
@@ -68,16 +69,14 @@ class Supply(StrEnum):
     INSTALLER = "installer"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What one service may use. ``cpus`` in cores (1.5 = one and a half)."""
 
     memory_mb: int
     cpus: float
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """How far a start or a download is. ``current`` of ``total`` bytes; 0 means not known.
 
     Phases in order: pulling, extracting, creating, starting, loading, ready.
@@ -88,8 +87,7 @@ class Progress:
     total: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(Struct, frozen=True):
     """One service as its runtime sees it now.
 
     ``run_id`` names one start: it changes with every start and survives a restart of the daemon, which is
@@ -113,8 +111,7 @@ class Observed:
     detail: str = ""  # the runtime's own words on a failure, for the log
 
 
-@dataclass(frozen=True, slots=True)
-class Desired:
+class Desired(Struct, frozen=True):
     """What one service should be doing.
 
     ``awake`` counts for ``on_demand`` only. ``generation`` grows when a person starts the service or its
@@ -136,16 +133,14 @@ class Desired:
         return self.want is Want.RUN or (self.want is Want.ON_DEMAND and self.awake)
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """Start it. ``safe`` starts the IDE without extensions."""
 
     service: ServiceName
     safe: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """Stop it: TERM, then KILL after ``grace`` seconds. ``why`` is asked, unhealthy, too_slow or outdated."""
 
     service: ServiceName
@@ -153,30 +148,26 @@ class Stop:
     grace: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class PullImage:
+class PullImage(Struct, frozen=True):
     """Fetch the image (docker runtime only)."""
 
     service: ServiceName
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Struct, frozen=True):
     """Ask it whether it works."""
 
     service: ServiceName
 
 
-@dataclass(frozen=True, slots=True)
-class Park:
+class Park(Struct, frozen=True):
     """Give up until a person starts it or its configuration changes; ``reason`` is a problem code."""
 
     service: ServiceName
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """Nothing to do before ``until`` (seconds of uptime) unless something happens; ``why`` is shown."""
 
     service: ServiceName
@@ -187,16 +178,14 @@ class Wait:
 Step = Start | Stop | PullImage | Probe | Park | Wait
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(Struct, frozen=True):
     """One line a service wrote, without its newline. ``at`` is Unix seconds where the runtime knows it."""
 
     text: str
     at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """Something known to be wrong, what it touches, and the owner's next step
     (``problem.CODE.title|why|next``)."""
 
@@ -218,8 +207,7 @@ class Problem:
         return Message(f"problem.{self.code}.next", self.params)
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceView:
+class ServiceView(Struct, frozen=True):
     """One service as pages, ``croft services`` and the event stream show it.
 
     ``state`` is what people mean: ``starting`` until the first probe has passed. ``parked`` is a problem

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from appliance.messages import Params
 from appliance.services.certificate import Certificate
@@ -84,8 +85,7 @@ _ACME = re.compile(r"could not get certificate from issuer|will retry|challenge 
 _PLAIN = re.compile(r"[^\w .,:;()/@\[\]-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """What is known beside the services themselves; None and empty where it is not."""
 
     gone: str = ""  # code of the runtime's silence

@@ -15,7 +15,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from appliance.clock import Clock
 from appliance.services import history as memory
@@ -50,8 +52,7 @@ GONE_LONGEST = 30.0
 DRAIN = 8.0
 
 
-@dataclass
-class Record:
+class Record(Struct):
     """All that is known of one service. Only the Reconciler writes it."""
 
     desired: Desired

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from appliance.telemetry.rollup import STEP, Row
 
@@ -16,16 +17,14 @@ OOM_REMEMBERED = 3600.0  # seconds for which the kernel's ending of a process is
 BACK = 0.8  # of a limit: below it the alert goes
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
+class Alert(Struct, frozen=True):
     """A code of the table of known problems, with its parameters."""
 
     code: str
     params: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """``series`` is at least ``limit`` on average over ``minutes``."""
 
     code: str

@@ -9,8 +9,9 @@ import contextlib
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 FILES = ("stat", "meminfo", "loadavg", "net/dev", "vmstat", "diskstats", "pressure/memory")
 # The dear ones, read at every tenth look: counters grow by as much over ten seconds, so the means of a row are the same.
@@ -26,8 +27,7 @@ _DISK = re.compile(r"(?:sd|vd|xvd|hd)[a-z]+|nvme\d+n\d+|mmcblk\d+")
 _INNER = re.compile(r"lo|veth|docker|br-|virbr|ifb|dummy|cni|tap")
 
 
-@dataclass(slots=True)
-class Look:
+class Look(Struct):
     """One reading. ``counters`` only grow while the machine runs; ``levels`` are of this moment."""
 
     counters: dict[str, float] = field(default_factory=dict)

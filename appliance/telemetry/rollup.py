@@ -6,7 +6,7 @@ open; what is missing stays missing and a jump of the clock is marked, never smo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from appliance.telemetry.series import Values
 
@@ -15,8 +15,7 @@ STALL = 5.0  # seconds between readings after which nothing is known of the time
 JUMP = 2.0  # seconds between the clocks' advances that make a jump; slewing stays far below
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """Means over ten seconds. ``at`` is Unix seconds of its beginning, ``jump`` what the clock was set by before it."""
 
     at: int

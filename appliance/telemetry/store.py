@@ -7,7 +7,8 @@ empty them, fill the disk, or make a stretch of time disappear.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from appliance.database import Database
 from appliance.telemetry.rollup import Row
@@ -21,8 +22,7 @@ FINE_REACHES = 24 * 3600 + 600
 _COLUMNS = ", ".join(NAMES)
 
 
-@dataclass(frozen=True, slots=True)
-class Points:
+class Points(Struct, frozen=True):
     """Equal slots of time; ``mean`` and ``peak`` by series, None where nothing is known. ``jumps``: (when, seconds)."""
 
     begin: int

@@ -24,6 +24,7 @@ from appliance.errors import CroftError, Invalid
 from appliance.identity.api_tokens import DAY, EACH_MAX, TokenConflict, checked
 from appliance.identity.users import Role
 from appliance.log import scrub
+from webui.needs import expiring
 
 
 def test_a_token_is_recognised_without_asking() -> None:
@@ -212,8 +213,6 @@ async def test_revoked_means_revoked_even_when_the_disk_does_not_take_it(door: F
 
 async def test_what_is_about_to_end_is_said(door: Front, keys: Any) -> None:
     """Home names a token a week before it ends, and a week after."""
-    from webui.handlers.tokens import expiring
-
     user = await door.member("admin")
     await keys.make("admin", "read", name="backup", days=30)
     needs = expiring(door.api_tokens)

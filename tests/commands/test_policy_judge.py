@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import tomllib
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from support.policies import default_policy, lines_of
 
 from appliance.commands.judge import Actor, Judgement, Policy, Request, Verdict
@@ -131,7 +132,7 @@ def test_the_order_of_rules_means_nothing() -> None:
     for seed in range(4):
         rules = list(policy.rules)
         random.Random(seed).shuffle(rules)  # noqa: S311 - an order, not a secret
-        shuffled = replace(policy, rules=tuple(rules))
+        shuffled = dataclasses.replace(policy, rules=tuple(rules))
         for line in lines:
             for actor in (Actor.HUMAN, Actor.AI):
                 assert judge_line(shuffled, line, actor, "operator") == judge_line(policy, line, actor, "operator")
@@ -169,7 +170,7 @@ def test_nothing_runs_at_once_for_the_assistant_unless_the_owner_says_so() -> No
     answer = judged("git status", Actor.AI)
     assert (answer.verdict, answer.rule, answer.reason.key) == (ASK, "git-status", "policy.ask.auto_off")
     assert all(rule.effect == "read" for rule in default_policy().rules if rule.mode is ALLOW)
-    willing = replace(default_policy(), defaults=replace(default_policy().defaults, auto=frozenset(Actor)))
+    willing = dataclasses.replace(default_policy(), defaults=replace(default_policy().defaults, auto=frozenset(Actor)))
     assert willing.judge(Request((("git", "status"),), Actor.AI, "operator")).verdict is ALLOW
 
 

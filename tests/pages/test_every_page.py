@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 from playwright.async_api import Browser
 from support import screens
 from support.front import Front
@@ -26,11 +26,12 @@ from appliance.commands.output import STDERR, STDOUT, Output
 from appliance.commands.runbooks import Book, Parameter
 from appliance.commands.tokenizer import joined
 from appliance.identity.api_tokens import checked
+from appliance.identity.hints import FIRST_RUN
 from appliance.identity.sign_in import Caller
 from appliance.identity.users import Role
 from appliance.messages import Message
 from webui import routes
-from webui.handlers.welcome import NAME, STEPS
+from webui.handlers.welcome import STEPS
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -125,7 +126,7 @@ def first_run(step: str) -> screens.Seed:
     """The first run, at one of its screens."""
 
     async def seed(front: Front) -> None:
-        await front.hints.keep(await screens.member(front, "admin"), NAME, step)
+        await front.hints.keep(await screens.member(front, "admin"), FIRST_RUN, step)
 
     return seed
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import time
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from appliance.services import problems
 from appliance.services.certificate import Certificate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import shutil
 import socket
@@ -10,10 +11,10 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from appliance import assembly
 from appliance.services import certificate, health
@@ -261,5 +262,5 @@ def test_a_caddy_that_is_slow_to_name_its_version_does_not_end_the_daemon(
     slow.chmod(0o755)
     run = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda *words, **how: run(*words, **{**how, "timeout": 0.2}))
-    settings = replace(parse({}, Paths.under(tmp_path)), paths_caddy=str(slow))
+    settings = dataclasses.replace(parse({}, Paths.under(tmp_path)), paths_caddy=str(slow))
     assert assembly.caddy_version(settings) == ""

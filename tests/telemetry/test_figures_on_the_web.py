@@ -18,7 +18,8 @@ from appliance.errors import CroftError
 from appliance.messages import Message
 from appliance.telemetry.rollup import Row
 from appliance.telemetry.store import TelemetryStore
-from webui import keys, views
+from webui import views
+from webui.handlers.live import pictures
 from webui.needs import Need, gather
 
 HTML = {"Accept": "text/html"}
@@ -181,7 +182,7 @@ async def test_logs_are_filtered_without_scripts(door: Front) -> None:
 
 async def test_viewers_are_not_told_what_services_wrote(door: Front) -> None:
     """Log lines are for operators, over the stream and the API as on the page."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from appliance.identity.users import Role
     from webui.i18n import Catalogue, Translator
@@ -202,7 +203,7 @@ async def test_readers_of_one_language_and_role_share_one_picture(door: Front) -
                 "GET", "/api/events?topics=services,telemetry", cookie, headers={"Accept-Language": language}
             )
             readers.append(await stream)
-    kept = door.app[keys.PICTURES]._kept
+    kept = pictures(door.app)._kept
     for reader in readers:
         await until_event(reader, "telemetry")
     door.bus.publish("services", {})

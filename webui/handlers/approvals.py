@@ -8,11 +8,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from appliance.commands.asker import Asker
-from appliance.commands.front import Commands
 from appliance.commands.history import State
 from appliance.commands.leases import Terms
 from appliance.errors import CroftError, Invalid
-from appliance.identity.users import Role, User
+from appliance.identity.users import Role
 from appliance.messages import Message
 from webui import keys
 from webui.answers import see
@@ -20,7 +19,6 @@ from webui.forms import read_form
 from webui.guard import principal_of
 from webui.handlers.commands import asker_of
 from webui.handlers.run_pages import commands_page, fault_message, run_page
-from webui.needs import Need, Provider
 
 RECENT = 12
 
@@ -61,19 +59,6 @@ async def revoke_form(request: web.Request) -> web.StreamResponse:
             raise
         return await _inbox(request, fault=error)
     return see("/commands/approvals?done=revoke")
-
-
-def waiting(commands: Commands) -> Provider:
-    """What waits for a decision, for Home."""
-
-    async def provider(user: User) -> list[Need]:
-        if user.role < Role.operator or not commands.pending:
-            return []
-        return [
-            Need(Message("approvals.need", {"n": commands.pending}), "/commands/approvals", "commands", urgent=True)
-        ]
-
-    return provider
 
 
 async def _inbox(request: web.Request, fault: CroftError | None = None) -> web.Response:

@@ -6,7 +6,6 @@ Rule: who asks is what the gate found, never what a body says; approving asks fo
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -220,7 +219,7 @@ def run_json(request: web.Request, run: Run, t: Translator) -> dict[str, Any]:
         "stderr_bytes": outcome.stderr_bytes,
         "truncated": outcome.truncated,
         "output_lost": outcome.output_lost,
-        "limits": asdict(run.limits),
+        "limits": msgspec.structs.asdict(run.limits),
     }
 
 

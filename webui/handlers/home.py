@@ -6,6 +6,7 @@ from aiohttp import web
 
 from webui import charts, keys, views
 from webui.guard import principal_of
+from webui.handlers.telemetry import drawings
 from webui.needs import gather
 from webui.render import page
 
@@ -24,5 +25,5 @@ async def home(request: web.Request) -> web.StreamResponse:
         visit=await request.app[keys.VISITS].last(user.id) if user else None,
         needs=await gather(request.app[keys.NEEDS], user) if user else [],
         span=span.name,
-        charts=await request.app[keys.DRAWINGS].of(request, span, charts.HOME, t),
+        charts=await drawings(request.app).of(request, span, charts.HOME, t),
     )

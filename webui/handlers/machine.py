@@ -18,7 +18,7 @@ from webui import charts, keys, log_lines, views
 from webui.answers import answer, see
 from webui.guard import principal_of
 from webui.handlers.live import Item, until_signed_out
-from webui.handlers.telemetry import span_of
+from webui.handlers.telemetry import drawings, span_of
 from webui.render import page
 
 LOG_LINES = 500
@@ -31,7 +31,7 @@ ALL = log_lines.Filter()
 async def machine(request: web.Request) -> web.StreamResponse:
     """Services, one by one, and the machine under them."""
     services, t = request.app[keys.SERVICES], views.translator(request)
-    span, drawings = span_of(request), request.app[keys.DRAWINGS]
+    span, drawn = span_of(request), drawings(request.app)
     found = services.views()
     return page(
         request,
@@ -44,9 +44,9 @@ async def machine(request: web.Request) -> web.StreamResponse:
         facts=await machine_facts(request),
         span=span.name,
         spans=list(charts.SPANS),
-        charts=await drawings.of(request, span, charts.MACHINE, t),
+        charts=await drawn.of(request, span, charts.MACHINE, t),
         of_services={
-            view.name: await drawings.of(request, span, charts.SERVICE[view.name], t)
+            view.name: await drawn.of(request, span, charts.SERVICE[view.name], t)
             for view in found
             if view.state != "absent"
         },

@@ -6,11 +6,11 @@ Rule: a change is checked whole, announced in the audit log and kept as a versio
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
+from msgspec import Struct
 
 from appliance.commands.history import Run
 from appliance.commands.judge import Policy
@@ -103,8 +103,7 @@ async def preview(request: web.Request) -> web.Response:
     return answer({"fault": fault_json(found.fault, t), "changes": found.changes, "looked_at": found.looked_at})
 
 
-@dataclass(frozen=True)
-class Preview:
+class Preview(Struct, frozen=True):
     """What a text would change: its fault, or the commands that would be judged otherwise among ``looked_at``."""
 
     fault: Fault | None

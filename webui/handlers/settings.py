@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
+from msgspec import Struct
 
 from appliance.errors import CroftError, NotFound
 from appliance.leaving import LEAVES
@@ -38,8 +38,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """One setting as the page shows it. ``source`` is file, page or default; ``fault`` belongs to what was ``typed``."""
 
     row: Setting

@@ -56,6 +56,12 @@ class Drawings:
         return drawn
 
 
+def drawings(app: web.Application) -> Drawings:
+    """The application's own."""
+    found: Drawings = app[keys.SHARED].setdefault("drawings", Drawings())
+    return found
+
+
 def _limits(request: web.Request) -> dict[str, float]:
     """What the machine has, and what each service may use of it."""
     limits = {f"limit_{view.name}": float(view.memory_limit) for view in request.app[keys.SERVICES].views()}
@@ -81,7 +87,7 @@ async def chart_data(request: web.Request) -> web.Response:
     )
     if len(names) > len(every) or not set(names) <= set(every):
         raise Invalid("there is no such chart", hint=f"There are {', '.join(every)}.")
-    drawn = await request.app[keys.DRAWINGS].of(request, span, [every[name] for name in names], t)
+    drawn = await drawings(request.app).of(request, span, [every[name] for name in names], t)
     return answer({"span": span.name, "charts": [drawing.chart.as_json() for drawing in drawn]})
 
 

@@ -21,7 +21,6 @@ from webui.answers import answer, see
 from webui.forms import read_form, read_json
 from webui.guard import Principal, principal_of
 from webui.handlers.passkeys import own
-from webui.needs import Need, Provider
 from webui.render import page
 
 # What the form offers to choose from.
@@ -194,20 +193,6 @@ async def workspace_token(request: web.Request) -> web.Response:
         },
         201,
     )
-
-
-def expiring(tokens: ApiTokens) -> Provider:
-    """What Home says of tokens that are about to end."""
-
-    async def needs(user: User) -> list[Need]:
-        return [_need(tokens, token) for token in tokens.expiring(user.id)]
-
-    return needs
-
-
-def _need(tokens: ApiTokens, token: ApiToken) -> Need:
-    over = tokens.expired(token)
-    return Need(Message(f"tokens.need.{'over' if over else 'soon'}", {"name": token.name}), "/account/tokens", "key")
 
 
 def token_json(request: web.Request, token: ApiToken) -> dict[str, Any]:

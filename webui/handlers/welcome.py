@@ -8,18 +8,15 @@ from __future__ import annotations
 from aiohttp import web
 
 from appliance.errors import Forbidden
-from appliance.identity.hints import DONE, Hints
-from appliance.identity.users import Role, User
-from appliance.messages import Message
+from appliance.identity.hints import DONE, FIRST_RUN
+from appliance.identity.users import User
 from webui import keys
 from webui.answers import see
 from webui.forms import read_form
 from webui.guard import principal_of
 from webui.handlers.workspace import RTL_HINT
-from webui.needs import Need, Provider
 from webui.render import page
 
-NAME = "welcome"
 STEPS = ("look", "address", "mail", "memory")
 FIRST = 2  # the number of the first screen here
 # What a 3-billion-parameter model needs beside the editor (DESIGN section 10).
@@ -38,12 +35,12 @@ def _user(request: web.Request) -> User:
 async def welcome(request: web.Request) -> web.StreamResponse:
     """The screen where this person stopped; Home once all is done."""
     hints, user = request.app[keys.HINTS], _user(request)
-    if await hints.done_by_anyone(NAME):
+    if await hints.done_by_anyone(FIRST_RUN):
         return see("/")
-    state = await hints.state(user, NAME)
+    state = await hints.state(user, FIRST_RUN)
     step = state if state in STEPS else STEPS[0]
     if not state:
-        await hints.keep(user, NAME, step)
+        await hints.keep(user, FIRST_RUN, step)
     at = STEPS.index(step)
     return page(
         request,
@@ -65,7 +62,7 @@ async def go_on(request: web.Request) -> web.StreamResponse:
     """Remember where this person is: a step's name, or done."""
     step = (await read_form(request)).get("to", "")
     if step in (*STEPS, DONE):
-        await request.app[keys.HINTS].keep(_user(request), NAME, step)
+        await request.app[keys.HINTS].keep(_user(request), FIRST_RUN, step)
     return see("/" if step == DONE else "/welcome")
 
 
@@ -76,14 +73,3 @@ async def dismiss(request: web.Request) -> web.StreamResponse:
         raise web.HTTPNotFound
     await request.app[keys.HINTS].keep(_user(request), name)
     return see("/workspace")
-
-
-def unfinished(hints: Hints) -> Provider:
-    """For Home: that the first run was left half-way."""
-
-    async def provider(user: User) -> list[Need]:
-        if user.role < Role.admin or await hints.state(user, NAME) not in STEPS or await hints.done_by_anyone(NAME):
-            return []
-        return [Need(Message("welcome.unfinished"), "/welcome", "settings")]
-
-    return provider
