@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from webui.markup.gate import passed
+from webui.markup.highlight import coloured
 from webui.markup.writer import language, mark_open, parser, prepare
 
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
@@ -30,7 +31,8 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Put this where block ``n`` (from 0) stands. ``done``: it never changes again."""
+    """Put this where block ``n`` (from 0) stands. ``done``: it never changes again. Of code ``html`` is what stands inside
+    ``pre > code``."""
 
     n: int
     kind: Literal["prose", "code"]
@@ -47,7 +49,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Append this text, as text, to the element of block ``n`` marked ``data-open``; for code, to its raw text too."""
+    """Append this text, as text, in block ``n``: in prose to the element marked ``data-open``, in code to its end and to its raw text."""
 
     n: int
     add: str
@@ -83,15 +85,16 @@ def groups(text: str, *, breaks: bool = False) -> list[list[Token]]:
 
 def block_of(group: Sequence[Token], n: int, *, breaks: bool = False, done: bool = True, end: bool = False) -> Block:
     """One block as HTML. ``end``: it is the last, and more may follow: the place where that goes is marked."""
+    first = group[0]
+    if first.type in ("fence", "code_block"):
+        lang, code = language(first.info), first.content.removesuffix("\n")
+        return Block(n, "code", passed(coloured(code, lang)), lang, code, done=done)
     prepare(group)
     if end:
         mark_open(group)
     env: dict[str, Any] = {}
     made = _parser(breaks)
     html = passed(made.renderer.render(list(group), made.options, env)).strip()
-    first = group[0]
-    if first.type in ("fence", "code_block"):
-        return Block(n, "code", html, language(first.info), first.content.removesuffix("\n"), done=done)
     return Block(n, "prose", html, codes=tuple(Code(*each) for each in env.get("codes", ())), done=done)
 
 
