@@ -1,143 +1,235 @@
-"""What a program may ask of the engine over ``/v1``, read no further than limits need.
+"""One request to the model: its turn in the line, an engine that is awake, the audit record before, the answer as it comes, the use after.
 
-Rule: of the outermost object only known fields pass, each once; what they hold goes on as it came. Nothing in a request makes the
-engine fetch anything: pictures and sounds come along as ``data:`` or not at all (AI-9).
+Rules: the engine is held from the question to the last byte and no longer, least of all while a person thinks. What is asked is on
+record before it is asked (AI-12). Cancelling closes the connection, and with it the engine's work (AI-13).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import msgspec
+from appliance.assistant import prompts
+from appliance.assistant.caps import CapReached, Meter
+from appliance.assistant.engine import Engine, Upstream
+from appliance.assistant.line import Line
+from appliance.assistant.live import Live
+from appliance.assistant.person import Person
+from appliance.assistant.tokens import Tokens
+from appliance.audit import AuditLog
+from appliance.errors import Unavailable
+from appliance.events import EventBus
 
-from appliance.errors import Invalid, NotFound
+if TYPE_CHECKING:
+    from appliance.assistant.client import Client, Piece, Question
+    from appliance.assistant.quotas import Quotas
 
-# Our name for whatever model is in use, so that settings of programs outlive a change of the model.
-OWN_NAME = "croft"
-BYTES_PER_TOKEN = 4
-ANSWER_TOKENS = 256  # what an answer counts for until its length is known
-
-# The parameters of the chat interface that an engine on one's own machine can act on, and the usual ones of local engines. Left out
-# are those for the provider's account (user, metadata, store, service_tier ...), for its web search, and for one server's insides.
-_CHAT = (
-    "model messages stream stream_options temperature top_p n stop max_tokens max_completion_tokens presence_penalty "
-    "frequency_penalty logit_bias logprobs top_logprobs seed tools tool_choice parallel_tool_calls functions function_call "
-    "response_format reasoning_effort modalities prediction verbosity "
-    "top_k min_p typical_p repeat_penalty repeat_last_n grammar chat_template_kwargs"
-)
-_EMBEDDINGS = "model input encoding_format dimensions"
-
-
-Head = TypeVar("Head", bound=msgspec.Struct)
-
-
-class NoSuchModel(NotFound):
-    """The request names a model that is not in use."""
-
-    code = "model_not_found"
+TOPIC = "assistant"  # of the bus: how the engine is
+MOST_CALLS = 16
+MOST_ARGUMENTS = 400_000
+MOST_TEXT = 400_000
 
 
-class _Options(msgspec.Struct):
-    include_usage: bool | None = None
+@dataclass
+class RawCall:
+    """A call as the model sent it, put together from its pieces."""
+
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
-class _Link(msgspec.Struct):
-    url: str = ""
+@dataclass
+class Reply:
+    """What came. ``read`` and ``written`` are tokens, as the engine counted or else as we guess."""
 
-
-class _Part(msgspec.Struct):
-    image_url: _Link | str | None = None
-    audio_url: _Link | str | None = None
-    video_url: _Link | str | None = None
-
-
-class _Message(msgspec.Struct):
-    content: str | list[_Part] | None = None
-
-
-class _Chat(msgspec.Struct):
-    model: str
-    messages: list[_Message]
-    stream: bool | None = None
-    stream_options: _Options | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-
-
-class _Embeddings(msgspec.Struct):
-    model: str
-    input: msgspec.Raw
+    text: str = ""
+    calls: list[RawCall] = field(default_factory=list)
+    finish: str = ""
+    read: int = 0
+    written: int = 0
+    first_seconds: float = 0.0
+    seconds: float = 0.0
+    model: str = ""
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One request. ``path`` follows ``/v1``; ``wants_usage``: the client asked for a last chunk with the usage; ``estimate``:
-    tokens it may take; ``prompt``: those of them that are read."""
+class Speed:
+    """Tokens a second: of reading a prompt, of writing an answer."""
 
-    path: str
-    model: str
-    fields: dict[str, msgspec.Raw]
-    prompt: int
-    estimate: int
-    stream: bool = False
-    wants_usage: bool = False
-
-    def body(self, model: str) -> bytes:
-        """The request for the engine, which calls its model ``model``. A stream always ends with its usage."""
-        fields = self.fields | {"model": msgspec.Raw(msgspec.json.encode(model))}
-        if self.stream:
-            fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
-        return msgspec.json.encode(fields)
+    reading: float
+    writing: float
 
 
-def chat(body: bytes) -> Ask:
-    """Read the body of a chat request. Raises Invalid."""
-    head, fields = _read(body, _Chat, _CHAT)
-    for message in head.messages:
-        for part in message.content if isinstance(message.content, list) else ():
-            _check_part(part)
-    prompt = len(body) // BYTES_PER_TOKEN
-    answer = head.max_completion_tokens or head.max_tokens or ANSWER_TOKENS
-    wants = head.stream_options is not None and head.stream_options.include_usage is True
-    return Ask("/chat/completions", head.model, fields, prompt, prompt + max(0, answer), head.stream is True, wants)
+# Composes the question once the engine, and so the model and its context, is known.
+Compose = Callable[[Upstream, "type[Question]"], "Question"]
 
 
-def embeddings(body: bytes) -> Ask:
-    """Read the body of a request for embeddings. Raises Invalid."""
-    head, fields = _read(body, _Embeddings, _EMBEDDINGS)
-    prompt = len(head.input) // BYTES_PER_TOKEN
-    return Ask("/embeddings", head.model, fields, prompt, prompt)
+class Asking:
+    """``client`` gives the page :mod:`appliance.assistant.client`, imported off the loop and warm; ``quotas`` who counts a day's use."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        client: Callable[[], Awaitable[Any]],
+        quotas: Callable[[], Awaitable[Quotas]],
+        audit: AuditLog,
+        bus: EventBus,
+        line: Line | None = None,
+    ) -> None:
+        self.engine, self.line, self.tokens = engine, line or Line(), Tokens()
+        self._client, self._quotas, self._audit, self._bus = client, quotas, audit, bus
+        self.speeds: dict[str, Speed] = {}
+
+    async def ask(self, person: Person, live: Live, meter: Meter, compose: Compose, *, show: bool = True) -> Reply:
+        """Ask, and show the answer while it comes. Raises CapReached, CroftError."""
+        loading = asyncio.ensure_future(self._client())  # while the engine starts
+        try:
+            async with self.line.turn(person.id, live.waiting), self._awake(live) as upstream:
+                page = await loading
+                question = compose(upstream, page.Question)
+                live.model = upstream.model
+                async with self._counted(person, live, upstream, question) as reply:
+                    live.working("reading" if show else "choosing")
+                    with meter.working():
+                        await self._hear(page, upstream, question, reply, live if show else None, meter)
+                meter.tokens += reply.written
+                self._learn(question, reply)
+                return reply
+        finally:
+            loading.cancel()
+            await asyncio.wait({loading})
+            if not loading.cancelled():
+                loading.exception()  # seen: it is raised above where it mattered
+
+    async def quietly(self, person: Person, compose: Compose, seconds: float) -> str:
+        """Ask something of our own (a title) if nobody else waits. Raises CroftError, TimeoutError."""
+        page = await self._client()
+        async with asyncio.timeout(seconds), self.line.turn(person.id), self.engine.hold("title") as upstream:
+            question = compose(upstream, page.Question)
+            async with self._counted(person, None, upstream, question) as reply:
+                await self._hear(page, upstream, question, reply, None, None)
+            return reply.text
+
+    @asynccontextmanager
+    async def _awake(self, live: Live) -> AsyncIterator[Upstream]:
+        """The engine, held; the reader is told how far it is meanwhile."""
+        watching = asyncio.create_task(self._watch(live), name="status of the engine")
+        try:
+            async with self.engine.hold("chat") as upstream:
+                await _end(watching)
+                yield upstream
+        finally:
+            await _end(watching)
+
+    async def _watch(self, live: Live) -> None:
+        async with self._bus.subscribe({TOPIC}) as events:
+            live.engine(self.engine.status())
+            async for _ in events:
+                live.engine(self.engine.status())
+
+    @asynccontextmanager
+    async def _counted(
+        self, person: Person, live: Live | None, upstream: Upstream, question: Question
+    ) -> AsyncIterator[Reply]:
+        """On record before and after, and within the day's quota. Raises QuotaReached, AuditUnavailable."""
+        from appliance.assistant.quotas import Client as Consumer
+
+        estimate = self.tokens.of_prompt(question.messages, upstream.model)
+        use = (await self._quotas()).begin(Consumer(f"chat:{person.id}", person.id), estimate + question.max_tokens)
+        reply, result = Reply(model=upstream.model), "failed"
+        try:
+            about: dict[str, Any] = {"message": live.message.id} if live else {"for": "title"}
+            intent = await self._audit.note(
+                "ai.ask", person.actor, **about, prompt=prompts.digest(question.messages), model=upstream.model,
+                remote=upstream.remote, tokens=estimate,
+            )  # fmt: skip
+            try:
+                yield reply
+                result = "done"
+            except asyncio.CancelledError:
+                result = "stopped"
+                raise
+            finally:
+                reply.read = reply.read or (estimate if reply.first_seconds else 0)
+                reply.written = reply.written or self.tokens.of(reply.text, upstream.model) * bool(reply.text)
+                await asyncio.shield(
+                    self._audit.note(
+                        "outcome", person.actor, intent, result=result, tokens_in=reply.read, tokens_out=reply.written
+                    )
+                )
+        finally:
+            use.end(reply.read, reply.written)
+
+    async def _hear(
+        self, page: Any, upstream: Upstream, question: Question, reply: Reply, live: Live | None, meter: Meter | None
+    ) -> None:
+        begin = time.monotonic()
+        client: Client
+        try:
+            async with (
+                asyncio.timeout(meter.seconds_left if meter else None),
+                page.connected(upstream) as client,
+                contextlib.aclosing(client.pieces(question)) as pieces,
+            ):
+                async for piece in pieces:
+                    reply.first_seconds = reply.first_seconds or time.monotonic() - begin
+                    _take(reply, piece)
+                    if live is not None:
+                        _show(live, piece)
+        except TimeoutError as error:
+            raise CapReached("seconds") from error
+        finally:
+            reply.seconds = time.monotonic() - begin
+
+    def _learn(self, question: Question, reply: Reply) -> None:
+        self.tokens.learn(question.messages, reply.read, reply.model)
+        writing = reply.seconds - reply.first_seconds
+        if reply.written >= 8 and reply.read >= 8 and writing > 0 and reply.first_seconds > 0:
+            self.speeds[reply.model] = Speed(reply.read / reply.first_seconds, reply.written / writing)
 
 
-def check_model(asked: str, known: str) -> None:
-    """Whether ``asked`` is the model in use, by our name or by the engine's (``known``, empty while unknown). Raises NoSuchModel."""
-    if asked == OWN_NAME or (known and asked == known):
-        return
-    raise NoSuchModel(
-        f"there is no model {asked[:100]!r} here",
-        hint=f"Use {OWN_NAME!r}, which is whatever model is in use."
-        if not known
-        else f"Use {OWN_NAME!r} or {known!r}.",
+def _take(reply: Reply, piece: Piece) -> None:
+    """Add a piece. What no answer holds ends it as unreadable: a stream of anything without end."""
+    reply.text += piece.text
+    for part in piece.calls:
+        if not 0 <= part.index < MOST_CALLS:
+            raise _beyond()
+        while len(reply.calls) <= part.index:
+            reply.calls.append(RawCall())
+        call = reply.calls[part.index]
+        call.id, call.name = part.id or call.id, part.name or call.name
+        call.arguments += part.arguments
+        if len(call.arguments) > MOST_ARGUMENTS or len(call.name) > 200:
+            raise _beyond()
+    if len(reply.text) > MOST_TEXT:
+        raise _beyond()
+    reply.finish = piece.finish or reply.finish
+    if piece.usage:
+        reply.read, reply.written = piece.usage
+
+
+def _show(live: Live, piece: Piece) -> None:
+    if piece.text:
+        live.working("writing")
+        live.put(piece.text)
+    elif piece.thinking:
+        live.working("thinking")
+    elif piece.calls:
+        live.working("choosing")
+
+
+def _beyond() -> Unavailable:
+    return Unavailable(
+        "the model server sent more than any answer holds", hint="What came so far is kept.", code="engine_garbled"
     )
 
 
-def _read(body: bytes, kind: type[Head], known: str) -> tuple[Head, dict[str, msgspec.Raw]]:
-    try:
-        head = msgspec.json.decode(body, type=kind)
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise Invalid(f"cannot read the request: {error}", hint="It takes what OpenAI's interface takes.") from error
-    names = known.split()
-    return head, {name: value for name, value in fields.items() if name in names}
-
-
-def _check_part(part: _Part) -> None:
-    for link in (part.image_url, part.audio_url, part.video_url):
-        url = link.url if isinstance(link, _Link) else link
-        if url is not None and not url.startswith("data:"):
-            raise Invalid(
-                "cannot use an address in a message: nothing is fetched from elsewhere",
-                hint="Send the file itself, as a data: address.",
-                code="remote_content",
-            )
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

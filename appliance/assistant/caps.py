@@ -19,9 +19,10 @@ SAME_PROPOSAL = 3
 
 @dataclass(frozen=True)
 class Caps:
-    """For one answer: tool calls, tokens the model may write, seconds of work."""
+    """For one answer: tool calls, tokens the model may write in all and in one ``reply``, seconds of work."""
 
     steps: int = 12
+    reply: int = 2048
     tokens: int = 8192
     seconds: float = 900.0
 

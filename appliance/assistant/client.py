@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,13 @@ CONNECT_SECONDS = 10.0
 # A small machine reads a full context for minutes before its first word.
 FIRST_SECONDS = 900.0
 STALL_SECONDS = 180.0
+REJECTED = (400, 415, 422, 500, 501)  # how servers answer what they do not know: tools, a schema
 _EVENTS = (b"", b"message", b"error")
 
 
 class EngineFault(Unavailable):
-    """The engine did not answer as it should; ``code`` says how: ``engine_refused`` ``engine_garbled`` ``engine_cut``
+    """The engine did not answer as it should; ``code`` says how: ``engine_refused`` ``engine_rejected`` (what was asked for)
+    ``engine_garbled`` ``engine_cut``
     ``engine_stalled`` ``engine_unreachable``."""
 
 
@@ -76,7 +78,7 @@ class Client:
     def __init__(self, client: AsyncOpenAI, model: str) -> None:
         self._client, self._model = client, model
 
-    async def pieces(self, question: Question) -> AsyncIterator[Piece]:
+    async def pieces(self, question: Question) -> AsyncGenerator[Piece, None]:
         """The answer as it comes. Closing the iterator closes the connection, and with it the engine's work.
 
         Raises EngineFault.
@@ -311,7 +313,8 @@ def _refused(error: openai.APIStatusError) -> EngineFault:
     words, hint = known.get(
         error.status_code, (f"the model server refused with status {error.status_code}", "Its log says why.")
     )
-    return EngineFault(words, hint=hint, code="engine_refused")
+    code = "engine_rejected" if error.status_code in REJECTED else "engine_refused"
+    return EngineFault(words, hint=hint, code=code)
 
 
 def _cut() -> EngineFault:

@@ -66,3 +66,17 @@ def digest(messages: Sequence[Mapping[str, Any]]) -> str:
         for value in (message.get("role"), message.get("content"), message.get("tool_calls")):
             whole.update(repr(value).encode("utf-8", "replace") + b"\0")
     return whole.hexdigest()
+
+
+def turns(path: Sequence[Message]) -> list[dict[str, Any]]:
+    """The messages as turns that alternate, as many chat templates insist: two questions in a row are one."""
+    found: list[dict[str, Any]] = []
+    for message in path:
+        one = turn(message)
+        if one["role"] == "assistant" and not one["content"]:
+            one["content"] = "(no answer)"
+        if found and found[-1]["role"] == one["role"]:
+            found[-1] = {**one, "content": f"{found[-1]['content']}\n\n{one['content']}"}
+        elif found or one["role"] == "user":
+            found.append(one)
+    return found
