@@ -197,6 +197,7 @@ async def _serve(
     relay = Relay(settings.paths.socket("ide"), ide_uid(settings), services.socket_opened, services.socket_closed)
 
     engine = build_engine(settings, desk, services, bus, runtime=broker["runtime"])
+    parts = ModelParts(settings, store, bus, engine, commands, users, runtime=broker["runtime"])
     editors = build_editors(store, EditorSurroundings(settings, sessions, bus, relay.opener, relay.alone))
     terminals = Terminals(engine, quotas, streams)
 

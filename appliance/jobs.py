@@ -361,8 +361,3 @@ def shown(job: Job) -> dict[str, Any]:
         "ended_at": job.ended_at,
         "actions": job.actions,
     }
-
-
-async def any_unfinished(database: Database) -> bool:
-    """Whether there is anything to take up; for who would rather not carry this room otherwise."""
-    return await database.row("SELECT 1 FROM jobs WHERE state IN ('queued', 'running', 'paused') LIMIT 1") is not None

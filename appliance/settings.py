@@ -173,6 +173,12 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("ai.model", "", "Name of the model there.", pattern=_MODEL, change="live"),
     Setting("ai.context", 8192, "Tokens that model can hold.", low=512, high=1 << 20, change="live"),
+    Setting(
+        "ai.mirror",
+        "",
+        "Address that model files are fetched from in place of huggingface.co; it may be in the own network.",
+        pattern=_URL,
+    ),
     Setting("log.level", "info", "How much is logged.", choices=("debug", "info", "warning", "error"), change="live"),
     Setting(
         "log.format",
@@ -308,6 +314,7 @@ class Settings:
     ai_network: str
     ai_model: str
     ai_context: int
+    ai_mirror: str
     log_level: str
     log_format: str
     log_service_mb: int

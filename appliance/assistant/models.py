@@ -27,8 +27,8 @@ from appliance.jobs import Job, Jobs, Running
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
-Runs = Callable[[str], Callable[[str], Awaitable[str]]]
-"""Called with an actor, gives what rehearses a program in their name (appliance.assistant.checkup.Rehearse)."""
+Runs = Callable[[str, str], Callable[[str], Awaitable[str]]]
+"""Called with an actor and the id of their session (empty at the console): what rehearses a program in their name."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,11 @@ class Models:
                 title,
                 entry,
                 model,
-                fits.fit(model.size, model.shape, model.context, room) if model else fits.of_entry(entry, room),
+                _fit(model, entry, room),
                 bool(model and chosen and chosen.file == model.file),
                 jobs.get(name),
             )
             for name, title, entry, model in rows
-            if model or entry
         ]
         return sorted(made, key=lambda offer: offer.size)
 
@@ -207,9 +206,9 @@ class Models:
         """Measure how fast the model in use answers. Raises Conflict where none is."""
         return await self._ask_of_current("model.measure", actor)
 
-    async def check(self, actor: str) -> Job:
+    async def check(self, actor: str, session: str = "") -> Job:
         """Give the model in use eight small tasks. Raises Conflict where none is."""
-        return await self._ask_of_current("model.check", actor)
+        return await self._ask_of_current("model.check", actor, session=session)
 
     # The work of the jobs
 
@@ -260,7 +259,9 @@ class Models:
         checkup = await asyncio.to_thread(_late, "checkup")
         job.report("starting")
         result: dict[str, Any] = await checkup.check(
-            self._outside.engine, self._outside.rehearse(job.actor), lambda at, of: job.report("asking", at, of)
+            self._outside.engine,
+            self._outside.rehearse(job.actor, str(job.params["session"])),
+            lambda at, of: job.report("asking", at, of),
         )
         await self._shelf.checked(str(job.params["name"]), result)
         return result
@@ -288,15 +289,22 @@ class Models:
                 "a file of this name lies in the models folder", hint="Add that one, or delete it.", code="model_found"
             )
 
-    async def _ask_of_current(self, kind: str, actor: str) -> Job:
+    async def _ask_of_current(self, kind: str, actor: str, **more: str) -> Job:
         model = await self.current()
         if model is None:
             raise Conflict("no model is in use", hint="Choose one first: `croft models use NAME`.", code="model_none")
-        return await (await self._outside.jobs()).create(kind, model.name, {"name": model.name}, actor)
+        return await (await self._outside.jobs()).create(kind, model.name, {"name": model.name, **more}, actor)
 
     async def _use_if_none(self, model: Installed, actor: str) -> None:
         if await self.current() is None:
             await self.use(model.name, actor)
+
+
+def _fit(model: Installed | None, entry: Entry | None, room: Room) -> Fit:
+    found = model or entry
+    if found is None:
+        raise ValueError("a row is a model of the catalogue, one that is here, or both")
+    return fits.fit(found.size, found.shape, found.context, room)
 
 
 def _gb(count: int) -> str:

@@ -27,6 +27,7 @@ from appliance.assembly_assistant import (
     workspace_doors,
 )
 from appliance.assembly_engine import build_engine
+from appliance.assembly_models import ModelParts
 from appliance.assistant.engine import Engine
 from appliance.audit_search import AuditSearch
 from appliance.clock import ManualClock
@@ -195,6 +196,9 @@ class Front:
         around = EditorSurroundings(self.settings, self.sessions, self.bus, self.relay.opener, self.relay.alone)
         self.editors = build_editors(store, around)
         self.terminals = Terminals(self.engine, self.quotas, self.streams)
+        self.models = ModelParts(
+            self.settings, store, self.bus, self.engine, self.commands, self.users, runtime="process"
+        )
         self.runner: web.AppRunner
         self.app: web.Application
         self.web: aiohttp.ClientSession
@@ -258,6 +262,8 @@ class Front:
             keys.SERVICES: self.services,
             keys.COMMANDS: self.commands,
             keys.ENGINE: self.engine,
+            keys.JOBS: self.models.jobs,
+            keys.MODELS: self.models.models,
             keys.TOOLBOX: self.toolbox,
             keys.PACKAGES: build_packages(self.settings, self.store, self.toolbox),
             keys.POLICY: self.policy_file,
@@ -382,6 +388,8 @@ async def front(
             setattr(made, name, await stack.enter_async_context(client))
         doors = workspace_doors(made.settings, os.getuid(), made.editors, made.terminals.protocol)
         stack.push_async_callback(made.terminals.close)
+        stack.push_async_callback(made.models.close)
+        await made.models.open()
         tasks = [asyncio.create_task(each.run()) for each in (made.services, made.mailer, *doors)]
 
         async def end() -> None:
