@@ -148,7 +148,7 @@ class ScriptedEngine:
 
     def upstream(self, *, tools: bool = True, remote: bool = False) -> Upstream:
         """Where the appliance's own parts find it."""
-        return Upstream(self.base, self.key, self.model, self.context, remote, self.socket, tools)
+        return Upstream(self.base, self.key, self.model, self.context, remote, self.socket, tools=tools)
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=64 << 20)
