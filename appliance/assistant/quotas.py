@@ -133,6 +133,11 @@ class Quotas:
         self._count(client, Counter(requests=1))
         return use
 
+    @property
+    def under_way(self) -> int:
+        """Requests that have begun and not ended."""
+        return len(self._under_way)
+
     def used(self, client: Client) -> tuple[int, int]:
         """Tokens of today: of this subject, and of its person in all."""
         today = _day(self._clock.now())
