@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from appliance.errors import NotFound
 from appliance.settings import Settings
 from appliance.verbs.base import Verb, Verbs, done, table, visible, when
 
@@ -35,6 +36,9 @@ def _users(group: Verbs) -> None:
     invite.add_argument("--days", type=int, default=7, help="how long it lasts, 1 to 30")
     invite.add_argument("--note", default="", help="a few words for the person")
     invite.add_argument("--language", choices=("en", "ar"), default="", help="language of the mail")
+    group.add("invitations", lambda a, s, c: c.call("GET", "/api/invitations"), show_invitations, "list invitations")
+    back = group.add("uninvite", users_uninvite, done("Withdrawn."), "withdraw an open invitation")
+    back.add_argument("email")
     role = group.add("role", users_role, show_user, "change a person's role")
     role.add_argument("email")
     role.add_argument("role", choices=("viewer", "operator", "admin"))
@@ -76,6 +80,17 @@ def users_invite(args: argparse.Namespace, settings: Settings, control: Control)
     return control.call("POST", "/api/invitations", wanted)
 
 
+def users_uninvite(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
+    email = args.email.casefold()
+    listed = control.call("GET", "/api/invitations")["invitations"]
+    still_open = [one["id"] for one in listed if one["email"].casefold() == email and one["state"] == "open"]
+    if not still_open:
+        raise NotFound(f"no invitation for {args.email} is open", hint="See `croft users invitations`.")
+    for invitation in still_open:
+        control.call("DELETE", f"/api/invitations/{quote(invitation, safe='')}")
+    return {"withdrawn": still_open}
+
+
 def users_role(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
     return control.call("PATCH", _user_path(args.email), {"role": args.role})
 
@@ -106,6 +121,13 @@ def show_invitation(result: dict[str, Any]) -> None:
     )
     print(sent)
     _show_qr(result["url"])
+
+
+def show_invitations(result: dict[str, Any]) -> None:
+    table(
+        ("E-MAIL", "ROLE", "STATE", "UNTIL"),
+        [(one["email"], one["role"], one["state"], when(one["expires_at"])) for one in result["invitations"]],
+    )
 
 
 def _show_qr(url: str) -> None:

@@ -69,6 +69,23 @@ async def test_people_sessions_and_services_from_the_console(home: Path, capsys:
         assert table.splitlines() == ["\ufeffseq,time,event,actor,name,intent,detail"]
 
 
+async def test_invitations_are_listed_and_withdrawn(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with front(home) as life:
+        await life.sign_in_as("admin")
+        code, made, _ = await croft(home, "users", "invite", "New@example.org", "--role", "operator", capsys=capsys)
+        assert code == 0
+        _, listed, _ = await croft(home, "users", "invitations", capsys=capsys)
+        assert [(one["email"].lower(), one["role"]) for one in listed["invitations"]] == [
+            ("new@example.org", "operator")
+        ]
+        code, gone, _ = await croft(home, "users", "uninvite", "new@example.org", capsys=capsys)
+        assert (code, gone["withdrawn"]) == (0, [made["invitation"]["id"]])
+        code, _, said = await croft(home, "users", "uninvite", "new@example.org", capsys=capsys)
+        assert (code, json.loads(said)["error"]["code"]) == (1, "not_found")
+        await asyncio.to_thread(cli.main, ["users", "invitations", "--home", str(home)])
+        assert "new@example.org" in capsys.readouterr().out.lower()
+
+
 async def test_text_for_people(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with front(home) as life:
         await life.sign_in_as("viewer")
