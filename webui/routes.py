@@ -18,6 +18,7 @@ assistant = Area("assistant")
 audit = Area("audit")
 commands = Area("commands")
 connect = Area("connect")
+conversations = Area("conversations")
 engine = Area("engine")
 editor = Area("editor")
 home = Area("home")
@@ -232,6 +233,12 @@ UI: tuple[Route, ...] = (
     Route("POST", "/api/editor/diff", editor.diff, OPERATOR, "Show in the editor what a file would become"),
     Route("POST", "/api/editor/diff/{id}/{action}", editor.decide, OPERATOR, "Accept or reject what the editor shows"),
     Route("POST", "/api/editor/open", editor.open_file, OPERATOR, "Open a file in the editor at a line"),
+    Route("POST", "/api/conversations", conversations.create, VIEWER, "Begin a conversation with the assistant"),
+    Route("GET", "/api/conversations", conversations.list_conversations, VIEWER, "One's own conversations; ?q= searches them"),
+    Route("GET", "/api/conversations/{id}", conversations.get_conversation, VIEWER, "One conversation, rendered"),
+    Route("PATCH", "/api/conversations/{id}", conversations.change, VIEWER, "Rename, pin or archive a conversation"),
+    Route("DELETE", "/api/conversations/{id}", conversations.delete, VIEWER, "Delete a conversation for good"),
+    Route("GET", "/api/conversations/{id}/export", conversations.export, VIEWER, "A conversation as Markdown or JSON", fresh=True),
     Route("GET", "/api/policy", policy.get_policy, VIEWER, "The command policy"),
     Route("PUT", "/api/policy", policy.put_policy, ADMIN, "Change the command policy", fresh=True),
     Route("POST", "/api/policy/explain", policy.explain, VIEWER, "What would happen to a command, and why", scope="commands"),

@@ -138,6 +138,7 @@ FAMILIES |= {
         *("added", "changed", "deleted", "mode", "replaced"),
         *(f"kind.{kind}" for kind in ("binary", "large", "link", "folder")),
     ],
+    "conversations.role.": ["user", "assistant", "tool", "summary"],
     "touches.": ["host", *get_args(Effect)],
     "policy_page.": [
         *(f"actor_is.{actor}" for actor in Actor),
