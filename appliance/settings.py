@@ -143,6 +143,11 @@ TABLE: tuple[Setting, ...] = (
         "Tokens of text a day that one person may use with all their API tokens; 0 is no limit.",
         change="live",
     ),
+    Setting("ai.steps", 12, "Tools that the assistant may use in one answer.", low=1, high=100, change="live"),
+    Setting(
+        "ai.answer_tokens", 8192, "Tokens of text that it may write in one answer.", low=64, high=1 << 20, change="live"
+    ),
+    Setting("ai.answer_minutes", 15, "Minutes that it may work on one answer.", low=1, high=240, change="live"),
     Setting(
         "ai.engine",
         "local",
@@ -308,6 +313,9 @@ class Settings:
     ai_parallel: int
     ai_token_day: int
     ai_person_day: int
+    ai_steps: int
+    ai_answer_tokens: int
+    ai_answer_minutes: int
     ai_engine: str
     ai_idle_minutes: int
     ai_url: str

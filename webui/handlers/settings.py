@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "mail.root",
     ),
     "limits": ("session.idle_minutes", "session.hours", "session.remember_days", "ide.idle_minutes", "ide.memory_mb"),
+    "answers": ("ai.steps", "ai.answer_tokens", "ai.answer_minutes"),
     "quotas": ("ai.rate_minute", "ai.rate_burst", "ai.parallel", "ai.token_day", "ai.person_day"),
     "look": ("language", "theme"),
     "log": ("log.level", "log.format", "log.service_mb", "runtime"),
