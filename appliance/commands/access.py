@@ -12,8 +12,9 @@ from appliance.errors import Forbidden
 
 
 def may_see(asker: Asker, run: Run) -> bool:
-    """Operators and admins see every run; viewers and tokens their own."""
-    return sees_all(asker) or (asker.account == run.asker.account and bool(asker.person or asker.token))
+    """Operators and admins see every run; viewers, tokens and the assistant their own."""
+    named = bool(asker.person or asker.token or asker.actor is Actor.AI)
+    return sees_all(asker) or (asker.account == run.asker.account and named)
 
 
 def sees_all(asker: Asker) -> bool:

@@ -1,7 +1,7 @@
-"""Keeping secrets that were typed into a command out of the audit log (LOG-5).
+"""Keeping secrets out of the audit log (LOG-5) and out of what the assistant is shown (AI-7).
 
-Rule: redaction happens before a word leaves this room for the log. It errs on the side of blanking; the run's own record,
-which an approval is checked against, keeps every word.
+Rule: redaction happens before a word leaves this room for the log or the model. It errs on the side of blanking; the run's own
+record, which an approval is checked against, keeps every word.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ _KNOWN = re.compile(
 )
 _DENSE = re.compile(r"[A-Za-z0-9+/_-]{20,}={0,2}")
 _DIGEST = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")  # commits and checksums are not secrets
+_PEM = re.compile(
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.{0,20000}?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL
+)
 _BITS = 3.7  # per character: words and paths of people lie below, random base64 and hexadecimal of this length above
 
 
@@ -47,6 +50,23 @@ def text(word: str) -> str:
     word = _IN_URL.sub(rf"\1{BLANK}@", _KNOWN.sub(BLANK, word))
     word = _NAMED.sub(rf"\1{BLANK}", word)
     return _DENSE.sub(lambda found: BLANK if _random(found[0]) else found[0], word)
+
+
+def body(words: str) -> str:
+    """A longer text, such as what a command wrote, with anything that looks like a secret blanked, line by line and uncut."""
+    words = _PEM.sub(BLANK, words)
+    lines = (line for whole in words.split("\n") for line in _pieces(whole))
+    return "".join(text(line) + end for line, end in lines).removesuffix("\n")
+
+
+def _pieces(line: str) -> Iterable[tuple[str, str]]:
+    """A line in parts that :func:`text` does not cut, each with what stands behind it."""
+    while len(line) > LONGEST_WORD:
+        at = line.rfind(" ", 1, LONGEST_WORD)
+        at = LONGEST_WORD if at < 0 else at
+        yield line[:at], ""
+        line = line[at:]
+    yield line, "\n"
 
 
 def _random(word: str) -> bool:
