@@ -30,7 +30,7 @@ ATTRIBUTES = {
 ALLOWED_CLASSES = {
     "span": {*CLASSES, "sign", "tick"},
     "a": {"file", "image"},
-    "div": {"table"},
+    "div": {"wide"},
     "td": {"start", "middle", "end"},
     "th": {"start", "middle", "end"},
 }

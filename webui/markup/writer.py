@@ -91,7 +91,7 @@ class Writer(RendererHTML):
         return "<br>\n"
 
     def table_open(self, tokens: Sequence[Token], at: int, options: Any, env: MutableMapping[str, Any]) -> str:
-        return f'<div class="table"><table{_attributes(tokens[at])}>\n'
+        return f'<div class="wide"><table{_attributes(tokens[at])}>\n'
 
     def table_close(self, tokens: Sequence[Token], at: int, options: Any, env: MutableMapping[str, Any]) -> str:
         return "</table></div>\n"
