@@ -17,7 +17,7 @@ import random
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -188,8 +188,7 @@ async def _serve(
         lambda: problems_of(monitor, mailer),
         lambda: commands.active,
     )
-    policy = PolicyFile(settings.paths.policy, store.clock)
-    await policy.open()
+    policy, started = PolicyFile(settings.paths.policy, store.clock), asyncio.Event()
     commands = build_commands(settings, store, bus, services, users, lambda: policy.current, runtime=broker["runtime"])
     await commands.load()
     runbooks = build_runbooks(store, users, commands)
@@ -227,6 +226,7 @@ async def _serve(
             keys.HINTS: hints,
             keys.RESTART: _restart,
             keys.CLOCK: store.clock,
+            keys.STARTED: started,
             keys.USERS: users,
             keys.SESSIONS: sessions,
             keys.SIGN_IN: sign_in,
@@ -294,9 +294,9 @@ async def _serve(
         tasks = [
             asyncio.create_task(services.run(), name="services"),
             asyncio.create_task(monitor.run(), name="telemetry"),
-            asyncio.create_task(commands.run(), name="commands"),
-            asyncio.create_task(policy.watch(), name="policy"),
-            asyncio.create_task(runbooks.run(), name="runbooks"),
+            asyncio.create_task(_policy(policy, started), name="policy"),
+            asyncio.create_task(_after(started, commands.run), name="commands"),
+            asyncio.create_task(_after(started, runbooks.run), name="runbooks"),
             asyncio.create_task(mailer.run(), name="mail"),
             *(asyncio.create_task(door.run(), name="door of the workspace") for door in doors),
             asyncio.create_task(_housekeeping((sessions, api_tokens, Counts(quotas)), store), name="housekeeping"),
@@ -308,6 +308,18 @@ async def _serve(
             relay.close_all()
             await _end(tasks)
             await _last_words((sessions, api_tokens, Counts(quotas, last=True)), store)
+
+
+async def _policy(policy: PolicyFile, started: asyncio.Event) -> None:
+    """Bring the policy into force, then follow it. Reading it takes a tenth of a start, and only who is signed in asks it (F2)."""
+    await policy.open()
+    started.set()
+    await policy.watch()
+
+
+async def _after(started: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
+    await started.wait()
+    await work()
 
 
 def _restart() -> None:

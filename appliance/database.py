@@ -233,20 +233,22 @@ def _touch(path: Path, used_before: bool) -> None:
         os.close(fd)
 
 
+_PRAGMAS = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA foreign_keys = ON;
+PRAGMA busy_timeout = 5000;
+PRAGMA cache_size = -1000;
+PRAGMA temp_store = MEMORY;
+PRAGMA trusted_schema = OFF;
+"""
+
+
 async def _connect(path: Path, undo: AsyncExitStack) -> aiosqlite.Connection:
     connection = await aiosqlite.connect(path, isolation_level=None, cached_statements=64)
     undo.push_async_callback(connection.close)
     connection.row_factory = sqlite3.Row
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-        "busy_timeout = 5000",
-        "cache_size = -1000",
-        "temp_store = MEMORY",
-        "trusted_schema = OFF",
-    ):
-        await connection.execute(f"PRAGMA {pragma}")
+    await connection.executescript(_PRAGMAS)
     return connection
 
 
@@ -282,12 +284,15 @@ async def _migrate(connection: aiosqlite.Connection) -> None:
         raise DatabaseError(
             "the database was written by a newer Croft", hint="Install that version again, or restore a backup."
         )
+    wanted = []
     for number, name, sql in known:
         digest = hashlib.sha256(sql.encode()).hexdigest()
         if number in done:
             if done[number] != digest:
                 raise DatabaseError(f"migration {name} was changed after it had been applied", hint="Reinstall Croft.")
             continue
-        # sqlite3's executescript commits first; the statement list is ours, so one script carries its own transaction.
         record = f"INSERT INTO migrations VALUES ({number}, '{name}', '{digest}');"  # noqa: S608 - file names of the package
-        await connection.executescript(f"BEGIN IMMEDIATE;\n{sql}\n{record}\nCOMMIT;")
+        wanted.append(f"{sql}\n{record}\n")
+    if wanted:
+        # One transaction: an update is there whole or not at all. executescript commits first, so the script begins its own.
+        await connection.executescript(f"BEGIN IMMEDIATE;\n{''.join(wanted)}COMMIT;")

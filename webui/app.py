@@ -26,6 +26,7 @@ def build(parts: dict[web.AppKey[Any], Any], console_uids: frozenset[int]) -> we
         parts[keys.ACCESS],
         parts[keys.AUDIT],
         parts[keys.CLOCK],
+        parts[keys.STARTED],
         table,
         console_uids,
     )

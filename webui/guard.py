@@ -120,6 +120,7 @@ class Guard:
         access: WorkspaceAccess,
         audit: AuditLog,
         clock: Clock,
+        started: asyncio.Event,
         routes: dict[tuple[str, str], Route],
         console_uids: frozenset[int],
     ) -> None:
@@ -129,6 +130,7 @@ class Guard:
         self._access = access
         self._audit = audit
         self._clock = clock
+        self._started = started
         self._routes = routes
         self._console_uids = console_uids
         self._hosts = {settings.host: "ui", settings.ide_host: "ide"}
@@ -185,6 +187,7 @@ class Guard:
             await read_body(request)
             principal = await self._admit(request, route, sent)
         self._slide(request, route, principal)
+        await self._arrive(route)
         response = await handler(request)
         await self._rotate(request, principal, response)
         return response
@@ -278,7 +281,13 @@ class Guard:
         if route is None or not route.path.startswith(FOR_PROGRAMS):
             raise _no_route(request)
         request[PRINCIPAL] = CONSOLE
+        await self._arrive(route)
         return await handler(request)
+
+    async def _arrive(self, route: Route) -> None:
+        """Who comes in the first moments of a start waits, except at the doors that are open to anyone: nothing is half there."""
+        if route.role is not None:
+            await self._started.wait()
 
 
 def _no_route(request: web.Request) -> web.HTTPException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,8 @@ VISITS = web.AppKey("visits", Visits)
 # Who knows of things that wait for a person (webui.needs); Home shows them.
 NEEDS: web.AppKey[Sequence[Provider]] = web.AppKey("needs")
 ANCHOR: web.AppKey[Callable[[], tuple[int, bytes] | None]] = web.AppKey("anchor")
+# Set once all that people come for is there; the gate keeps them waiting until then.
+STARTED: web.AppKey[asyncio.Event] = web.AppKey("started")
 # What many readers share, made with the first of them: webui.handlers.telemetry.drawings, webui.handlers.live.pictures.
 SHARED: web.AppKey[dict[str, Any]] = web.AppKey("shared")
 # What the machine is, once somebody asked.

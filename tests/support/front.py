@@ -177,6 +177,8 @@ class Front:
             self.settings, self.desk, self.services, self.bus, runtime="process"
         )
         self.policy = packaged_policy()
+        self.started = asyncio.Event()
+        self.started.set()
         self.policy_file = PolicyFile(self.settings.paths.policy, clock)
         self.settings.paths.workspace.mkdir(parents=True, exist_ok=True)
         # Not started: only tests of commands have a broker.
@@ -237,6 +239,7 @@ class Front:
             keys.HINTS: self.hints,
             keys.RESTART: lambda: self.restarts.append(self.clock.now()),
             keys.CLOCK: self.clock,
+            keys.STARTED: self.started,
             keys.USERS: self.users,
             keys.SESSIONS: self.sessions,
             keys.SIGN_IN: self.sign_in,
