@@ -52,6 +52,7 @@ ADMINS = frozenset({"admin"})
 NAVIGATION: tuple[Place, ...] = (
     Place("home", "/", EVERYONE, "H"),
     Place("workspace", "/workspace", OPERATORS, "W"),
+    Place("assistant", "/assistant", EVERYONE, "A"),
     Place("commands", "/commands", EVERYONE, "C"),
     Place("machine", "/machine", EVERYONE, "M"),
     Place("people", "/people", ADMINS, "P"),

@@ -82,6 +82,7 @@ UI: tuple[Route, ...] = (
     Route("GET", "/assistant", assistant.assistant, VIEWER, "Conversations with the assistant"),
     Route("POST", "/assistant", assistant.ask_form, VIEWER, "Ask the assistant, in a new conversation", form=True),
     Route("GET", "/assistant/{id}", assistant.conversation, VIEWER, "One conversation"),
+    Route("GET", "/assistant/{id}/export", conversations.export, VIEWER, "A conversation as a file", fresh=True),
     Route("POST", "/assistant/{id}", assistant.ask_more_form, VIEWER, "Ask on in a conversation, from the page", form=True),
     Route("GET", "/machine", machine.machine, VIEWER, "Services"),
     Route("POST", "/machine/services/{name}/{action}", machine.service_form, OPERATOR, "Act on a service", form=True),

@@ -45,6 +45,7 @@ GOLDEN: dict[str, tuple[int, int, int, int, int]] = {
     "GET /assistant": (OUT, OK, OK, OK, GONE),
     "POST /assistant": (OUT, YES, YES, YES, GONE),
     "GET /assistant/{id}": (OUT, GONE, GONE, GONE, GONE),
+    "GET /assistant/{id}/export": (OUT, GONE, GONE, GONE, GONE),
     "POST /assistant/{id}": (OUT, GONE, GONE, GONE, GONE),
     "GET /machine": (OUT, OK, OK, OK, GONE),
     "POST /machine/services/{name}/{action}": (OUT, NO, GONE, GONE, GONE),

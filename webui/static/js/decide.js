@@ -63,14 +63,19 @@ async function look(onChange = () => {}, onNew = () => {}) {
   }
 }
 
+/** The same for a page that hears of decisions over a stream of its own. */
+export const lookAgain = () => look();
+
 /** Keep the cards of this page true. `onChange` hears of each that was decided elsewhere, `onNew` of questions not shown here. */
 export function watchApprovals(onChange = () => {}, onNew = () => {}) {
   connect("/api/events?topics=approvals,runs", { approvals: () => look(onChange, onNew) });
 }
 
 function countDown() {
-  const began = performance.now();
-  findAll("[data-expires]").forEach((item) => { item.dataset.until = began + Number(item.dataset.expires) * 1000; });
+  // Cards that come later count from when they are first seen.
+  const begin = () => findAll("[data-expires]:not([data-until])").forEach((item) => { item.dataset.until = performance.now() + Number(item.dataset.expires) * 1000; });
+  begin();
+  document.addEventListener("croft:card", begin);
   setInterval(() => findAll("[data-expires]").forEach((item) => {
     const seconds = Math.max(0, (Number(item.dataset.until) - performance.now()) / 1000);
     find("[data-field=left]", item).textContent = t("approvals.left", { time: duration(seconds) });

@@ -107,7 +107,8 @@ function act(press) {
   if (does === "palette") openPalette();
   else if (does === "keys") document.getElementById("keys").showModal();
   else if (does === "find") return focusFilter();
-  else location.assign(does);
+  else if (does.startsWith("/")) location.assign(does);
+  else document.dispatchEvent(new CustomEvent("croft:key", { detail: does }));
   return true;
 }
 

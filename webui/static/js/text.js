@@ -11,6 +11,9 @@ const form = (n) => (plurals ??= new Intl.PluralRules(lang)).select(n);
 const otherDirection = rightToLeft ? /[0-9A-Za-z\u00c0-\u058f]/ : /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]/;
 const bidiControls = /[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g;
 
+/** Texts that come later, with a part of another page. */
+export const addStrings = (more) => Object.assign(strings, more);
+
 /** Whether the catalogue of this page holds `key`. */
 export const has = (key) => key in strings;
 

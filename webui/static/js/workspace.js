@@ -2,8 +2,8 @@
    Rule: opening the editor waits for nothing here (enter.js). */
 
 import { connect } from "./live.js";
-import { find, setIcon } from "./page.js";
-import { t } from "./text.js";
+import { complain, find, findAll, setIcon } from "./page.js";
+import { addStrings, t } from "./text.js";
 
 const MIN = 280;
 const desk = find(".desk");
@@ -17,6 +17,38 @@ function showPanel(open, remember = true) {
   toggle.setAttribute("aria-expanded", String(open));
   toggle.setAttribute("aria-pressed", String(open));
   if (remember) localStorage.setItem("croft.panel.open", open ? "yes" : "no");
+  if (open) assistant().then((bridge) => remember && bridge?.focus());
+}
+
+let bridge = null;
+let editorState = null;
+
+/** The assistant, brought here when the panel is first opened: until then the editor has the line to itself. */
+function assistant() {
+  bridge ??= bring().catch((error) => { bridge = null; complain(error); });
+  return bridge;
+}
+
+async function bring() {
+  const [{ fillPanel }, { pageAt }] = await Promise.all([import("./panel.js"), import("./proposals.js")]);
+  const page = await pageAt("/assistant");
+  addStrings(JSON.parse(find("#strings", page).textContent));
+  const styles = findAll("link[rel=stylesheet]", page).filter((each) => !find(`link[href="${CSS.escape(each.getAttribute("href"))}"]`)).map((each) => document.adoptNode(each));
+  await Promise.all(styles.map((each) => new Promise((resolve) => {
+    each.addEventListener("load", resolve);
+    each.addEventListener("error", resolve);
+    document.head.append(each);
+  })));
+  const made = fillPanel(panel, page);
+  if (editorState) made.told(editorState);
+  return made;
+}
+
+/** What is open in the editor; what was asked about there opens the panel. */
+async function showEditor(state) {
+  editorState = state;
+  if (state.asked && panel.hidden && localStorage.getItem("croft.assistant.asked") !== state.asked.id) showPanel(true);
+  if (bridge) (await bridge)?.told(state);
 }
 
 function setWidth(width) {
@@ -58,4 +90,4 @@ function showState({ services }) {
 
 showPanel(localStorage.getItem("croft.panel.open") === "yes" && innerWidth > 720, false);
 setWidth(Number(localStorage.getItem("croft.panel.width")) || 360);
-connect("/api/events?topics=services", { services: showState });
+connect("/api/events?topics=services,editor", { services: showState, editor: showEditor });

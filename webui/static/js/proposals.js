@@ -1,0 +1,115 @@
+/* What the assistant asks for: a command with its approval card and its run, a file with its difference.
+   Rule: cards are the ones the server draws for the Commands pages; what runs or is written is decided there, never here (AI-1, AI-4). */
+
+import { followRun, isOpen, spell } from "./output.js";
+import { Refused, ask, complain, copyOf, find, toast } from "./page.js";
+import { t } from "./text.js";
+
+const SIGNS = { "+": "add", "-": "cut", "@": "place" };
+
+/** Another of our pages, as the server draws it: read as a document, in which nothing runs. */
+export function pageAt(path) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("GET", path);
+    request.setRequestHeader("Accept", "text/html");
+    request.responseType = "document";
+    request.addEventListener("load", () => {
+      if (request.status === 200 && request.response) resolve(request.response);
+      else reject(new Refused(request.status, t(request.status === 401 ? "js.signed_out" : "js.unreachable")));
+    });
+    request.addEventListener("error", () => reject(new Refused(0, t("js.unreachable"))));
+    request.send();
+  });
+}
+
+/** The part of it that `selector` names. */
+export async function piece(path, selector) {
+  const found = find(selector, await pageAt(path));
+  if (!found) throw new Refused(0, t("js.unreachable"));
+  return document.adoptNode(found);
+}
+
+/** Put run `id` into `box`: its question while it waits, then what it writes. `onEnd` hears of its end. */
+export async function showRun(box, id, onEnd = () => {}) {
+  let run;
+  try {
+    ({ run } = await ask("GET", `/api/commands/${id}`));
+    const card = await piece(`/commands/${id}`, run.state === "waiting" ? "[data-approval]" : "[data-run]");
+    box.replaceChildren(card);
+    box.dataset.runState = run.state;
+    if (run.state === "waiting") {
+      card.dispatchEvent(new CustomEvent("croft:card", { bubbles: true }));
+      return;
+    }
+  } catch (error) {
+    if (!run) box.replaceChildren();
+    return complain(error);
+  }
+  if (isOpen(run.state)) follow(box, id, onEnd);
+  else onEnd(run);
+}
+
+function follow(box, id, onEnd) {
+  const section = find("[data-run]", box);
+  // The run's page has this only for a run that has begun to write.
+  if (!find(".run-lines", section)) return;
+  followRun(section, id, (run) => {
+    box.dataset.runState = run.state;
+    if (!isOpen(run.state)) onEnd(run);
+  });
+}
+
+/** Show a proposal of the stream in `list`; one that is there already is brought up to date. */
+export function showProposal(list, proposal) {
+  let box = find(`[data-proposal="${CSS.escape(proposal.id)}"]`, list);
+  const fresh = !box;
+  box ??= copyOf(`proposal-${proposal.kind}`);
+  box.dataset.proposal = proposal.id;
+  box.dataset.state = proposal.state;
+  if (proposal.run) box.dataset.run = proposal.run;
+  if (fresh) list.append(box);
+  if (proposal.kind === "command") {
+    if (box.dataset.run) showRun(box, box.dataset.run);
+  } else {
+    drawWrite(box, proposal, fresh);
+  }
+  return box;
+}
+
+function drawWrite(box, { path, diff, state, what, why }, fresh) {
+  find("[data-field=state]", box).textContent = t(`chat.write_${state}`);
+  box.dataset.state = state;
+  if (!fresh) return;
+  const kind = what ?? (/^--- \/dev\/null/m.test(diff ?? "") ? "added" : "changed");
+  const pill = find("[data-what]", box);
+  pill.dataset.what = kind;
+  pill.textContent = t(`changes.${kind}`);
+  find(".path", box).replaceChildren(...spell(path));
+  const said = find(".said-why", box);
+  if (said) said.hidden = !why;
+  if (said && why) find("[dir=auto]", said).replaceChildren(...spell(why));
+  find("[data-field=diff]", box).replaceChildren(...(diff ?? "").split("\n").filter((line, at) => at > 1 || !/^(---|\+\+\+) /.test(line)).map(line));
+}
+
+function line(text) {
+  const made = document.createElement("span");
+  made.dataset.sign = SIGNS[text[0]] ?? "same";
+  made.append(...spell(text), "\n");
+  return made;
+}
+
+/** Accept or reject a file that the assistant wrote. */
+export async function decideWrite(box, conversation, how) {
+  const buttons = box.querySelectorAll("button");
+  buttons.forEach((button) => { button.disabled = true; });
+  try {
+    const { proposal } = await ask("POST", `/api/conversations/${conversation}/proposals/${box.dataset.proposal}/${how}`, undefined, {});
+    drawWrite(box, proposal, false);
+    toast(t(how === "accept" ? "chat.accepted" : "chat.rejected", { path: proposal.path ?? "" }));
+  } catch (error) {
+    complain(error);
+  } finally {
+    buttons.forEach((button) => { button.disabled = false; });
+  }
+}
