@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from appliance.assistant.faults import EngineFault, said_by_engine
+from appliance.errors import CroftError
 
 EVENT_MAX = 1 << 20
 DONE = b"data: [DONE]\n\n"
@@ -36,6 +37,7 @@ class Tally:
         self._rest, self._events = b"", 0
         self._usage: _Usage | None = None
         self.ended = False
+        self.fault: CroftError | None = None
 
     def asked(self, key: str) -> None:
         """The engine has got the request, with ``key``."""
@@ -50,7 +52,8 @@ class Tally:
         return self._usage.completion_tokens if self._usage else self._events
 
     def feed(self, data: bytes) -> bytes:
-        """What of ``data``, a piece of an event stream, goes on now. Raises EngineFault where the engine reports one."""
+        """What of ``data``, a piece of an event stream, goes on now. Where the engine reports a fault it is in ``fault`` then,
+        and nothing goes on after it. Raises EngineFault for an event that is too long."""
         if b"\r" in data:
             data = data.replace(b"\r", b"")  # of line ends; in JSON it stands escaped
         if self._rest:
@@ -91,7 +94,8 @@ class Tally:
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return b""
         if "error" in fields and "choices" not in fields:
-            raise said_by_engine(502, said, self._key.decode())
+            self.ended, self.fault = True, said_by_engine(502, said, self._key.decode())
+            return b""
         self._events += 1
         if self._note(fields) and not self._wants_usage:
             if bytes(fields.get("choices", b"[]")).replace(b" ", b"") == b"[]":

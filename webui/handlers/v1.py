@@ -146,6 +146,8 @@ async def _stream(request: web.Request, engine: Engine, ask: Ask, tally: Tally) 
 async def _pour(reply: Exchange, tally: Tally, outlet: Outlet) -> None:
     def pass_on(data: bytes) -> None:
         outlet.send(tally.feed(data))
+        if tally.fault:
+            raise tally.fault
         if tally.ended:
             reply.finish()
 
