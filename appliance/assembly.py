@@ -29,7 +29,6 @@ from appliance.commands.runs import Runs
 from appliance.commands.workspace import WorkspaceFiles
 from appliance.errors import Unavailable
 from appliance.events import EventBus
-from appliance.host.machine import listeners
 from appliance.host.packages import Packages
 from appliance.host.toolbox import Toolbox
 from appliance.identity.mail import Mailer
@@ -169,6 +168,8 @@ def _limits_now(settings: Settings, *, docker: bool) -> Callable[[ServiceName], 
 
 def port_owner(port: int) -> str:
     """Name of the program that listens on a TCP port, as far as this account may see it; '' when nothing does."""
+    from appliance.host.machine import listeners
+
     found = listeners(port)
     return found[0].program if found else ""
 

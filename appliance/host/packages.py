@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from appliance.audit import AuditLog
-from appliance.broker.packages import MOST, NAME
 from appliance.errors import Conflict, CroftError, Invalid, Unavailable
 
 log = logging.getLogger(__name__)
@@ -37,6 +36,8 @@ class Packages:
 
     async def begin(self, text: str, actor: str) -> None:
         """Have exactly the packages that ``text`` names. Raises Invalid, Conflict, AuditUnavailable."""
+        from appliance.broker.packages import MOST, NAME
+
         names = list(dict.fromkeys(text.split()))
         if wrong := [name for name in names if not re.fullmatch(NAME, name)]:
             raise Invalid(

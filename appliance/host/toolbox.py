@@ -17,7 +17,6 @@ from typing import Any
 from appliance.audit import AuditLog
 from appliance.errors import Conflict, CroftError, NotFound, Unavailable
 from appliance.events import EventBus
-from appliance.host.tools import offered
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +57,8 @@ class Toolbox:
 
     async def begin(self, action: str, name: str, series: str, actor: str) -> None:
         """Start adding or removing one, announced in the audit log. Raises NotFound, Conflict, AuditUnavailable."""
+        from appliance.host.tools import offered
+
         if series not in offered(name):
             raise NotFound("there is no such tool", hint="`croft tools list` names every one.")
         if self.job is not None:
