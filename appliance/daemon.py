@@ -43,6 +43,7 @@ from appliance.assembly import (
     session_limits,
     workspace_uid,
 )
+from appliance.assembly_answers import AnswerParts
 from appliance.assembly_assistant import (
     Counts,
     EditorSurroundings,
@@ -88,7 +89,7 @@ from webui import app as web_app
 from webui import keys
 from webui.assets import Assets
 from webui.guard import IDE_COOKIE
-from webui.i18n import Catalogue
+from webui.i18n import Catalogue, Translator
 from webui.ide_gate import IdeGate, IdePages
 from webui.needs import expiring, on_page, unfinished, waiting
 from webui.relay import Relay
@@ -197,6 +198,21 @@ async def _serve(
 
     engine = build_engine(settings, desk, services, bus, runtime=broker["runtime"])
     parts = ModelParts(settings, store, bus, engine, commands, users, runtime=broker["runtime"])
+    conversations = build_conversations(store)
+    speech = Translator(catalogue, "en")
+    answering = AnswerParts(
+        settings,
+        store,
+        bus,
+        desk,
+        engine,
+        commands,
+        conversations,
+        quotas,
+        parts.models,
+        speech.message,
+        markup="webui.markup",
+    )
     editors = build_editors(store, EditorSurroundings(settings, sessions, bus, relay.opener, relay.alone))
     terminals = Terminals(engine, quotas, streams)
 
@@ -260,7 +276,8 @@ async def _serve(
             keys.MODELS: parts.models,
             keys.QUOTAS: quotas,
             keys.EDITORS: editors,
-            keys.CONVERSATIONS: build_conversations(store),
+            keys.CONVERSATIONS: conversations,
+            keys.ANSWERS: answering.answers,
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
             keys.RELAY: relay,
@@ -289,6 +306,7 @@ async def _serve(
         await stack.enter_async_context(_forward_auth(settings, verifier))
         stack.push_async_callback(terminals.close)
         stack.push_async_callback(parts.close)
+        stack.push_async_callback(answering.close)
         await parts.open()
         doors = workspace_doors(settings, workspace_uid(settings), editors, terminals.protocol)
         tasks = [

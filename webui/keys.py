@@ -52,6 +52,7 @@ from webui.relay import Relay
 from webui.streams import Streams
 
 if TYPE_CHECKING:  # parts of the assistant are imported with their first use
+    from appliance.assistant.answers import Answers
     from appliance.assistant.conversations import Conversations
     from appliance.assistant.editor import Editors
     from appliance.assistant.models import Models
@@ -97,6 +98,7 @@ JOBS: web.AppKey[Late[Jobs]] = web.AppKey("jobs")
 MODELS: web.AppKey[Late[Models]] = web.AppKey("models")
 QUOTAS: web.AppKey[Late[Quotas]] = web.AppKey("quotas")
 EDITORS: web.AppKey[Late[Editors]] = web.AppKey("editors")
+ANSWERS: web.AppKey[Late[Answers]] = web.AppKey("answers")
 CONVERSATIONS: web.AppKey[Late[Conversations]] = web.AppKey("conversations")
 CATALOGUE = web.AppKey("catalogue", Catalogue)
 ASSETS = web.AppKey("assets", Assets)

@@ -13,6 +13,7 @@ from webui.guard import ANY_SCOPE, Route
 
 # Pages of webui/handlers/, each imported with the first request to it.
 account = Area("account")
+answers = Area("answers")
 approvals = Area("approvals")
 assistant = Area("assistant")
 audit = Area("audit")
@@ -23,10 +24,12 @@ engine = Area("engine")
 editor = Area("editor")
 home = Area("home")
 invitations = Area("invitations")
+jobs = Area("jobs")
 live = Area("live")
 machine = Area("machine")
 mail = Area("mail")
 mailed = Area("mailed")
+models = Area("models")
 passkeys = Area("passkeys")
 people = Area("people")
 policy = Area("policy")
@@ -89,6 +92,11 @@ UI: tuple[Route, ...] = (
     Route("GET", "/machine/tools", tools.tools, OPERATOR, "Toolchains of the workspace"),
     Route("POST", "/machine/tools/{name}/{series}/{action}", tools.tool_form, OPERATOR, "Install or remove a toolchain", form=True),
     Route("POST", "/machine/packages", tools.packages_form, ADMIN, "Packages of the workspace's image", form=True, fresh=True),
+    Route("GET", "/machine/models", models.models, VIEWER, "Language models"),
+    Route("POST", "/machine/models", models.add_form, ADMIN, "Download a model from an address", form=True, fresh=True),
+    Route("POST", "/machine/models/{name}/{action}", models.model_form, ADMIN, "Download, choose, try or delete a model", form=True),
+    Route("GET", "/machine/jobs", jobs.jobs, VIEWER, "Long work under way"),
+    Route("POST", "/machine/jobs/{id}/{action}", jobs.job_form, ADMIN, "Pause, resume or cancel a job", form=True),
     # Before the page: the router takes the first that fits, and {name} fits "ide.txt".
     Route("GET", "/machine/logs/{name}.txt", machine.download_logs, OPERATOR, "Log of a service as a file"),
     Route("GET", "/machine/logs/{name}", machine.logs, OPERATOR, "Log of a service"),
@@ -171,6 +179,12 @@ UI: tuple[Route, ...] = (
     Route("PUT", "/api/packages", tools.set_packages, ADMIN, "Choose the packages of the workspace's image", fresh=True),
     Route("GET", "/api/services/{name}/logs", machine.service_logs, OPERATOR, "Last lines of a service", scope="services"),
     Route("GET", "/api/services/{name}/logs/stream", machine.follow_logs, OPERATOR, "New lines of a service (SSE)", slides=False, scope="services"),
+    Route("GET", "/api/models", models.list_models, VIEWER, "Language models: offered, here, in use", scope="read"),
+    Route("POST", "/api/models", models.add_model, ADMIN, "Download a model from an address", fresh=True),
+    Route("POST", "/api/models/{name}/{action}", models.act_on_model, ADMIN, "Download, choose, try or delete a model"),
+    Route("GET", "/api/jobs", jobs.list_jobs, VIEWER, "Long work under way and the last that ended", scope="read"),
+    Route("GET", "/api/jobs/{id}", jobs.get_job, VIEWER, "One job", scope="read"),
+    Route("POST", "/api/jobs/{id}/{action}", jobs.act_on_job, ADMIN, "Pause, resume or cancel a job"),
     Route("GET", "/api/sessions", sessions.list_sessions, VIEWER, "Sessions", scope="people"),
     Route("DELETE", "/api/sessions/{id}", sessions.end_session, VIEWER, "End a session", scope="people"),
     Route("GET", "/api/me", tokens.me, VIEWER, "Who the caller is", scope=ANY_SCOPE),
@@ -240,6 +254,17 @@ UI: tuple[Route, ...] = (
     Route("PATCH", "/api/conversations/{id}", conversations.change, VIEWER, "Rename, pin or archive a conversation"),
     Route("DELETE", "/api/conversations/{id}", conversations.delete, VIEWER, "Delete a conversation for good"),
     Route("GET", "/api/conversations/{id}/export", conversations.export, VIEWER, "A conversation as Markdown or JSON", fresh=True),
+    Route("POST", "/api/conversations/{id}/messages", answers.ask, VIEWER, "Ask the assistant; its answer begins"),
+    Route("POST", "/api/conversations/{id}/messages/{message}/regenerate", answers.regenerate, VIEWER, "Another answer to the same question"),
+    Route("POST", "/api/conversations/{id}/branch", answers.branch, VIEWER, "Read on at another version"),
+    Route("POST", "/api/conversations/{id}/stop", answers.stop, VIEWER, "End the answer under way"),
+    Route("GET", "/api/conversations/{id}/stream", answers.stream, VIEWER, "The answer as it comes (SSE)", slides=False),
+    Route("POST", "/api/conversations/{id}/proposals", answers.save, OPERATOR, "Propose a block of an answer as a file"),
+    Route("POST", "/api/conversations/{id}/proposals/{proposal}/accept", answers.accept, OPERATOR, "Write a proposed file as it was shown"),
+    Route("POST", "/api/conversations/{id}/proposals/{proposal}/reject", answers.reject, OPERATOR, "Turn a proposed file down"),
+    Route("POST", "/api/conversations/{id}/proposals/{proposal}/open", answers.open_in_editor, OPERATOR, "Show a proposed file in the editor"),
+    Route("POST", "/api/assistant/estimate", answers.estimate, VIEWER, "What a question would cost in tokens and time"),
+    Route("POST", "/api/commands/{id}/ask", answers.ask_about_run, OPERATOR, "Ask the assistant about a run"),
     Route("GET", "/api/policy", policy.get_policy, VIEWER, "The command policy"),
     Route("PUT", "/api/policy", policy.put_policy, ADMIN, "Change the command policy", fresh=True),
     Route("POST", "/api/policy/explain", policy.explain, VIEWER, "What would happen to a command, and why", scope="commands"),

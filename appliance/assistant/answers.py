@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from appliance.assistant.loop import Hands, Loop
 from appliance.assistant.messages import Conversation, Message, Role, State
 from appliance.assistant.person import Person
 from appliance.assistant.proposals import Proposal
+from appliance.assistant.tools import Mistake
 from appliance.errors import Conflict, CroftError, Forbidden, Invalid
 from appliance.events import LOST, EventBus
 
@@ -72,7 +73,7 @@ class Answers:
         feed: EventBus,
         caps: Callable[[], Caps],
         painter: Callable[[], Painter],
-        speed: Callable[[], float | None] = lambda: None,
+        speed: Callable[[], Awaitable[float | None]],
     ) -> None:
         self._store, self._asking, self._hands, self._feed = conversations, asking, hands, feed
         self._caps, self._painter, self._speed = caps, painter, speed
@@ -141,10 +142,25 @@ class Answers:
         return Stopped(True, await self._freed())
 
     async def drop(self, conversation_id: str) -> None:
-        """Before a conversation is deleted: its answer ends, its proposals go."""
+        """Before a conversation is deleted: its answer ends."""
         if live := self._live.get(conversation_id):
             await self._end(live)
-        await self._hands.proposals.forget(conversation_id)
+
+    async def save(self, person: Person, conversation_id: str, message_id: str, path: str, text: str) -> Proposal:
+        """A block of an answer as a file: proposed, so that the person sees what it changes. Raises CroftError."""
+        if not person.may_use_tools:
+            raise Forbidden("files need the role operator", hint="Ask an admin of this appliance.")
+        conversation = await self._store.get(person.id, conversation_id)
+        message = await self._store.message(conversation, message_id)
+        try:
+            return await self._hands.proposals.write(conversation.id, message.id, person, path, text)
+        except Mistake as mistake:
+            raise Invalid(str(mistake), hint="Choose another name.", code="file") from mistake
+
+    async def proposals(self, person: Person, conversation_id: str) -> list[Proposal]:
+        """What was proposed in a conversation, the oldest first. Raises NotFound."""
+        conversation = await self._store.get(person.id, conversation_id)
+        return await self._hands.proposals.of(person.id, conversation.id)
 
     async def decide(self, person: Person, proposal_id: str, accept: bool) -> Proposal:
         """Accept or reject a proposed file. Raises CroftError."""
@@ -165,31 +181,37 @@ class Answers:
 
     # --- reading
 
-    async def events(self, person: Person, conversation_id: str) -> AsyncGenerator[Event, None]:
-        """Everything as it is, then what changes: ``message`` ``status`` ``step`` ``block`` ``proposal`` ``title``. Raises NotFound."""
+    async def events(self, person: Person, conversation_id: str, *, text: bool = False) -> AsyncGenerator[Event, None]:
+        """Everything as it is, then what changes: ``message`` ``status`` ``step`` ``proposal`` ``title``, and the words as ``block``, or
+        with ``text`` as ``text``, whole each time. Raises NotFound."""
         conversation = await self._store.get(person.id, conversation_id)
         async with self._feed.subscribe({conversation.id}) as changes:
-            picture, seen = await self._picture(conversation)
+            left_out = "block" if text else "text"
+            picture, seen = await self._picture(conversation, text)
             for name, data in picture:
                 yield name, data, seen
             async for event in changes:
                 if event.topic == LOST:
-                    picture, seen = await self._picture(conversation)
+                    picture, seen = await self._picture(conversation, text)
                     for name, data in picture:
                         yield name, data, seen
-                elif event.id > seen:
+                elif event.id > seen and event.data["event"] != left_out:
                     yield event.data["event"], event.data["data"], event.id
 
-    async def _picture(self, conversation: Conversation) -> tuple[list[tuple[str, Mapping[str, Any]]], int]:
+    async def output(self, run: str, most: int) -> str:
+        """The end of what a run wrote, as the assistant may see it."""
+        return await self._hands.shell.output(run, most)
+
+    async def _picture(self, conversation: Conversation, text: bool) -> tuple[list[tuple[str, Mapping[str, Any]]], int]:
         """The state of the last answer and of what waits, and the event it is as of."""
         proposals = await self._hands.proposals.of(conversation.owner, conversation.id)
         path = [] if conversation.id in self._live else await self._store.path(conversation)
         # Nothing is awaited from here on, so nothing happens between the picture and its number.
         live = self._live.get(conversation.id)
-        found = live.events() if live else self._finished(path)
+        found = live.events(text=text) if live else self._finished(path, text)
         return found + [("proposal", proposal_data(one)) for one in proposals], self._feed.last_id
 
-    def _finished(self, path: Sequence[Message]) -> list[tuple[str, Mapping[str, Any]]]:
+    def _finished(self, path: Sequence[Message], text: bool) -> list[tuple[str, Mapping[str, Any]]]:
         if not path or path[-1].role is not Role.ASSISTANT:
             return []
         last = path[-1]
@@ -197,7 +219,7 @@ class Answers:
         live.text, live.usage, live.model = last.text, dict(last.usage), last.model
         live.steps = [dict(step) for step in last.steps]
         live.ended(last)
-        return live.events()
+        return live.events(text=text)
 
     async def estimate(
         self, person: Person, text: str, context: Sequence[Mapping[str, Any]], conversation_id: str = ""
@@ -212,12 +234,12 @@ class Answers:
             turns = prompts.turns(await self._store.path(conversation)) + turns
         first = {"role": "system", "content": prompts.system(tools=False, data=bool(context))}
         found = tokens.of_prompt([first, *turns], status.model)
-        return Estimate(found, status.context, self._seconds(min(found, status.context or found), status.model))
+        return Estimate(found, status.context, await self._seconds(min(found, status.context or found), status.model))
 
-    def _seconds(self, tokens: int, model: str) -> float | None:
+    async def _seconds(self, tokens: int, model: str) -> float | None:
         if speed := self._asking.speeds.get(model):
             return tokens / speed.reading + LIKELY_TOKENS / speed.writing
-        writing = self._speed()
+        writing = await self._speed()
         # A prompt is read some times faster than an answer is written; how many is only known once it was measured.
         return tokens / (writing * 4) + LIKELY_TOKENS / writing if writing else None
 
@@ -384,8 +406,9 @@ def _check_chips(context: Sequence[Mapping[str, Any]]) -> None:
 def _note(live: Live, reply: Reply) -> None:
     """What is kept of how it went."""
     live.usage |= {
-        "tokens_in": reply.read,
-        "tokens_out": reply.written,
+        "prompt_tokens": reply.read,
+        "completion_tokens": reply.written,
+        "context_used": reply.read + reply.written,
         "first_seconds": round(reply.first_seconds, 2),
         "seconds": round(reply.seconds, 2),
     }

@@ -110,12 +110,17 @@ class Live:
 
     # --- what readers get
 
-    def events(self) -> list[tuple[str, Mapping[str, Any]]]:
-        """All of it as it is now."""
+    def _words(self) -> dict[str, Any]:
+        return {"message": self.message.id, "text": self.text}
+
+    def events(self, *, text: bool = False) -> list[tuple[str, Mapping[str, Any]]]:
+        """All of it as it is now, with its words as ``text`` or as blocks of a page."""
         found: list[tuple[str, Mapping[str, Any]]] = [("message", self._message())]
         if self.state is State.RUNNING:
             found.append(("status", {"message": self.message.id, **self._status}))
         found += [("step", {"message": self.message.id, **step}) for step in self.steps]
+        if text:
+            return [*found, ("text", self._words())]
         return found + [("block", {"message": self.message.id, **block.data()}) for block in self._painter.blocks]
 
     def _message(self) -> dict[str, Any]:
@@ -135,6 +140,7 @@ class Live:
     def _patch(self, patches: Sequence[Patch]) -> None:
         for patch in patches:
             self._publish("block", {"message": self.message.id, **patch.data()})
+        self._publish("text", self._words())
 
     def _paint(self) -> None:
         self._timer = None

@@ -151,7 +151,7 @@ class Loop:
         described = _described() if tools else []
         taken = self._asking.tokens.of(json.dumps(described), upstream.model) if tools else 0
         fitted = fit(text, self._turns, self._steps, self._context - room - taken, self._asking.tokens, upstream.model)
-        self._live.usage |= {"context": self._context, "prompt": fitted.tokens + taken}
+        self._live.usage |= {"context": self._context, "context_used": fitted.tokens + taken}
         if fitted.left_out or fitted.cut:
             self._live.usage |= {"left_out": fitted.left_out, "cut": fitted.cut}
         return question(

@@ -235,10 +235,6 @@ class Proposals:
         )
         return [Proposal.of(row) for row in reversed(rows)]
 
-    async def forget(self, conversation: str) -> None:
-        """Nothing of a deleted conversation stays."""
-        await self._db.execute("DELETE FROM proposals WHERE conversation = ?", (conversation,))
-
     async def _open(self, person: Person, proposal_id: str) -> Proposal:
         row = await self._db.row("SELECT * FROM proposals WHERE id = ? AND owner = ?", (proposal_id, person.id))
         if row is None:

@@ -16,3 +16,7 @@ CREATE TABLE proposals (
     decided_at   REAL
 ) STRICT;
 CREATE INDEX proposals_conversation ON proposals (conversation, created_at);
+-- Nothing of a conversation outlives it, whoever deletes it.
+CREATE TRIGGER proposals_gone AFTER DELETE ON conversations BEGIN
+    DELETE FROM proposals WHERE conversation = OLD.id;
+END;

@@ -19,6 +19,7 @@ from aiohttp import web
 import webui
 from appliance import keys as key_files
 from appliance.assembly import build_commands, build_own_data, build_packages, build_runbooks
+from appliance.assembly_answers import AnswerParts
 from appliance.assembly_assistant import (
     EditorSurroundings,
     build_conversations,
@@ -72,7 +73,7 @@ from webui import app as web_app
 from webui import keys
 from webui.assets import Assets
 from webui.guard import COOKIE, IDE_COOKIE
-from webui.i18n import Catalogue
+from webui.i18n import Catalogue, Translator
 from webui.ide_gate import IdePages
 from webui.needs import on_page, unfinished, waiting
 from webui.relay import Relay
@@ -201,6 +202,14 @@ class Front:
         self.models = ModelParts(
             self.settings, store, self.bus, self.engine, self.commands, self.users, runtime="process"
         )
+        self.conversations = build_conversations(store)
+        words = Translator(Catalogue.load(ROOM / "locale"), "en")
+        self.answering = AnswerParts(
+            *(self.settings, store, self.bus, self.desk, self.engine, self.commands, self.conversations, self.quotas),
+            self.models.models,
+            words.message,
+            markup="webui.markup",
+        )
         self.runner: web.AppRunner
         self.app: web.Application
         self.web: aiohttp.ClientSession
@@ -273,7 +282,8 @@ class Front:
             keys.RUNBOOKS: self.runbooks,
             keys.QUOTAS: self.quotas,
             keys.EDITORS: self.editors,
-            keys.CONVERSATIONS: build_conversations(self.store),
+            keys.CONVERSATIONS: self.conversations,
+            keys.ANSWERS: self.answering.answers,
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
             keys.RELAY: self.relay,
@@ -392,6 +402,7 @@ async def front(
         doors = workspace_doors(made.settings, os.getuid(), made.editors, made.terminals.protocol)
         stack.push_async_callback(made.terminals.close)
         stack.push_async_callback(made.models.close)
+        stack.push_async_callback(made.answering.close)
         await made.models.open()
         tasks = [asyncio.create_task(each.run()) for each in (made.services, made.mailer, *doors)]
 

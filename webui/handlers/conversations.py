@@ -98,6 +98,8 @@ async def change(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     """Delete one for good."""
     store, conversation = await asked_for(request)
+    if (answers := request.app[keys.ANSWERS].made) is not None:
+        await answers.drop(conversation.id)
     await store.delete(conversation, principal_of(request).actor)
     return answer({"ok": True})
 

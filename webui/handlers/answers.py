@@ -1,0 +1,249 @@
+"""Asking the assistant: questions, answers as they come, stopping, other versions, and what it proposes.
+
+Rule: a conversation is its owner's alone. Whoever asks may go; the answer goes on, and whoever comes back is given all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from appliance.assistant.answers import END, Answers, Estimate, proposal_data
+from appliance.assistant.messages import Message
+from appliance.assistant.person import CONSOLE, Person
+from appliance.assistant.prompts import KINDS
+from appliance.assistant.proposals import State
+from appliance.errors import CroftError, Invalid, NotFound
+from webui import keys, views
+from webui.answers import answer
+from webui.forms import read_json
+from webui.guard import principal_of
+from webui.handlers.conversations import conversation_json, message_json, store_of
+from webui.handlers.live import Item, until_signed_out
+from webui.i18n import Translator
+
+OUTPUT_MOST = 20_000  # characters of a run that go along with a question about it
+
+
+class Chip(msgspec.Struct, forbid_unknown_fields=True):
+    """Something that goes along with a question."""
+
+    kind: str
+    path: str = ""
+    text: str = ""
+
+
+class Asked(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of a question. ``parent``: the message it follows, null for the first; left out, the last one."""
+
+    text: str
+    parent: str | None = END
+    context: list[Chip] = []
+    tools: bool = False
+
+
+class Again(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of asking for another answer."""
+
+    tools: bool = False
+
+
+class Branch(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of going to another version."""
+
+    message: str
+
+
+class Costs(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of asking what a question would cost."""
+
+    text: str = ""
+    context: list[Chip] = []
+    conversation: str = ""
+
+
+class Saved(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of proposing a block of an answer as a file."""
+
+    message: str
+    path: str
+    text: str
+
+
+class About(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of asking about a run; ``text`` in place of the usual question."""
+
+    text: str = ""
+
+
+async def ask(request: web.Request) -> web.Response:
+    """Put a question; 201 with it and with the answer that begins."""
+    body = await read_json(request, Asked)
+    answers = await _answers(request)
+    message, begun = await answers.ask(
+        person_of(request),
+        request.match_info["id"],
+        body.text,
+        parent=body.parent,
+        context=_chips(body.context),
+        tools=body.tools,
+    )
+    return answer({"message": message_json(message), "answer": message_json(begun)}, 201)
+
+
+async def regenerate(request: web.Request) -> web.Response:
+    """Another answer to the same question."""
+    body = await read_json(request, Again)
+    answers = await _answers(request)
+    found = await answers.regenerate(
+        person_of(request), request.match_info["id"], request.match_info["message"], tools=body.tools
+    )
+    return answer({"answer": message_json(found)}, 201)
+
+
+async def branch(request: web.Request) -> web.Response:
+    """Go to another version; the messages that are read from then on."""
+    body = await read_json(request, Branch)
+    answers = await _answers(request)
+    return answer({"messages": _told(await answers.branch(person_of(request), request.match_info["id"], body.message))})
+
+
+async def stop(request: web.Request) -> web.Response:
+    """End the answer under way. ``freed``: whether the engine is idle again; null where it works for others."""
+    done = await (await _answers(request)).stop(person_of(request), request.match_info["id"])
+    return answer({"stopped": done.stopped, "freed": done.freed})
+
+
+async def stream(request: web.Request) -> web.StreamResponse:
+    """An answer as it comes (SSE): all of it as it is, then what changes. With ``as=text`` only words, for terminals."""
+    answers, person, t = await _answers(request), person_of(request), views.translator(request)
+    await (await store_of(request)).get(person.id, request.match_info["id"])  # a 404 while there still can be one
+    return await until_signed_out(request, _events(request, answers, person, t))
+
+
+async def save(request: web.Request) -> web.Response:
+    """Propose a block of an answer as a file."""
+    body = await read_json(request, Saved)
+    made = await (await _answers(request)).save(
+        person_of(request), request.match_info["id"], body.message, body.path, body.text
+    )
+    return answer({"proposal": proposal_data(made)}, 201)
+
+
+async def accept(request: web.Request) -> web.Response:
+    """Write a proposed file as it was shown."""
+    return await _decide(request, True)
+
+
+async def reject(request: web.Request) -> web.Response:
+    """Turn a proposed file down."""
+    return await _decide(request, False)
+
+
+async def open_in_editor(request: web.Request) -> web.Response:
+    """Show a proposed file as a difference in the editor; accepting it there puts it into the editor's buffer."""
+    person, answers = person_of(request), await _answers(request)
+    found = [
+        one
+        for one in await answers.proposals(person, request.match_info["id"])
+        if one.id == request.match_info["proposal"] and one.state is State.OPEN and one.path
+    ]
+    if not found:
+        raise NotFound("there is no such proposal that waits")
+    editors = await request.app[keys.EDITORS].get()
+    await editors.diff(principal_of(request).actor, found[0].path, found[0].content, "")
+    return answer({"proposal": proposal_data(found[0])})
+
+
+async def estimate(request: web.Request) -> web.Response:
+    """What a question would cost: tokens, and seconds where this model's speed is known."""
+    body = await read_json(request, Costs)
+    found: Estimate = await (await _answers(request)).estimate(
+        person_of(request), body.text, _chips(body.context), body.conversation
+    )
+    seconds = None if found.seconds is None else round(found.seconds, 1)
+    return answer({"tokens": found.tokens, "context": found.context, "seconds": seconds})
+
+
+async def ask_about_run(request: web.Request) -> web.Response:
+    """A new conversation about a run, with the end of what it wrote as data; 201."""
+    from webui.handlers.commands import asker_of  # the commands' page is loaded where a run is asked about
+
+    body, t = await read_json(request, About), views.translator(request)
+    run = await request.app[keys.COMMANDS].get(asker_of(request), request.match_info["id"])
+    person, answers = person_of(request), await _answers(request)
+    store = await store_of(request)
+    made = await store.create(person.id)
+    question = body.text.strip() or t("answers.why" if run.outcome.exit_code else "answers.about", line=run.line)
+    output = await answers.output(run.id, OUTPUT_MOST)
+    chip = {"kind": "output", "path": run.line[:200], "text": output or t("answers.no_output")}
+    try:
+        message, begun = await answers.ask(person, made.id, question, context=[chip])
+    except CroftError:
+        await store.delete(made, principal_of(request).actor)
+        raise
+    told = {"message": message_json(message), "answer": message_json(begun)}
+    return answer({"conversation": conversation_json(made), **told}, 201)
+
+
+def person_of(request: web.Request) -> Person:
+    """Who asks, as the assistant's room knows people."""
+    principal = principal_of(request)
+    user = principal.user
+    if user is None:
+        return Person(CONSOLE, CONSOLE, principal.role.name, principal.actor)
+    return Person(user.id, user.name or user.email, principal.role.name, principal.actor)
+
+
+async def _answers(request: web.Request) -> Answers:
+    return await request.app[keys.ANSWERS].get()
+
+
+async def _decide(request: web.Request, yes: bool) -> web.Response:
+    answers, person = await _answers(request), person_of(request)
+    await (await store_of(request)).get(person.id, request.match_info["id"])
+    done = await answers.decide(person, request.match_info["proposal"], yes)
+    return answer({"proposal": proposal_data(done)})
+
+
+async def _events(request: web.Request, answers: Answers, person: Person, t: Translator) -> AsyncGenerator[Item, None]:
+    words = request.query.get("as") == "text"
+    said: dict[str, int] = {}
+    async for name, data, number in answers.events(person, request.match_info["id"], text=words):
+        if name == "text":
+            # Told whole each time; a terminal wants what is new.
+            new = data["text"][said.get(data["message"], 0) :]
+            said[data["message"]] = len(data["text"])
+            data = {"message": data["message"], "text": new}
+        yield name, _in_words(request, name, data, t), number
+
+
+def _in_words(request: web.Request, name: str, data: Mapping[str, Any], t: Translator) -> Mapping[str, Any]:
+    """What a reader's language adds to an event."""
+    if name == "status" and data.get("phase") == "engine":
+        return {**data, **views.engine_json(request.app[keys.ENGINE].status(), t)}
+    if name == "message" and (error := data["usage"].get("error")):
+        return {**data, "error": fault_words(t, error)}
+    if name == "message" and (capped := data["usage"].get("capped")):
+        return {**data, "words": t(f"answers.capped.{capped}")}
+    return data
+
+
+def fault_words(t: Translator, error: Mapping[str, Any]) -> str:
+    """Why an answer failed, in the reader's language where there are words for it."""
+    key = f"answers.fault.{error.get('code', '')}"
+    return t(key) if t.has(key) else str(error.get("message", ""))
+
+
+def _chips(chips: list[Chip]) -> list[dict[str, str]]:
+    for chip in chips:
+        if chip.kind not in KINDS:
+            raise Invalid("there is no such kind of context", hint=f"There are {', '.join(KINDS)}.")
+    return [{"kind": chip.kind, "path": chip.path[:1000], "text": chip.text} for chip in chips]
+
+
+def _told(messages: list[Message]) -> list[dict[str, Any]]:
+    return [message_json(message) for message in messages]
