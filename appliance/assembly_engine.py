@@ -12,11 +12,13 @@ from typing import Any
 
 from appliance.assistant.chosen_engine import ChosenEngine
 from appliance.assistant.engine import Engine, EngineState, EngineStatus
-from appliance.assistant.engine_http import idle_slots
+from appliance.assistant.engine_http import idle_backend, idle_slots
 from appliance.assistant.local_engine import LocalEngine, Look, Place
 from appliance.assistant.remote_engine import RemoteEngine, let_key_go
+from appliance.assistant.workshop import Workshop
+from appliance.broker.client import BrokerError
 from appliance.broker.client import call as broker_call
-from appliance.errors import CroftError
+from appliance.errors import CroftError, Unavailable
 from appliance.events import EventBus
 from appliance.services import limits
 from appliance.services.health import Answer, Probe, TcpProbe, UnixProbe
@@ -26,6 +28,7 @@ from appliance.settings import Settings
 from appliance.settings_desk import SettingsDesk
 
 TOPIC = "assistant"
+EGRESS_TRIES = 150  # 15 seconds; it takes some 300 ms
 _PHASES = {"pulling": "image", "extracting": "image", "loading": "model"}
 
 
@@ -38,7 +41,7 @@ def build_engine(settings: Settings, desk: SettingsDesk, services: Services, bus
         ServiceEnd(services, shares["ai"].memory_mb << 20),
         settings.paths.state / "models",
         place_of(settings, docker=docker),
-        idle_slots,
+        idle_backend if docker else idle_slots,
         teller.look,
     )
     engine = ChosenEngine(lambda: desk.current.ai_engine, local, RemoteEngine(lambda: desk.current, teller.look))
@@ -53,6 +56,24 @@ def build_engine(settings: Settings, desk: SettingsDesk, services: Services, bus
     services.on_shown(teller.look)
     services.rest_after("ai", desk.current.ai_idle_minutes)
     return engine
+
+
+def build_workshop(settings: Settings, services: Services) -> Workshop:
+    """Where models are fetched into LocalAI and taken out of it; the Docker runtime's alone."""
+    path = settings.paths.socket("broker")
+
+    async def let_out(seconds: int) -> None:
+        try:
+            await asyncio.to_thread(lambda: broker_call(path, "engine-egress", seconds=seconds))
+            for _ in range(EGRESS_TRIES):
+                if (await asyncio.to_thread(lambda: broker_call(path, "engine"))).data["egress"] == bool(seconds):
+                    return
+                await asyncio.sleep(0.1)
+        except BrokerError as error:
+            raise Unavailable(error.message) from error
+        raise Unavailable("the engine's way out did not open or close in time")
+
+    return Workshop(ServiceEnd(services, 0), place_of(settings, docker=True), let_out)
 
 
 def place_of(settings: Settings, *, docker: bool) -> Callable[[], Awaitable[Place]]:

@@ -1,4 +1,4 @@
-"""What the daemon asks the engine itself, beside the questions of people: is it idle, how much does it hold.
+"""What the daemon asks the engine itself, beside the questions of people: does it work on anything?
 
 Rule: a request here is one of :data:`ALLOWED`, and ends within its time limit (NET-3).
 """
@@ -8,41 +8,53 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from urllib.parse import quote
 
 from appliance.assistant.local_engine import Place
 from appliance.errors import Unavailable
 
 SECONDS = 5.0
 MOST = 1 << 20
-ALLOWED = frozenset({("GET", "/slots"), ("GET", "/health")})
+ALLOWED = frozenset({"/slots", "/backend/monitor"})
+_OK = 200
+_BUSY = 1  # LocalAI's StatusResponse.State
 
 
-async def idle_slots(place: Place) -> bool:
+async def idle_slots(place: Place, model: str) -> bool:
     """Whether no slot of llama.cpp's server works on anything. Raises Unavailable."""
-    slots = await ask(place, "GET", "/slots")
+    status, slots = await _ask(place, "/slots")
+    if status != _OK:
+        raise Unavailable(f"cannot ask the engine: it answered with status {status}")
     return not any(slot.get("is_processing", True) for slot in slots)
 
 
-async def ask(place: Place, method: str, path: str) -> Any:
-    """The JSON it answers. Raises Unavailable."""
-    if (method, path) not in ALLOWED:
+async def idle_backend(place: Place, model: str) -> bool:
+    """Whether LocalAI's backend works on nothing; one that is not loaded does not. Raises Unavailable."""
+    status, found = await _ask(place, "/backend/monitor", f"?model={quote(model)}")
+    return status != _OK or found.get("state") != _BUSY
+
+
+async def _ask(place: Place, path: str, query: str = "") -> tuple[int, Any]:
+    """Status and JSON it answers with. Raises Unavailable."""
+    if path not in ALLOWED:
         raise ValueError("not an address that the daemon asks the engine for")
     try:
         async with asyncio.timeout(SECONDS):
-            status, body = await _exchange(place, method, path)
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
+            status, body = await _exchange(place, path + query)
+            return status, json.loads(body or b"null")
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
         raise Unavailable(f"cannot ask the engine: {error or 'no answer in time'}") from error
-    if status != 200:
-        raise Unavailable(f"cannot ask the engine: it answered with status {status}")
-    return json.loads(body)
 
 
-async def _exchange(place: Place, method: str, path: str) -> tuple[int, bytes]:
+async def _exchange(place: Place, target: str) -> tuple[int, bytes]:
     """HTTP/1.0: the answer ends with the connection, and is never in pieces."""
-    reader, writer = await connect(place)
+    if place.socket is not None:
+        reader, writer = await asyncio.open_unix_connection(str(place.socket))
+    else:
+        reader, writer = await asyncio.open_connection(*place.address)
     try:
         key = f"Authorization: Bearer {place.key}\r\n" if place.key else ""
-        writer.write(f"{method} {path} HTTP/1.0\r\nHost: engine\r\n{key}Connection: close\r\n\r\n".encode())
+        writer.write(f"GET {target} HTTP/1.0\r\nHost: engine\r\n{key}Connection: close\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
         body = await reader.read(MOST)
         while len(body) < MOST and (more := await reader.read(MOST)):
@@ -50,10 +62,3 @@ async def _exchange(place: Place, method: str, path: str) -> tuple[int, bytes]:
         return int(head.split(None, 2)[1]), body
     finally:
         writer.transport.abort()
-
-
-async def connect(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A bare connection to the engine. Raises OSError."""
-    if place.socket is not None:
-        return await asyncio.open_unix_connection(str(place.socket))
-    return await asyncio.open_connection(*place.address)

@@ -81,7 +81,7 @@ class LocalEngine:
         service: Service,
         models: Path,
         place: Callable[[], Awaitable[Place]],
-        ask_idle: Callable[[Place], Awaitable[bool]],
+        ask_idle: Callable[[Place, str], Awaitable[bool]],
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._service, self._models = service, models
@@ -124,9 +124,10 @@ class LocalEngine:
 
     async def idle(self) -> bool:
         """Whether the engine itself says that it works on nothing. One that does not run works on nothing."""
-        if self._service.look().state is not EngineState.READY:
+        found = self._found()
+        if self._service.look().state is not EngineState.READY or found is None:
             return True
-        return await self._ask_idle(await self._place())
+        return await self._ask_idle(await self._place(), (self._serving or found.choice).model)
 
     async def _serve(self, wait: float) -> Choice:
         """Have it serve what is chosen; while others hold it, what they were promised."""

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import os
 import selectors
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from appliance.broker import caddyfile, catalogue, containers, egress, images, layout
+from appliance.broker import caddyfile, catalogue, containers, egress, fetching, images, layout
 from appliance.broker import packages as package_images
 from appliance.broker.accounts import Accounts
 from appliance.broker.backend import SERVICES, Notify, Row
 from appliance.broker.docker_filter import DockerFilter
 from appliance.broker.engine import SOCKET, Call, EngineGone, Program, Task, Work
+from appliance.broker.fetching import NAME, NETWORK, PORT, Fetching
 from appliance.broker.launch import Launch, launch
 from appliance.broker.project import FINGERPRINT_LABEL, Limits, Project
-from appliance.broker.protocol import Field, Peer, Reply, Verb, many, one_of, text
+from appliance.broker.protocol import Field, Peer, Reply, Verb, many, one_of, text, whole
 from appliance.errors import Conflict, CroftError, NotFound, Unavailable
 from appliance.settings import Settings
 
@@ -66,6 +68,9 @@ class ComposeBackend:
         self._seen: dict[str, containers.Seen] = {}
         self._images: dict[str, str] = {}
         self._started_by: dict[str, str] = {}
+        self._fetching = Fetching(engine)
+        self._letting = False
+        self._let_at = 0.0
         self._watch: Call | None = None
         self._watch_at = 0.0
         self._ending = False
@@ -99,7 +104,7 @@ class ComposeBackend:
 
     def pump(self) -> float | None:
         """Watch the engine again after it went away; let slow clients of the filter go."""
-        waits = [wait for wait in (self._filter.pump(), self._watching()) if wait is not None]
+        waits = [wait for wait in (self._filter.pump(), self._watching(), self._letting_in()) if wait is not None]
         return min(waits, default=None)
 
     def verbs(self) -> Mapping[str, Verb]:
@@ -110,6 +115,8 @@ class ComposeBackend:
                 self._image_packages, {"packages": Field(many(package_images.MOST, text(package_images.NAME)), False)}
             ),
             "compose-create": Verb(self._compose_create, {"service": _SERVICE}),
+            "engine": Verb(self._where),
+            "engine-egress": Verb(self._engine_egress, {"seconds": Field(whole(0, fetching.LONGEST))}),
         }
 
     def shutdown(self) -> None:
@@ -120,7 +127,7 @@ class ComposeBackend:
                 self._begin("stop", service, self._stopping(service, _SHUTDOWN_GRACE))
 
     def busy(self) -> bool:
-        return bool(self._jobs)
+        return bool(self._jobs) or self._letting
 
     # Verbs.
 
@@ -165,6 +172,20 @@ class ComposeBackend:
         self._begin("create", service, self._creating(service, self._project.limits(service, None, None)))
         return Reply({"service": service})
 
+    def _where(self, peer: Peer) -> Reply:
+        """Where the engine listens, and its key: for the daemon, which is the only one to call it."""
+        seen = self._seen.get("ai")
+        networks = seen.networks if seen and seen.running else {}
+        if not networks.get(NETWORK):
+            raise Unavailable("the engine does not run", code="not_running")
+        key, egress = self._project.ai_key(), NAME in networks
+        return Reply({"address": networks[NETWORK], "port": PORT, "key": key, "egress": egress})
+
+    def _engine_egress(self, peer: Peer, seconds: int) -> Reply:
+        """Let the engine out for so many seconds, or for longer; 0 ends it."""
+        self._fetching.lease(seconds, time.monotonic())
+        return Reply({"seconds": seconds})  # and the loop's next turn does it
+
     # Jobs. Each is a generator for engine.Task.
 
     def _begin(self, op: str, service: str, work: Work) -> None:
@@ -204,6 +225,9 @@ class ComposeBackend:
         if self._running(service):
             return
         yield from self._creating(service, limits, safe)
+        if service == "ai":
+            self._fetching.lease(0, time.monotonic())
+            yield from self._fetching.apply()  # it does not begin with a way out that an earlier run had
         answer = yield Call(self._engine, "POST", f"/containers/{containers.name(service)}/start")
         if answer.status >= 400:
             raise Unavailable(f"cannot start the {service} service: {answer.message}", code="start_failed")
@@ -316,6 +340,23 @@ class ComposeBackend:
         if self._watch is not None:
             self._look()
         return None if self._watch is not None else _WATCH_AGAIN
+
+    def _letting_in(self) -> float | None:
+        """Open or close the engine's way out when that is due. Seconds until it is, None while it is closed."""
+        left = self._fetching.left(time.monotonic())
+        if left == 0 and not self._letting and not self._ending and time.monotonic() >= self._let_at:
+            # Not one of the jobs: a start or a stop does not have to wait for it.
+            self._letting = True
+            Task(self._selector, self._whole("ai", self._fetching.apply()), self._let).begin()
+        return left or (_WATCH_AGAIN if left == 0 else None)
+
+    def _let(self, error: Exception | None) -> None:
+        self._letting = False
+        if error is not None:
+            if not isinstance(error, CroftError | OSError):
+                raise error
+            sys.stderr.write(f"croft broker: {error}\n")
+            self._let_at = time.monotonic() + _WATCH_AGAIN
 
     def _unwatched(self) -> None:
         """The engine went away. Containers may well run on (live-restore): nothing is said about them."""

@@ -41,6 +41,7 @@ class Seen:
     oom_killed: bool
     image: str
     labels: dict[str, str] = field(default_factory=dict)
+    networks: dict[str, str] = field(default_factory=dict)  # name to the container's address there
 
     @property
     def running(self) -> bool:
@@ -97,6 +98,7 @@ def read(service: str, document: dict[str, Any]) -> Seen | None:
         state["OOMKilled"],
         document["Image"],
         labels,
+        {name: str(one.get("IPAddress", "")) for name, one in (document["NetworkSettings"]["Networks"] or {}).items()},
     )
 
 

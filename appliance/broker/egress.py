@@ -15,7 +15,7 @@ from string import Template
 from appliance.broker import nft
 
 TABLE = "croft_containers"
-BRIDGES = ("croft-edge", "croft-egress", "croft-ai")
+BRIDGES = ("croft-edge", "croft-egress", "croft-ai", "croft-fetch")
 _DOING = "keep containers away from this machine"
 
 # Replies are let through, so that the daemon can reach a preview or the engine in a container. Neighbour discovery has
@@ -36,7 +36,7 @@ table inet $table {
         ct state established,related accept
         iifname { $bridges } oifname "croft-*" drop
         iifname { $bridges } oifname { "docker*", "br-*", "podman*", "virbr*", "lxc*", "ve-*" } counter drop
-        oifname { "croft-egress", "croft-ai" } ct state new counter drop
+        oifname { "croft-egress", "croft-ai", "croft-fetch" } ct state new counter drop
         $resolvers
         iifname { $bridges } ip daddr { $metadata } counter drop
         iifname { $bridges } ip6 daddr { $metadata6 } counter drop

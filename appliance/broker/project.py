@@ -86,14 +86,14 @@ class Project:
             "CROFT_NAMES": str(self.state),
             "CROFT_WORKSPACE_USER": f"{accounts.workspace.uid}:{accounts.workspace.gid}",
             "CROFT_PROXY_USER": f"{accounts.proxy.uid}:{accounts.proxy.gid}",
-            "CROFT_AI_USER": f"{accounts.daemon.uid}:{accounts.daemon.gid}",  # the owner of the models
+            "CROFT_AI_USER": f"{accounts.ai.uid}:{accounts.ai.gid}",
             "CROFT_WEB_GID": str(accounts.web_gid),
             "CROFT_HTTP_PORT": str(settings.proxy_http_port),
             "CROFT_HTTPS_PORT": str(settings.proxy_https_port),
             "CROFT_BIND": _bind(settings.proxy_bind),
             "CROFT_LOG_MB": str(settings.log_service_mb),
             "CROFT_IDE_COMMAND": shlex.join(_ide_words(catalogue.ide(settings, accounts).argv[2:], safe)),
-            "CROFT_AI_KEY": self._ai_key(),
+            "CROFT_AI_KEY": self.ai_key(),
         }
         for name in SERVICES:
             mine = limits if name == service else Limits(LEAST_MB, 1.0)  # the others are not touched, only parsed
@@ -144,7 +144,8 @@ class Project:
         _keep(self.state / "passwd", "root:x:0:0:root:/root:/bin/sh\n" + shell, 0o644)
         _keep(self.state / "group", f"root:x:0:\n{workspace.name}:x:{workspace.gid}:\n", 0o644)
 
-    def _ai_key(self) -> str:
+    def ai_key(self) -> str:
+        """The engine's key, made once; every request to it carries it."""
         path = self.state / "ai.key"
         if not path.exists() or path.stat().st_size != _KEY_DIGITS:  # a full disk leaves a part of one
             _keep(path, os.urandom(_KEY_DIGITS // 2).hex(), 0o600)

@@ -93,7 +93,7 @@ def test_the_daemon_cannot_put_another_folder_in_place_of_the_models(broker, nam
         [sys.executable, "-I", "-c", script, str(folder)],
         user=names["daemon"],
         group=names["daemon"],
-        extra_groups=[],
+        extra_groups=[names["ai"]],
         capture_output=True,
     )
     assert b"PermissionError" in done.stderr

@@ -160,10 +160,10 @@ async def test_a_service_is_started_watched_killed_and_stopped(home, runtime) ->
 
 
 async def test_what_is_not_installed_is_absent_and_says_why_it_does_not_start(runtime) -> None:
-    seen = await runtime.row("ai")
+    seen = await runtime.row("ide")
     assert (seen.state, seen.missing) == (State.ABSENT, Missing.PROGRAM)
     with pytest.raises(StartFailed, match="not installed"):
-        await runtime.start("ai", LIMITS)
+        await runtime.start("ide", LIMITS)
 
 
 async def says(runtime: Runtime, words: str, service: str = "proxy") -> bool:

@@ -131,8 +131,20 @@ def _make_proxy(client: docker.DockerClient, recipe: str) -> None:
     _build(client, "proxy", recipe, _file("proxy.Dockerfile"), lambda tar: tar.add(_caddy(), "caddy"))
 
 
+def _tiny() -> str:
+    return (HERE.parents[1] / "support/tiny_model.py").read_text()
+
+
+def _tiny_model(folder: Path) -> Path:
+    """The same tiny model as everywhere in the tests."""
+    sys.path.insert(0, str(HERE.parents[1]))
+    from support.tiny_model import tiny_model
+
+    return tiny_model(folder, 4096)
+
+
 def _ai_recipe(client: docker.DockerClient) -> str:
-    return _sum(_base_recipe(client).encode(), _file("ai.Dockerfile"), _file("engine.py"), _file("model.py"))
+    return _sum(_base_recipe(client).encode(), _file("ai.Dockerfile"), _file("engine.py"), _tiny().encode())
 
 
 def _make_ai(client: docker.DockerClient, recipe: str) -> None:
@@ -153,15 +165,16 @@ def _make_ai(client: docker.DockerClient, recipe: str) -> None:
                 "--only-binary=:all:",
                 "--no-compile",
                 "xllamacpp",
-                "gguf",
             ],
             check=True,
         )
 
+        model = _tiny_model(Path(folder).parent)
+
         def fill(tar: tarfile.TarFile) -> None:
             tar.add(folder, "python")
             tar.add(HERE / "engine.py", "engine.py")
-            tar.add(HERE / "model.py", "model.py")
+            tar.add(model, "tiny.gguf")
 
         _build(client, "ai", recipe, _file("ai.Dockerfile"), fill)
 
