@@ -10,8 +10,10 @@ import json
 import os
 import re
 import secrets
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 NAME = "choice.json"
 CONTEXT_MOST = 131_072
@@ -21,8 +23,7 @@ MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,100}\Z")
 _SIZE_MOST = 4096
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """``model`` is its name for people and for requests, ``file`` lies in the models folder, ``context`` is in tokens,
     ``tools`` says whether its publisher says that it calls tools."""
 

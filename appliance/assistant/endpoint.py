@@ -11,8 +11,9 @@ import ipaddress
 import re
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from msgspec import Struct
 
 from appliance.errors import Invalid, Unavailable
 
@@ -34,8 +35,7 @@ _TRANSLATED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
 _SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """An engine elsewhere. ``private``: an admin said that it is on this machine or in a private network."""
 
     scheme: str
