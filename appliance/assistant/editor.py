@@ -124,7 +124,7 @@ class Window:
             ) from error
         finally:
             del self._waiting[number]
-        if found.ok is None:
+        if not bytes(found.ok):
             raise _fault(found.error)
         try:
             return msgspec.json.decode(found.ok, type=reply)

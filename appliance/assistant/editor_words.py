@@ -69,7 +69,7 @@ class Answer(Struct, tag="answer"):
     """To an ``ask``: ``ok`` by its operation, or a code."""
 
     id: Count
-    ok: msgspec.Raw | None = None
+    ok: msgspec.Raw = msgspec.Raw()
     error: Name = ""
 
 

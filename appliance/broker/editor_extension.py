@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from _blake2 import blake2b  # hashlib would bring OpenSSL along
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from appliance.broker import kernel
 SOURCE = Path(__file__).resolve().parents[2] / "webui/editor"
 ID = "croft.croft"
 EXTENSIONS = ".local/share/code-server/extensions"
-_MARK = ".croft"  # in the extension's folder: the digest of what was put there
 _NEW = ".croft-new"
 _LIST, _OBSOLETE = "extensions.json", ".obsolete"
 _LIST_MAX = 4 * 1024 * 1024
@@ -42,7 +40,7 @@ def install(home: int) -> None:
             _install(folder, str(Path(f"/proc/self/fd/{folder}").readlink()))
         finally:
             os.close(folder)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         sys.stderr.write(f"croft: cannot install the editor's extension: {error}\n")
 
 
@@ -61,10 +59,9 @@ def _extensions(home: int) -> int:
 def _install(folder: int, path: str) -> None:
     files = contents()
     name = f"{ID}-{version(files)}"
-    mark = blake2b(repr(files).encode(), digest_size=16).hexdigest().encode()
-    if _read(folder, f"{name}/{_MARK}") != mark:
+    if not _is_there(folder, name, files):
         _remove(folder, _NEW)
-        _write_all(folder, files | {_MARK: mark})
+        _write_all(folder, files)
         _remove(folder, name)
         os.rename(_NEW, name, src_dir_fd=folder, dst_dir_fd=folder)
     for old in os.listdir(folder):
@@ -74,12 +71,22 @@ def _install(folder: int, path: str) -> None:
     _keep_from_removal(folder)
 
 
+def _is_there(folder: int, name: str, files: dict[str, bytes]) -> bool:
+    """Whether it is whole and unchanged."""
+    try:
+        return all(_read(folder, f"{name}/{inner}") == data for inner, data in files.items())
+    except OSError:  # a link, or a file where a folder should be
+        return False
+
+
 def _enter(folder: int, path: str, name: str, number: str) -> None:
     """In the list of installed extensions. Where there is none yet, the editor makes one of what it finds in the folder."""
     text = _read(folder, _LIST)
     if text is None:
         return
     listed = json.loads(text)
+    if not isinstance(listed, list):
+        raise TypeError(f"{_LIST} is not a list")
     others = [row for row in listed if str(row["identifier"]["id"]).lower() != ID]
     # Like what code-server writes for a .vsix. "Application scoped": in every profile that people make. "Pinned": never
     # updated from the marketplace, where anybody may take this name.

@@ -85,11 +85,6 @@ class Window {
     }
   }
 
-  decide(accept) {
-    const id = this.proposals.current();
-    return id ? this.proposals.decide(id, accept) : vscode.window.showInformationMessage(t("proposal.none"));
-  }
-
   /** Soon, and once for many changes at a time. */
   stirred() {
     this.timer ??= setTimeout(() => {
@@ -144,8 +139,8 @@ function commands(window) {
     "croft.askFile": () => window.ask("file"),
     "croft.askProblems": () => window.ask("diagnostics"),
     "croft.showAssistant": () => window.ask("show"),
-    "croft.acceptProposal": () => window.decide(true),
-    "croft.rejectProposal": () => window.decide(false),
+    "croft.acceptProposal": () => window.proposals.decideFront(true),
+    "croft.rejectProposal": () => window.proposals.decideFront(false),
     "croft.acceptAllProposals": () => window.proposals.decideAll(true),
     "croft.rejectAllProposals": () => window.proposals.decideAll(false),
   };

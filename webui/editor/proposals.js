@@ -20,6 +20,7 @@ class Proposals {
       vscode.workspace.registerTextDocumentContentProvider(SCHEME, { provideTextDocumentContent: (uri) => this.text(uri) }),
       vscode.window.tabGroups.onDidChangeTabs(({ closed }) => closed.forEach((tab) => this.tabClosed(tab))),
     ];
+    this.entries = [entry("accept", "check", 1001), entry("reject", "close", 1000)];
     this.count();
     // What a window had open before it was loaded again is nobody's any more.
     vscode.window.tabGroups.close(this.tabs(() => true)).then(undefined, () => {});
@@ -29,26 +30,21 @@ class Proposals {
   async show(id, file, text) {
     if (this.waiting.size >= WAITING_MAX) throw new Failed("too_many");
     const uri = vscode.Uri.file(file);
-    const exists = await isFile(uri);
-    const name = path.basename(file);
-    this.waiting.set(id, { uri, text, exists, name });
+    this.waiting.set(id, { uri, text, exists: await isFile(uri), name: path.basename(file) });
     this.count();
     try {
-      const left = exists ? uri : virtual(uri, `${id}-nothing`);
-      await vscode.commands.executeCommand("vscode.diff", left, virtual(uri, id), t("proposal.title", name), { preview: false });
+      await this.reveal(id);
     } catch {
       this.forget(id);
       throw new Failed("unreadable");
     }
-    this.question(id, name, exists);
     return {};
   }
 
-  async question(id, name, exists) {
-    const [accept, reject] = [t("proposal.accept"), t("proposal.reject")];
-    const said = t(exists ? "proposal.question" : "proposal.new", name);
-    const chosen = await vscode.window.showInformationMessage(said, accept, reject);
-    if (chosen && this.waiting.has(id)) await this.decide(id, chosen === accept);
+  async reveal(id) {
+    const { uri, exists, name } = this.waiting.get(id);
+    const left = exists ? uri : virtual(uri, `${id}-nothing`);
+    await vscode.commands.executeCommand("vscode.diff", left, virtual(uri, id), t("proposal.title", name), { preview: false });
   }
 
   /** Accept or reject one. It is over afterwards, whatever came of it. */
@@ -68,11 +64,12 @@ class Proposals {
     for (const id of [...this.waiting.keys()]) await this.decide(id, accept);
   }
 
-  /** The proposal in front, the only one there is, or undefined. */
-  current() {
+  /** Accept or reject the one in front. Where another tab is, the last one is only brought there: nobody decides unseen. */
+  async decideFront(accept) {
     const shown = idOf(vscode.window.tabGroups.activeTabGroup.activeTab);
-    if (this.waiting.has(shown)) return shown;
-    return this.waiting.size === 1 ? [...this.waiting.keys()][0] : undefined;
+    if (this.waiting.has(shown)) await this.decide(shown, accept);
+    else if (this.waiting.size) await this.reveal([...this.waiting.keys()].at(-1));
+    else vscode.window.showInformationMessage(t("proposal.none"));
   }
 
   text(uri) {
@@ -98,11 +95,26 @@ class Proposals {
 
   count() {
     vscode.commands.executeCommand("setContext", "croft.proposals", this.waiting.size);
+    for (const { item, icon, word } of this.entries) {
+      item.text = `$(${icon}) ${t(word)}`;
+      item.tooltip = t("proposal.waiting", this.waiting.size);
+      if (this.waiting.size) item.show();
+      else item.hide();
+    }
   }
 
   dispose() {
-    this.parts.forEach((part) => part.dispose());
+    [...this.parts, ...this.entries.map(({ item }) => item)].forEach((part) => part.dispose());
   }
+}
+
+/** A place in the status bar, there while proposals wait. */
+function entry(act, icon, priority) {
+  const item = vscode.window.createStatusBarItem(`croft.${act}`, vscode.StatusBarAlignment.Left, priority);
+  item.name = `Croft: ${act}`;
+  item.command = `croft.${act}Proposal`;
+  item.backgroundColor = new vscode.ThemeColor("statusBarItem.warningBackground");
+  return { item, icon, word: `proposal.${act}` };
 }
 
 /** The id of the proposal in a tab; undefined for other tabs. */
