@@ -68,7 +68,9 @@ SECTIONS: dict[str, tuple[Place, ...]] = {
     ),
     "machine": (
         Place("services", "/machine", EVERYONE),
+        Place("models", "/machine/models", EVERYONE),
         Place("tools", "/machine/tools", OPERATORS),
+        Place("jobs", "/machine/jobs", EVERYONE),
         Place("logs", "/machine/logs/ide", OPERATORS),
     ),
     "people": (

@@ -84,7 +84,8 @@ async def test_a_connection_cut_again_and_again_is_taken_up_where_it_ended(model
     await downloader(models, served).fetch(wanted(served), Said())
     assert (models / "model.gguf").read_bytes() == served.content
     begun = [asked for _, asked in served.asked]
-    assert begun[0] == "" and all(asked.startswith("bytes=") for asked in begun[1:])
+    assert begun[0] == ""
+    assert all(asked.startswith("bytes=") for asked in begun[1:])
     assert served.sent - before <= len(served.content) + MIB, "what was here already came again"
 
 
@@ -107,7 +108,8 @@ async def test_a_part_of_another_content_is_refused_even_from_a_source_that_igno
     served.ways = [Way(cut=MIB, tag='"old"'), Way(careless=True)]
     asked = Wanted(served.url, "model.gguf")  # no sha256 would tell
     await downloader(models, served).fetch(asked, Said())
-    assert [part for _, part in served.asked] == ["", f"bytes={MIB}-", ""]
+    first, second, third = (part for _, part in served.asked)
+    assert (first, second.startswith("bytes="), third) == ("", True, "")
     assert (models / "model.gguf").read_bytes() == served.content
 
 
@@ -139,7 +141,8 @@ async def test_cancelling_keeps_what_came_and_the_next_time_goes_on_from_there(m
     with pytest.raises(asyncio.CancelledError):
         await task
     kept = (models / ".model.gguf.part").stat().st_size
-    assert kept >= MIB and not (models / "model.gguf").exists()
+    assert kept >= MIB
+    assert not (models / "model.gguf").exists()
     served.usual = Way()
     await downloader(models, served).fetch(wanted(served), Said())
     assert served.asked[-1][1] == f"bytes={kept}-"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.assistant.catalogue import entries
 from appliance.audit import EVENTS
 from appliance.commands.history import State as RunState
 from appliance.commands.model import ROLES, Actor, Effect, Scope, Verdict
@@ -23,6 +24,7 @@ from webui.audit_words import KNOWN_ACTORS
 from webui.charts import MACHINE, SERVICE, SPANS
 from webui.filters import NAVIGATION, SECTIONS
 from webui.handlers.audit import FAULTS
+from webui.handlers.jobs import ACTIONS as ACTIONS_OF_JOBS
 from webui.handlers.settings import GROUPS
 from webui.handlers.welcome import STEPS
 from webui.i18n import FSI, PDI, Catalogue, Translator, UnknownText, missing, plural
@@ -31,8 +33,28 @@ from webui.run_words import MEANINGS
 
 WEBUI = Path(__file__).parents[2] / "webui"
 CATALOGUE = Catalogue.load(WEBUI / "locale", strict=True)
+KINDS_OF_JOBS = ["model_pull", "model_adopt", "model_measure", "model_check"]
 # Keys made from a value: every value must have its text.
 FAMILIES = {
+    "models.": [
+        *(
+            f"{action}{part}"
+            for action in ("pull", "use", "remove", "measure", "check", "adopt")
+            for part in ("", "_named")
+        ),
+        *("fit_fits", "fit_editor", "fit_big"),
+    ],
+    "models.language.": sorted({code for entry in entries() for code in entry.languages}),
+    "job.": [f"{action}{part}" for action in ACTIONS_OF_JOBS for part in ("", "_named")],
+    "job.kind.": KINDS_OF_JOBS,
+    "job.failed.": KINDS_OF_JOBS,
+    "job.state.": ["queued", "running", "paused", "done", "failed", "cancelled"],
+    "job.phase.": ["connecting", "downloading", "waiting", "checking", "starting", "measuring", "asking"],
+    "job.why.": [
+        *("error", "interrupted", "unreachable", "refused", "gone", "changed", "wrong_hash", "not_a_model"),
+        *("disk_full", "disk", "unsafe_url", "model_exists", "audit_unavailable", "unavailable", "too_little"),
+        *("no_rehearsal", "no_model", "no_engine", "too_small"),
+    ],
     "tools.": [
         *(f"{action}{part}" for action in ("add", "remove", "cancel") for part in ("", "_named")),
         *("working_add", "working_remove", "packages_process", "packages_docker"),
@@ -194,6 +216,7 @@ def test_scripts_get_the_strings_they_ask_for() -> None:
         "logs.js": {"level", "log"},
         "charts.js": {"chart"},
         "tools.js": {"machine"},
+        "jobs.js": {"machine", "job"},
         "workspace.js": {"state"},
         "commands.js": {"commands", "command", "approvals"},
         "output.js": {"commands", "command"},

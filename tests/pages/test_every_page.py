@@ -17,7 +17,9 @@ from playwright.async_api import Browser
 from support import screens
 from support.front import Front
 from support.screens import EVIL, EVIL_NAME, Booth, Screen
+from support.tiny_model import tiny_model
 
+from appliance.assistant import choice
 from appliance.commands.asker import Asker
 from appliance.commands.history import Outcome, Run, State
 from appliance.commands.leases import Leases, Terms
@@ -180,6 +182,36 @@ async def some_runs(front: Front) -> dict[str, str]:
     return {"id": "run-failed"}
 
 
+JOBS = (
+    ("job-1", "model.pull", "llama-3.2-3b-instruct", "paused", "downloading", 820_000_000, 2_019_373_920, "", ""),
+    ("job-2", "model.pull", EVIL_NAME, "failed", "checking", 0, 0, "wrong_hash", f"the file has another sha256 {EVIL}"),
+    ("job-3", "model.measure", "tiny", "done", "measuring", 300, 512, "", ""),
+)
+
+
+async def several_models(front: Front) -> None:
+    """One in use, one on its way, one that failed, and a file that somebody put there."""
+    models = front.settings.paths.state / "models"
+    if (models / "tiny.gguf").exists():
+        return
+    models.mkdir(exist_ok=True)
+    for name in ("tiny", "found"):
+        tiny_model(models, name=name)
+    size, now = (models / "tiny.gguf").stat().st_size, front.clock.now()
+    async with front.store.database.transaction() as tx:
+        await tx.execute(
+            "INSERT INTO models VALUES ('tiny.gguf', 'tiny', ?, ?, '', ?, 11.25, ?, ?)",
+            ("0" * 64, size, now, now, '{"passed": 5, "total": 8, "tasks": {}}'),
+        )
+        for number, (job, kind, subject, state, phase, current, total, code, cause) in enumerate(JOBS):
+            await tx.execute(
+                "INSERT INTO jobs VALUES (?, ?, ?, '{}', 'console', ?, ?, ?, ?, 1, ?, ?, '{}', ?, ?, ?)",
+                (job, kind, subject, state, phase, current, total, code, cause, now, now, now - number),
+            )
+        await tx.execute("UPDATE jobs SET ended_at = NULL WHERE state = 'paused'")
+    choice.write(models, choice.Choice("tiny", "tiny.gguf", 512))
+
+
 async def the_policy(front: Front) -> None:
     """The packaged rules, in force and with a version."""
     await front.policy_file.open()
@@ -212,6 +244,11 @@ SCREENS: tuple[Screen, ...] = (
     Screen("home-viewer", "/", role="viewer"),
     Screen("workspace", "/workspace"),
     Screen("machine", "/machine"),
+    Screen("models", "/machine/models", seed=several_models, shows=(EVIL_NAME, "found.gguf")),
+    Screen("models-viewer", "/machine/models", role="viewer", seed=several_models),
+    Screen("models-none", "/machine/models", world="fresh"),
+    Screen("jobs", "/machine/jobs", seed=several_models, shows=(EVIL_NAME,)),
+    Screen("jobs-none", "/machine/jobs", world="fresh"),
     Screen("tools", "/machine/tools", role="operator"),
     Screen("logs", "/machine/logs/ide", role="operator", shows=("</script>",)),
     Screen("people", "/people", seed=several_sessions, shows=(screens.EVIL_NAME,)),

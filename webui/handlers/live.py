@@ -25,6 +25,7 @@ PICTURES: dict[str, Picture] = {
     "approvals": lambda app, t, role: {"changed": app[keys.COMMANDS].changed()},
     "tools": lambda app, t, role: app[keys.TOOLBOX].picture(),
     "assistant": lambda app, t, role: views.engine_json(app[keys.ENGINE].status(), t),
+    "jobs": lambda app, t, role: jobs.picture() if (jobs := app[keys.JOBS].made) else {"jobs": [], "ended": 0},
     "telemetry": lambda app, t, role: app[keys.MONITOR].now(),
 }
 # Those that are another for each person, and are written down for each.
