@@ -14,7 +14,13 @@ from appliance.assistant.engine import EngineState
 from appliance.identity.users import Role
 from appliance.messages import Message
 
-CHIP_ICONS = {"file": "file", "selection": "selection", "diagnostics": "state-unwell", "names": "log"}
+CHIP_ICONS = {
+    "file": "file",
+    "selection": "selection",
+    "diagnostics": "state-unwell",
+    "names": "log",
+    "output": "terminal",
+}
 ENGINE_ICONS = {
     EngineState.READY: "state-running",
     EngineState.ASLEEP: "state-sleeping",
@@ -193,8 +199,11 @@ def facts_of(usage: Mapping[str, Any], model: str) -> list[Message]:
     """What an answer cost, and what is to be known of it."""
     tokens, seconds = usage.get("tokens_out"), usage.get("seconds") or 0
     found = [Message("chat.facts", {"n": tokens, "seconds": max(1, round(seconds)), "model": model})] if tokens else []
-    known = (("length", "chat.cut"), ("capped", "chat.capped"), ("left_out", "chat.summarised"))
-    return found + [Message(key) for name, key in known if usage.get(name)]
+    if usage.get("length"):
+        found.append(Message("chat.cut"))
+    if capped := usage.get("capped"):
+        found.append(Message(f"answers.capped.{capped}"))
+    return [*found, Message("chat.summarised")] if usage.get("left_out") else found
 
 
 def is_shell(lang: str) -> bool:

@@ -70,9 +70,9 @@ class Room:
 
 
 @asynccontextmanager
-async def room_in(broker: Home, policy: str = POLICY, clock: Any = None) -> AsyncIterator[Room]:
-    """A daemon's worth of commands beside a running broker."""
-    async with front(broker.folder, clock or ManualClock()) as made:
+async def room_in(broker: Home, policy: str = POLICY, clock: Any = None, engine: Any = None) -> AsyncIterator[Room]:
+    """A daemon's worth of commands beside a running broker. ``engine`` answers in place of the one that the settings choose."""
+    async with front(broker.folder, clock or ManualClock(), engine=engine) as made:
         made.policy = load(policy)
         await made.commands.load()
         task = asyncio.create_task(made.commands.run())

@@ -7,7 +7,7 @@ webui.handlers.conversations and webui.handlers.answers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -16,12 +16,15 @@ from markupsafe import Markup
 from appliance.assistant.conversations import Conversations
 from appliance.assistant.messages import Conversation, Role, State
 from appliance.assistant.messages import Message as Said
-from appliance.errors import CroftError
+from appliance.assistant.proposals import Proposal as Proposed
+from appliance.errors import CroftError, NotFound
 from webui import chat, keys, views
 from webui.answers import see
 from webui.chat import Proposal, Thread, Turn
 from webui.forms import read_form
 from webui.guard import principal_of
+from webui.handlers.answers import fault_words, person_of
+from webui.handlers.commands import asker_of
 from webui.handlers.conversations import asked_for, owner_of, store_of
 from webui.handlers.run_pages import fault_message
 from webui.i18n import Translator
@@ -61,7 +64,7 @@ async def ask_more_form(request: web.Request) -> web.StreamResponse:
 async def _asked(request: web.Request, found: Conversation, text: str, *, fresh: bool = False) -> web.StreamResponse:
     answers = await request.app[keys.ANSWERS].get()
     try:
-        await answers.ask(principal_of(request), found, text)
+        await answers.ask(person_of(request), found.id, text)
     except CroftError as error:
         if error.code == "step_up":
             raise
@@ -173,11 +176,8 @@ def _fault(message: Said, t: Translator) -> str:
         return t("chat.fault.interrupted")
     if message.state is not State.FAILED:
         return ""
-    error: Mapping[str, Any] = message.usage.get("error") or {}
-    if t.lang == "en" and error.get("message"):
-        return ". ".join(str(error[part]).rstrip(".") for part in ("message", "hint") if error.get(part)) + "."
-    key = f"fault.{error.get('code')}"
-    return t(key if t.has(key) else "chat.fault.failed")
+    error = message.usage.get("error")
+    return fault_words(t, error) if error else t("chat.fault.failed")
 
 
 def _blocks(text: str) -> list[dict[str, Any]]:
@@ -198,7 +198,26 @@ def _blocks(text: str) -> list[dict[str, Any]]:
 
 async def _proposals(request: web.Request, found: Conversation) -> dict[str, list[Proposal]]:
     """What was proposed with each answer, by the answer's id."""
-    return {}
+    answers = await request.app[keys.ANSWERS].get()
+    proposed: dict[str, list[Proposal]] = {}
+    for one in await answers.proposals(person_of(request), found.id):
+        shown = await _command(request, one) if one.run else _write(one)
+        proposed.setdefault(one.message, []).append(shown)
+    return proposed
+
+
+def _write(one: Proposed) -> Proposal:
+    what = "changed" if one.version else "added"
+    return Proposal(one.id, "write", str(one.state), path=one.path, what=what, lines=chat.diff_lines(one.diff))
+
+
+async def _command(request: web.Request, one: Proposed) -> Proposal:
+    """A command's line and state are its run's; a run that is kept no more has neither."""
+    try:
+        run = await request.app[keys.COMMANDS].get(asker_of(request), one.run)
+    except NotFound:
+        return Proposal(one.id, "command", "expired", run=one.run)
+    return Proposal(one.id, "command", str(run.state), run=one.run, line=run.line)
 
 
 async def _typed(request: web.Request) -> str:

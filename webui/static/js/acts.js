@@ -7,7 +7,7 @@ import { decideWrite, showProposal, showRun } from "./proposals.js";
 import { spell } from "./output.js";
 import { t } from "./text.js";
 
-const OUTPUT_MOST = 4000;
+const OUTPUT_MOST = 20_000;
 
 /** Make the buttons of `chat` work. `editor` is the bridge to the editor's window (editor.js). */
 export function watchActs(chat, editor) {
@@ -120,9 +120,9 @@ function ended(chat, box, over) {
 
 async function aboutOutput(chat, button) {
   const answer = await fetch(`/api/commands/${button.dataset.run}/output`, { cache: "no-store" });
+  if (!answer.ok) return toast(t("js.unreachable"), "bad");
   const text = (await answer.text()).trimEnd();
-  const kept = text.length > OUTPUT_MOST ? `…${text.slice(-OUTPUT_MOST)}` : text;
-  chat.composer.write(`${t("chat.output_of", { line: button.dataset.line })}\n\n\`\`\`\n${kept}\n\`\`\`\n\n${chat.composer.text}`);
+  chat.composer.addChips([{ kind: "output", path: button.dataset.line, text: text.slice(-OUTPUT_MOST), tokens: 0 }]);
   chat.composer.focus();
 }
 

@@ -53,7 +53,7 @@ export function dress(prose, codes) {
     if (!found || pre.closest(".block.code")) continue;
     const figure = copyOf("block-code");
     pre.replaceWith(figure);
-    slot(figure).append(pre);
+    find("pre", figure).replaceWith(pre);
     name(figure, found.lang, found.code);
   }
 }

@@ -6,21 +6,13 @@ import { Composer } from "./composer.js";
 import { connect } from "./live.js";
 import { announce, ask, complain, copyOf, find, findAll, setIcon } from "./page.js";
 import { piece, showProposal, showRun } from "./proposals.js";
-import { has, lang, t } from "./text.js";
+import { t } from "./text.js";
 
 const NEAR_END = 64;
 const STEP_ICONS = { running: "state-starting", waiting: "clock", mistake: "state-unwell", failed: "state-failed", refused: "state-parked", denied: "close", rejected: "close", stopped: "state-stopped", stale: "state-unwell" };
 const TOOLS = new Set(["list_files", "search_files", "read_file", "write_file", "propose_command"]);
 const PHASES = new Set(["queued", "begun", "engine", "reading", "thinking", "writing", "choosing", "tool", "deciding"]);
 const ENGINE_ICONS = { ready: "state-running", asleep: "state-sleeping", starting: "state-starting", failed: "state-failed", none: "state-absent" };
-
-/** Why an answer could not be finished, in the reader's language. */
-function faultOf({ state, usage }) {
-  const error = usage?.error;
-  if (state === "interrupted" || !error) return t(`chat.fault.${state}`);
-  if (lang === "en") return [error.message, error.hint].filter(Boolean).join(". ").replaceAll("..", ".");
-  return t(has(`fault.${error.code}`) ? `fault.${error.code}` : "chat.fault.failed");
-}
 
 export class Chat {
   /** `root` is a section[data-chat]. `onTitle(id, title)` hears of names, `onOpened(id)` of another conversation. */
@@ -31,7 +23,7 @@ export class Chat {
     this.queue = [];
     this.held = null;
     this.sending = false;
-    this.composer = new Composer(find("[data-composer]", root), { onSend: (question) => this.send(question), onStop: () => this.stop() });
+    this.composer = new Composer(find("[data-composer]", root), { onSend: (question) => this.send(question), onStop: () => this.stop(), conversation: () => this.id });
     this.scroller.addEventListener("scroll", () => this.showToEnd(), { passive: true });
     find("[data-to-end]", root).addEventListener("click", () => this.toEnd());
     this.begin();
@@ -102,7 +94,7 @@ export class Chat {
     find("[data-field=working]", turn).hidden = true;
     const fault = find("[data-field=fault]", turn);
     fault.hidden = message.state !== "failed" && message.state !== "interrupted";
-    if (!fault.hidden) find("[data-field=fault-words]", fault).textContent = faultOf(message);
+    if (!fault.hidden) find("[data-field=fault-words]", fault).textContent = message.error ?? t(`chat.fault.${message.state}`);
     this.showFacts(turn, message);
     this.setRunning(false);
     announce(t(`chat.over.${message.state}`));
@@ -111,11 +103,11 @@ export class Chat {
     this.showQueue();
   }
 
-  showFacts(turn, { state, usage = {}, model }) {
+  showFacts(turn, { state, usage = {}, model, words: capped }) {
     const words = [];
     if (usage.tokens_out) words.push(t("chat.facts", { n: usage.tokens_out, seconds: Math.max(1, Math.round(usage.seconds ?? 0)), model: model ?? "" }));
     if (usage.length) words.push(t("chat.cut"));
-    if (usage.capped) words.push(t("chat.capped"));
+    if (capped) words.push(capped);
     if (usage.left_out) words.push(t("chat.summarised"));
     if (state === "stopped") words.push(t("chat.stopped"));
     find("[data-field=facts]", turn).textContent = words.join(" · ");
@@ -165,12 +157,10 @@ export class Chat {
   }
 
   /** What an answer waits for or does: in a queue, for the engine, reading, thinking, writing, looking, for a decision. */
-  onStatus({ message, phase, place = 0 }) {
+  onStatus({ message, phase, place = 0, state, words }) {
     const turn = this.answer(message);
     if (!turn) return;
-    const engine = find("[data-field=engine]", this.root).textContent;
-    find("[data-field=phase]", turn).textContent = phase === "engine" && this.root.dataset.engineState === "starting" ? engine
-      : t(`chat.phase.${PHASES.has(phase) ? phase : "thinking"}`, { n: place });
+    find("[data-field=phase]", turn).textContent = phase === "engine" && state === "starting" ? words : t(`chat.phase.${PHASES.has(phase) ? phase : "thinking"}`, { n: place });
     if (phase === "deciding") announce(t("chat.phase.deciding"));
   }
 

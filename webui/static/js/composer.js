@@ -5,13 +5,14 @@ import { ask, copyOf, find, findAll, setIcon } from "./page.js";
 import { t } from "./text.js";
 
 const PAUSE = 350;
-const ICONS = { file: "file", selection: "selection", diagnostics: "state-unwell", names: "log" };
+const ICONS = { file: "file", selection: "selection", diagnostics: "state-unwell", names: "log", output: "terminal" };
 const TOOLS = "croft.assistant.tools";
 
 export class Composer {
-  /** `onSend(question)` gets `{text, context, tools}`; `onStop()` is Stop and Escape. */
-  constructor(form, { onSend, onStop }) {
+  /** `onSend(question)` gets `{text, context, tools}`; `onStop()` is the Stop button; `conversation()` names the one it is for. */
+  constructor(form, { onSend, onStop, conversation }) {
     this.form = form;
+    this.conversation = conversation;
     this.field = find("textarea", form);
     this.chips = [];
     this.running = false;
@@ -143,7 +144,7 @@ export class Composer {
     this.asked = new AbortController();
     const context = this.chips.map(({ kind, path, text }) => ({ kind, path, text }));
     try {
-      this.showEstimate(await ask("POST", "/api/assistant/estimate", this.asked.signal, { text: this.text, context }));
+      this.showEstimate(await ask("POST", "/api/assistant/estimate", this.asked.signal, { text: this.text, context, conversation: this.conversation() }));
     } catch (error) {
       // A guess that cannot be had is left out; what is really wrong is said when the question is sent.
       if (error.name !== "AbortError" && error.status === undefined) throw error;
