@@ -17,7 +17,7 @@ from appliance.broker import layout
 from appliance.broker.accounts import Account, Accounts
 from appliance.host import machine as machine_module
 from appliance.host import preflight
-from appliance.host.install import behind, config, docker, options, packages, python_env
+from appliance.host.install import behind, config, docker, options, packages, python_env, unit_files
 from appliance.host.install.accounts import USERS, WEB, EnsureAccounts
 from appliance.host.install.host import Console, Host, InstallError
 from appliance.host.install.journal import FILE, Journal, lock
@@ -144,6 +144,40 @@ class TestRuntime:
         """DECIDED 21"""
         assert self.target(machine, offered=offered).runtime == runtime
 
+    @pytest.mark.parametrize(
+        ("memory_mb", "argv", "recorded", "engine"),
+        [
+            (1900, (), {}, True),
+            (1000, (), {}, False),
+            (1900, ("--no-engine",), {}, False),
+            (1000, ("--engine",), {}, True),
+            (8000, (), {"engine": False}, False),
+            (8000, ("--engine",), {"engine": False}, True),
+        ],
+    )
+    def test_the_engine_comes_along_where_there_is_room_and_nobody_said_no(
+        self, memory_mb: int, argv: tuple[str, ...], recorded: dict[str, object], engine: bool
+    ) -> None:
+        asked = ("--runtime", "process", *argv)
+        assert self.target(small(memory_mb=memory_mb), *asked, recorded=recorded).engine is engine
+        assert not self.target(small(memory_mb=8000), "--runtime", "docker").engine
+        with_it, without = preflight.need("process", engine=True), preflight.need("process")
+        assert with_it.disk_mb > without.disk_mb
+
+    def test_the_engines_unit_has_neither_network_nor_a_way_to_peoples_files(self) -> None:
+        """NET-3, SYS-1: written from the broker's catalogue, with Croft's own Python."""
+        ids = [
+            Account(name, uid, uid, ())
+            for uid, name in enumerate(("croft", "workspace", "croft-proxy", "croft-ai"), 11)
+        ]
+        found = settings.parse({"paths": {"ide": "/nonexistent"}}, settings.Paths.system())
+        text = unit_files.engine_unit(found, Accounts(*ids, 15, True))
+        assert "ExecStart=/opt/croft/venv/bin/python -I -m appliance.engine_child" in text
+        assert "PrivateNetwork=yes" in text
+        assert "User=croft-ai\n" in text
+        assert "CapabilityBoundingSet=\n" in text
+        assert "/var/lib/croft/models /run/croft/ai/ai.sock\n" in text
+
     def test_the_last_choice_holds(self) -> None:
         last = {"runtime": "process", "host": "a.example.org", "http_port": 81, "https_port": 444}
         again = self.target(small(), recorded=last)
@@ -207,6 +241,23 @@ class TestAccounts:
         with pytest.raises(InstallError, match="cannot create the account workspace: it exists"):
             EnsureAccounts(host, Journal(host)).apply()
         assert "croft" not in host.read("/etc/passwd")
+
+    def test_an_older_installation_gets_the_account_that_is_new(self, host: Host) -> None:
+        """And one of that name which somebody else made since is refused all the same."""
+        journal = Journal(host)
+        EnsureAccounts(host, journal).apply()
+        journal.put("accounts", names=["croft", "workspace", "croft-proxy"])
+        for name in ("passwd", "shadow", "group", "gshadow"):
+            text = host.read(f"/etc/{name}")
+            host.path(f"/etc/{name}").write_text("".join(x for x in text.splitlines(True) if x[:8] != "croft-ai"))
+        before = host.read("/etc/passwd")
+        host.path("/etc/passwd").write_text(before + "croft-ai:x:1001:1001::/home/x:/bin/bash\n")
+        with pytest.raises(InstallError, match="cannot create the account croft-ai: it exists"):
+            EnsureAccounts(host, journal).apply()
+        host.path("/etc/passwd").write_text(before)
+        EnsureAccounts(host, journal).apply()
+        assert EnsureAccounts(host, journal).check()
+        assert "croft-ai:" in host.read("/etc/passwd")
 
     def test_data_kept_from_before_gets_its_old_ids(self, host: Host) -> None:
         journal = Journal(host)
@@ -346,6 +397,9 @@ class TestDocker:
 class TestPackages:
     def test_names(self) -> None:
         assert "caddy" in packages.names_for("process", "debian", "python3", engine=False, compose=False)
+        assert "libgomp1" in packages.names_for(
+            "process", "debian", "python3", engine=False, compose=False, models=True
+        )
         assert "docker-compose-v2" in packages.names_for("docker", "ubuntu", "python3", engine=False, compose=False)
         beside = packages.names_for("docker", "debian", "python3", engine=True, compose=False)
         assert not {"docker.io", "docker-cli", "caddy"} & set(beside)
@@ -361,8 +415,9 @@ class TestSource:
         def account(name: str, uid: int) -> Account:
             return Account(name, uid, uid, ())
 
-        names = {0: "root", 11: "croft", 12: "workspace", 13: "croft-proxy", 14: "croft-web"}
-        ids = Accounts(account("croft", 11), account("workspace", 12), account("croft-proxy", 13), 14, True)
+        names = {0: "root", 11: "croft", 12: "workspace", 13: "croft-proxy", 14: "croft-web", 15: "croft-ai"}
+        made = [account(name, uid) for uid, name in names.items() if uid not in (0, 14)]
+        ids = Accounts(made[0], made[1], made[2], made[3], 14, True)
         rows = layout.table(settings.parse({}, settings.Paths.system()), ids)
         wanted = {
             (str(row.path), f"{row.mode:04o}", names[row.uid], names[row.gid])
@@ -378,7 +433,13 @@ class TestSource:
         wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
         locked = {line.split("==")[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line}
         assert {word.split(">")[0].split("[")[0] for word in wanted} <= locked
-        for name in ("requirements.txt", "requirements-build.txt", "requirements-ide.txt", "requirements-test.txt"):
+        for name in (
+            "requirements.txt",
+            "requirements-build.txt",
+            "requirements-ide.txt",
+            "requirements-engine.txt",
+            "requirements-test.txt",
+        ):
             text = (ROOT / name).read_text()
             assert "://" not in text
             assert all(" \\" in line or "==" not in line for line in text.splitlines())

@@ -12,7 +12,7 @@ from appliance.broker import fence, nft
 from appliance.host.install.host import Host, InstallError
 from appliance.host.install.journal import Journal
 
-DAEMON, WORKSPACE, PROXY, WEB = "croft", "workspace", "croft-proxy", "croft-web"
+DAEMON, WORKSPACE, PROXY, AI, WEB = "croft", "workspace", "croft-proxy", "croft-ai", "croft-web"
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,15 @@ USERS = (
     User(DAEMON, "Croft daemon"),
     User(WORKSPACE, "Croft workspace", "/var/lib/croft/home", "/bin/bash"),
     User(PROXY, "Croft web proxy"),
+    User(AI, "Croft engine"),
 )
-MEMBERS = (DAEMON, PROXY)  # of WEB: both reach the sockets between proxy and daemon
+# Who belongs to which group: daemon and proxy reach the sockets between them, the daemon fetches what the engine reads.
+MEMBERS = ((WEB, DAEMON), (WEB, PROXY), (AI, DAEMON))
 
 
 @dataclass
 class EnsureAccounts:
-    """Three users and one group, with ids from the system range."""
+    """Four users and one group, with ids from the system range."""
 
     host: Host
     journal: Journal
@@ -43,17 +45,17 @@ class EnsureAccounts:
     title: str = "System accounts"
 
     def check(self) -> bool:
-        members = self._groups().get(WEB, (0, frozenset[str]()))[1]
+        groups = self._groups()
         return (
             self.journal.get(self.id, "complete", False)
             and set(self._users()) >= {user.name for user in USERS}
-            and set(MEMBERS) <= members
+            and all(member in groups.get(group, (0, frozenset[str]()))[1] for group, member in MEMBERS)
         )
 
     def plan(self) -> list[str]:
         return [
             *(f"create the system user {user.name}" for user in USERS if user.name not in self._users()),
-            f"create the group {WEB} with {' and '.join(MEMBERS)}",
+            f"create the group {WEB} with {DAEMON} and {PROXY}; put {DAEMON} into the group {AI}",
         ]
 
     def apply(self) -> None:
@@ -69,18 +71,15 @@ class EnsureAccounts:
             # Expired in 1970: sshd, su, cron and login all refuse it; the broker, which is root, needs none of them.
             # (useradd ignores the date for system accounts.)
             self.host.run("usermod", *self._prefix, "--expiredate", "1", user.name)
-        for member in MEMBERS:
-            self.host.run("usermod", *self._prefix, "--append", "--groups", WEB, member)
+        for group, member in MEMBERS:
+            self.host.run("usermod", *self._prefix, "--append", "--groups", group, member)
         self.journal.put(self.id, complete=True)
 
     def refuse_strangers(self) -> None:
         """Raises InstallError when a name is taken by an account that was not made here."""
-        if self.journal.touched(self.id):
-            return
-        taken = sorted(
-            ({user.name for user in USERS} & set(self._users()))
-            | ({WEB, *(user.name for user in USERS)} & set(self._groups()))
-        )
+        known = {WEB, *self.journal.get(self.id, "names", [])} if self.journal.touched(self.id) else set()
+        wanted = {user.name for user in USERS} - known
+        taken = sorted((wanted & set(self._users())) | (({WEB, *wanted} - known) & set(self._groups())))
         if taken:
             raise InstallError(
                 f"cannot create the account {taken[0]}: it exists and is not Croft's",

@@ -130,6 +130,7 @@ def _preflight(place: Place, asked: options.Options, target: options.Target) -> 
         fronted,
         not place.journal.empty,
         bool(asked.images or asked.ide_bundle),
+        target.engine,
         own,
     )
     results = preflight.run(subject)

@@ -21,6 +21,7 @@ _ABOUT = (
     "Installs Croft on this machine. Run it again to repair or upgrade; every change is listed in "
     "docs/changes-to-your-machine.md."
 )
+ENGINE_FROM_MB = 1700  # what a machine sold as 2 GB shows at the least
 FRONTS = ("nginx", "apache", "caddy")
 
 
@@ -42,6 +43,7 @@ class Options:
     uninstall: bool
     purge: bool
     bootstrap: tuple[str, ...]
+    engine: bool | None = None
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -56,6 +58,12 @@ def parse(argv: Sequence[str]) -> Options:
     add("--behind-proxy", choices=FRONTS, default="", help="a web server that already owns ports 80 and 443")
     add("--http-port", type=_port, default=0, metavar="PORT", help="port for plain HTTP (80)")
     add("--https-port", type=_port, default=0, metavar="PORT", help="port for HTTPS (443)")
+    add(
+        "--engine",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="an engine for local models (process runtime; from 1.7 GB of memory up unless --no-engine is given)",
+    )
     add("--unattended", action="store_true", help="ask nothing")
     add("--dry-run", action="store_true", help="print the plan and change nothing")
     add("--no-start", action="store_true", help="install, but do not start anything")
@@ -85,6 +93,7 @@ def parse(argv: Sequence[str]) -> Options:
         uninstall=args.uninstall,
         purge=args.purge,
         bootstrap=tuple(args.bootstrap.split()),
+        engine=args.engine,
     )
 
 
@@ -98,6 +107,7 @@ class Target:
     http_port: int
     https_port: int
     settings: dict[str, str | int]
+    engine: bool = False  # Docker brings its own
 
 
 def target(options: Options, machine: Machine, recorded: dict[str, Any], *, compose_offered: bool) -> Target:
@@ -120,7 +130,16 @@ def target(options: Options, machine: Machine, recorded: dict[str, Any], *, comp
         settings["proxy.email"] = options.email
     if front:
         settings["proxy.bind"] = "127.0.0.1"
-    return Target(host, runtime, why, http, https, settings)
+    return Target(
+        host, runtime, why, http, https, settings, runtime == "process" and _engine(options, machine, recorded)
+    )
+
+
+def _engine(options: Options, machine: Machine, recorded: dict[str, Any]) -> bool:
+    """Whether the engine is installed; the last word holds, and without one the memory decides."""
+    if options.engine is not None:
+        return options.engine
+    return bool(recorded.get("engine", machine.memory_mb >= ENGINE_FROM_MB))
 
 
 def _runtime(options: Options, machine: Machine, recorded: dict[str, Any], compose_offered: bool) -> tuple[str, str]:
@@ -171,6 +190,7 @@ def recorded(options: Options, chosen: Target, known: dict[str, Any]) -> dict[st
         "host": chosen.host,
         "http_port": chosen.http_port,
         "https_port": chosen.https_port,
+        "engine": chosen.engine if chosen.runtime == "process" else bool(known.get("engine", True)),
         "behind_proxy": options.behind_proxy or str(known.get("behind_proxy", "")),
     }
 

@@ -194,14 +194,16 @@ def _short(line: str) -> str | None:
     return line[:100] if _SHOWN.match(line) else None
 
 
-def names_for(runtime: str, os_id: str, python: str, *, engine: bool, compose: bool) -> tuple[str, ...]:
+def names_for(
+    runtime: str, os_id: str, python: str, *, engine: bool, compose: bool, models: bool = False
+) -> tuple[str, ...]:
     """The packages of ``runtime``; ``python`` is the interpreter's package.
 
-    ``engine``: Docker was here before; ``compose``: so is Compose 2.
+    ``engine``: Docker was here before; ``compose``: so is Compose 2; ``models``: an engine for local models comes along.
     """
     common = ("ca-certificates", "git", "libstdc++6", f"{python}-venv")
     if runtime == "process":
-        return (*common, "caddy", "nftables")
+        return (*common, "caddy", "nftables", *(("libgomp1",) if models else ()))
     engines = ("docker.io", "iptables") if os_id == "ubuntu" else ("docker.io", "docker-cli", "iptables")
     plugin = "docker-compose-v2" if os_id == "ubuntu" else "docker-compose"
     return (*common, "nftables", *(() if engine else engines), *(() if compose else (plugin,)))

@@ -41,13 +41,14 @@ def steps(place: Place, options: Options, target: Target) -> Sequence[Step]:
         _package_of(place.python),
         engine=engine_here,
         compose=docker.compose_plugin(host) is not None,
+        models=target.engine,
     )
     found: list[Step] = [packages.EnsurePackages(apt, journal, names, options.bootstrap)]
     if in_docker:
         found.append(docker.EnsureEngine(host, journal, engine_here))
     found += [
         accounts,
-        python_env.EnsurePython(host, journal, place.source, place.python),
+        python_env.EnsurePython(host, journal, place.source, place.python, target.engine),
         config.EnsureConfig(host, journal, accounts, target.settings, options.purge),
     ]
     if in_docker:

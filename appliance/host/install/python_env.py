@@ -30,6 +30,7 @@ _PROJECT = (
     "requirements-build.txt",
     "install.sh",
 )
+_ENGINE = "requirements-engine.txt"
 _PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--no-cache-dir")
 _LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps")
 
@@ -42,6 +43,7 @@ class EnsurePython:
     journal: Journal
     source: Path
     python: str
+    engine: bool = False
     id: str = "python"
     title: str = "Python packages (hash-locked)"
 
@@ -51,7 +53,10 @@ class EnsurePython:
 
     def plan(self) -> list[str]:
         count = self.host.read(str(self.source / "requirements.txt")).count("==") if self.host.root == Path("/") else 0
-        return [f"make {VENVS}/{self._version} with {count} locked wheels and the project; point {CURRENT} at it"]
+        engine = ", an engine for local models" if self.engine else ""
+        return [
+            f"make {VENVS}/{self._version} with {count} locked wheels{engine} and the project; point {CURRENT} at it"
+        ]
 
     def apply(self) -> None:
         self.journal.put(self.id, begun=True)
@@ -62,8 +67,11 @@ class EnsurePython:
         self.host.run(self.python, "-I", "-m", "venv", str(new))
         interpreter = str(new / "bin/python")
         self._pip(interpreter, "install", *_LOCKED, *self._offline(), "-r", str(self.source / "requirements.txt"))
+        if self.engine:
+            self._pip(interpreter, "install", *_LOCKED, *self._offline("xllamacpp-"), "-r", str(self.source / _ENGINE))
         self._pip(interpreter, "install", "--no-deps", "--no-index", str(self._wheel(interpreter, new)))
-        self.host.run(interpreter, "-I", "-c", "import appliance.errors, aiohttp, msgspec, cryptography")
+        checked = "appliance.errors, aiohttp, msgspec, cryptography" + (", xllamacpp" if self.engine else "")
+        self.host.run(interpreter, "-I", "-c", f"import {checked}")
         shutil.copy(self.source / "install.sh", new / "install.sh")  # the way back, without the checkout
         (new / "complete").touch()
         self._switch(new)
@@ -76,12 +84,15 @@ class EnsurePython:
 
     @property
     def _version(self) -> str:
-        return digest_of(*(self.source / name for name in _PROJECT if (self.source / name).exists()))[:16]
+        names = (*_PROJECT, _ENGINE) if self.engine else _PROJECT
+        return digest_of(*(self.source / name for name in names if (self.source / name).exists()))[:16]
 
-    def _offline(self) -> tuple[str, ...]:
-        """Wheels that came with a release are used without asking any index."""
+    def _offline(self, needed: str = "") -> tuple[str, ...]:
+        """Wheels that came with a release are used without asking any index; the engine's come with none unless somebody put them
+        there."""
         wheels = self.source / "wheels"
-        return ("--no-index", "--find-links", str(wheels)) if wheels.is_dir() else ()
+        here = wheels.is_dir() and any(wheels.glob(f"{needed}*.whl"))
+        return ("--no-index", "--find-links", str(wheels)) if here else ()
 
     def _wheel(self, interpreter: str, new: Path) -> Path:
         """The project's own wheel: from the release, else built from the checkout in a private folder."""

@@ -147,7 +147,7 @@ class EnsureUnits:
 
     def plan(self) -> list[str]:
         names = "croft.service, croft-broker.service, croft.slice, run-croft-ide.mount" + (
-            ", croft-ide.service, croft-proxy.service" if self.runtime == "process" else ""
+            ", croft-ide.service, croft-proxy.service, croft-ai.service" if self.runtime == "process" else ""
         )
         return [
             f"write {names} to {UNITS}",

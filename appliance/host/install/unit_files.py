@@ -7,6 +7,7 @@ systemd's syntax.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from appliance.broker import catalogue, kernel
@@ -14,6 +15,7 @@ from appliance.broker.accounts import Accounts
 from appliance.broker.catalogue import Program
 from appliance.settings import Settings
 
+_PYTHON = "/opt/croft/venv/bin/python"
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+\Z")
 _DEFAULTS = (
     "import os; from appliance.broker.ide_settings import prepare; prepare(os.open('.', os.O_PATH | os.O_DIRECTORY))"
@@ -61,17 +63,35 @@ RestrictNamespaces=yes
 RestrictSUIDSGID=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 """
+_AI = """\
+PrivateTmp=yes
+PrivateNetwork=yes
+ReadWritePaths=/run/croft/ai
+InaccessiblePaths=-/var/lib/croft/workspace -/var/lib/croft/home -/var/lib/croft/croft.db -/var/lib/croft/keys
+InaccessiblePaths=-/var/lib/croft/caddy -/run/croft/broker -/run/croft/web -/run/croft/control -/run/docker.sock -/etc/croft
+RestrictNamespaces=yes
+RestrictSUIDSGID=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+"""
 
 
 def render(settings: Settings, accounts: Accounts) -> dict[str, str]:
     """Unit name and text of each service of the process runtime."""
     ide = catalogue.program(settings, accounts, "ide")
     proxy = catalogue.program(settings, accounts, "proxy")
-    prepare = f"ExecStartPre=/opt/croft/venv/bin/python -I -c {_quote(_DEFAULTS)}\n"
+    prepare = f"ExecStartPre={_PYTHON} -I -c {_quote(_DEFAULTS)}\n"
     return {
         "croft-ide.service": _unit("Croft IDE", "ide", ide, prepare + _IDE, settings.paths.log),
         "croft-proxy.service": _unit("Croft web proxy", "proxy", proxy, _PROXY, settings.paths.log),
+        "croft-ai.service": engine_unit(settings, accounts),
     }
+
+
+def engine_unit(settings: Settings, accounts: Accounts) -> str:
+    """The engine's: it is there whether or not the engine is installed."""
+    program = catalogue.ai(settings, accounts)
+    program = replace(program, argv=(_PYTHON, *program.argv[1:]))  # not whatever runs the installer
+    return _unit("Croft engine", "ai", program, _AI, settings.paths.log)
 
 
 def _unit(title: str, name: str, program: Program, body: str, logs: Path) -> str:
