@@ -45,7 +45,7 @@ FAMILIES = {
         *("fit_fits", "fit_editor", "fit_big"),
     ],
     "models.language.": sorted({code for entry in entries() for code in entry.languages}),
-    "job.": [f"{action}{part}" for action in ACTIONS_OF_JOBS for part in ("", "_named")],
+    "job.": [f"{action}{part}" for action in (*ACTIONS_OF_JOBS, "again") for part in ("", "_named")],
     "job.kind.": KINDS_OF_JOBS,
     "job.failed.": KINDS_OF_JOBS,
     "job.state.": ["queued", "running", "paused", "done", "failed", "cancelled"],

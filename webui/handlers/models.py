@@ -74,14 +74,11 @@ async def _page(
 
 
 async def _last_failure(request: web.Request) -> dict[str, Any] | None:
-    """The newest job of a model, if it failed: it can be resumed."""
-    jobs = await (await request.app[keys.JOBS].get()).all(20)
-    newest = max((job for job in jobs if job.kind.startswith("model.")), key=_moment, default=None)
-    return shown(newest) if newest and newest.state == "failed" else None
-
-
-def _moment(job: Job) -> float:
-    return job.ended_at or job.created_at
+    """The last job of a model that ended, if it failed: it can be resumed."""
+    jobs = await (await request.app[keys.JOBS].get()).all()
+    ended = [(job.ended_at, job) for job in jobs if job.kind.startswith("model.") and job.ended_at]
+    last = max(ended, key=lambda pair: pair[0], default=(0.0, None))[1]
+    return shown(last) if last and last.state == "failed" else None
 
 
 async def model_form(request: web.Request) -> web.StreamResponse:
@@ -90,7 +87,7 @@ async def model_form(request: web.Request) -> web.StreamResponse:
         await _act(request, _How())
     except (Conflict, Invalid) as fault:
         return await _page(request, fault=fault)
-    return see(HERE)
+    return see("/welcome" if (await read_form(request)).get("next") == "/welcome" else HERE)
 
 
 async def add_form(request: web.Request) -> web.StreamResponse:

@@ -5,15 +5,18 @@ The first screen is /account/start (ways in); the others are here. Rule: nothing
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
 
 from appliance.errors import Forbidden
 from appliance.identity.hints import DONE, FIRST_RUN
 from appliance.identity.users import User
-from webui import keys
+from webui import keys, views
 from webui.answers import see
 from webui.forms import read_form
 from webui.guard import principal_of
+from webui.handlers.models import offer_json
 from webui.handlers.workspace import RTL_HINT
 from webui.render import page
 
@@ -55,7 +58,17 @@ async def welcome(request: web.Request) -> web.StreamResponse:
         mail_on=request.app[keys.MAILER].on,
         memory=request.app[keys.MONITOR].now()["memory_total"],
         roomy=ROOMY_BYTES,
+        model=await _model(request) if step == "memory" else None,
     )
+
+
+async def _model(request: web.Request) -> dict[str, Any] | None:
+    """The model to offer to this reader: the one in use or on its way, else the one that suits machine and language."""
+    service = await request.app[keys.MODELS].get()
+    first = service.first_choice(views.translator(request).lang)
+    offers = [offer_json(offer) for offer in await service.offers()]
+    chosen = [offer for offer in offers if offer["in_use"]] or [offer for offer in offers if offer["job"]]
+    return next(iter(chosen or [offer for offer in offers if first and offer["name"] == first.id]), None)
 
 
 async def go_on(request: web.Request) -> web.StreamResponse:
