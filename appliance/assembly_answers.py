@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from appliance.assistant.engine import Engine
 from appliance.assistant.room import Late
-from appliance.broker.client import BrokerClient
 from appliance.commands import redact
 from appliance.commands.asker import Asker
 from appliance.commands.display import render
@@ -22,7 +21,6 @@ from appliance.commands.front import Commands, Proposal
 from appliance.commands.history import OPEN, Run, State
 from appliance.commands.model import Actor, Role
 from appliance.commands.output import saved
-from appliance.commands.workspace import WorkspaceFiles
 from appliance.events import EventBus
 from appliance.messages import Message
 from appliance.settings import Settings
@@ -64,7 +62,6 @@ class AnswerParts:
         self._settings, self._store, self._bus, self._desk = settings, store, bus, desk
         self._engine, self._commands, self._conversations, self._quotas = engine, commands, conversations, quotas
         self._models, self._say, self._markup = models, say, markup
-        self._files: WorkspaceFiles | None = None
         self._client: Late[Any] = Late("appliance.assistant.client", _warmed)
         self.answers: Late[Answers] = Late("appliance.assistant.answers", self._build)
 
@@ -72,8 +69,6 @@ class AnswerParts:
         """Close what is under way as interrupted."""
         if self.answers.made is not None:
             await self.answers.made.close()
-        if self._files is not None:
-            self._files.close()
 
     async def _build(self, module: ModuleType) -> Answers:
         painting = await asyncio.to_thread(importlib.import_module, self._markup)
@@ -84,7 +79,7 @@ class AnswerParts:
         from appliance.assistant.proposals import Proposals
 
         store, desk = self._store, self._desk
-        files = self._files = WorkspaceFiles(BrokerClient(self._settings.paths.socket("broker")))
+        files = self._commands.files
         looking = Looking(
             files,
             str(self._settings.paths.workspace),

@@ -116,6 +116,11 @@ class Commands:
         return self._runs.active
 
     @property
+    def files(self) -> WorkspaceFiles:
+        """The workspace's files, over the connection that :meth:`run` keeps."""
+        return self._files
+
+    @property
     def connected(self) -> bool:
         """Whether the broker was reached and what an earlier daemon left has been looked after."""
         return self._runs.found
