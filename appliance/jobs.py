@@ -199,7 +199,7 @@ class Jobs:
             task.cancel()
             await asyncio.wait({task})
             self._wishes.pop(job.id, None)  # it came to its own end just before
-        elif job.state in UNFINISHED:
+        if job.state in UNFINISHED and job.state != state:  # it had not begun, so there was nobody to end it
             await self._end_as_wished(job, state)
 
     async def get(self, job_id: str) -> Job:
