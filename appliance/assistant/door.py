@@ -12,8 +12,6 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 
-from appliance.errors import CroftError
-
 log = logging.getLogger(__name__)
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -59,7 +57,7 @@ class Door:
             try:
                 return (await loop.sock_accept(self._sock))[0]
             except OSError as error:  # no descriptor is left; soon one may be
-                self._tell(str(error))
+                self._tell("no connection can be taken", error)
                 await asyncio.sleep(FULL_SECONDS)
 
     async def _admit(self, connection: socket.socket) -> None:
@@ -70,18 +68,18 @@ class Door:
                 return
             protocol = await self._behind()
             transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
-        except (CroftError, OSError) as error:
-            self._tell(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever cannot be built behind one door must not end the others
+            self._tell("what is behind the door could not be made", error)
             connection.close()
             return
         self._open.add(transport)
 
-    def _tell(self, cause: str) -> None:
+    def _tell(self, cause: str, error: Exception | None = None) -> None:
         """In the log, once a minute at most."""
         now = asyncio.get_running_loop().time()
         if now - self._told >= TELL_SECONDS:
             self._told = now
-            log.warning("a connection from the workspace was not taken", extra={"cause": cause})
+            log.warning("a connection from the workspace was not taken", extra={"cause": cause}, exc_info=error)
 
 
 def lines(serve: Serve, longest: int) -> asyncio.Protocol:

@@ -68,8 +68,10 @@ def test_a_difference_is_accepted_rejected_and_closed(seat: Any) -> None:
     seat.frame.get_by_role("button", name="Accept changes").click()
     poll(lambda: (seat.workspace / "fresh.txt").exists(), "the entry of the status bar accepts")
     assert (seat.workspace / "fresh.txt").read_text() == "new\n"
-    states = {row["id"]: row["state"] for row in seat.editor()["diffs"]}
-    assert states == {first["id"]: "rejected", second["id"]: "accepted", third["id"]: "accepted"}
+    wanted = {first["id"]: "rejected", second["id"]: "accepted", third["id"]: "accepted"}
+    poll(
+        lambda: {row["id"]: row["state"] for row in seat.editor()["diffs"]} == wanted, "pages know what became of each"
+    )
     assert seat.ask("POST", f"/api/editor/diff/{first['id']}/accept")[0] == 409
 
 
@@ -142,6 +144,7 @@ def test_programs_in_the_terminal_find_the_model(seat: Any) -> None:
     seat.frame.locator(".terminal-wrapper .xterm").first.wait_for()
 
     def ran() -> bool:
+        seat.frame.locator(".terminal-wrapper .xterm").first.click()
         seat.page.keyboard.type(f"/usr/bin/python3 {script.name}\n", delay=10)
         seat.page.wait_for_timeout(1500)
         return out.exists()

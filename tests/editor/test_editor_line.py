@@ -38,9 +38,9 @@ def editor_socket(made: Front) -> Path:
     return made.settings.paths.run / "editor/editor.sock"
 
 
-async def answer(made: Front, cookie: str, method: str, path: str, **body: Any) -> tuple[int, Any]:
+async def answer(made: Front, cookie: str, method: str, url: str, **body: Any) -> tuple[int, Any]:
     how = {"json": body} if body else {}
-    async with made.ask(method, path, cookie, **how) as response:
+    async with made.ask(method, url, cookie, **how) as response:
         return response.status, await response.json()
 
 
@@ -302,7 +302,7 @@ async def test_a_hundred_connections_leave_the_pages_alone(made: Front) -> None:
         line = await connect(editor_socket(made))
         assert (await line.greet() or {})["type"] == "welcome"
         crowd.append(line)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     waiting = []
     for _ in range(100):
         raw = socket.socket(socket.AF_UNIX)
@@ -310,7 +310,7 @@ async def test_a_hundred_connections_leave_the_pages_alone(made: Front) -> None:
         raw.connect_ex(str(editor_socket(made)))
         waiting.append(raw)
     assert (await answer(made, cookie, "GET", "/api/me"))[0] == 200
-    assert len(os.listdir("/proc/self/fd")) <= before + 100 + 8, "only this test's own ends are open"
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 100 + 8, "only this test's own ends are open"
     for raw in waiting:
         raw.close()
     for line in crowd:
@@ -335,7 +335,9 @@ async def test_only_the_workspaces_account_is_let_in(tmp_path: Path) -> None:
     done = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", code, path], capture_output=True, text=True, check=False, timeout=10
     )
-    assert "b''" in done.stdout or "Connection" in done.stderr
+    assert done.stdout.strip() == "b''" or done.stderr.strip().split("\n")[-1].startswith(
+        ("BrokenPipe", "ConnectionReset")
+    )
     assert served == []
     door.cancel()
     await asyncio.gather(door, return_exceptions=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class Seat:
         poll(lambda: (file := self.front()) and (file["path"], file["line"]) == (path, line), f"{path} is in front")
 
     def command(self, words: str) -> None:
+        """Run a command of the palette, wherever the keys went before."""
+        self.page.locator(".editor iframe").focus()
         run_command(self.page, self.frame, words)
 
     def shown(self) -> str:
@@ -113,4 +116,7 @@ class Line:
 
 
 async def connect(path: Path) -> Line:
-    return Line(*await asyncio.open_unix_connection(str(path), limit=4 * 1024 * 1024))
+    sock = socket.socket(socket.AF_UNIX)
+    # Blocking: where many knock at once, this waits for room as asyncio's own way in would not.
+    await asyncio.to_thread(sock.connect, str(path))
+    return Line(*await asyncio.open_unix_connection(sock=sock, limit=4 * 1024 * 1024))
