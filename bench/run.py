@@ -30,6 +30,7 @@ import pages  # noqa: E402
 import policy  # noqa: E402
 import rehearsal  # noqa: E402
 import relay  # noqa: E402
+import relay_v1  # noqa: E402
 import running  # noqa: E402
 from measure import Figure, NotRun, save  # noqa: E402
 
@@ -122,6 +123,33 @@ ITEMS = (
         ),
     ),
     Item(pages.sample, (("S2", "one look at the machine / psutil's seven calls", 0.20, 0.13, True),)),
+    Item(
+        relay_v1.cpu,
+        (
+            ("R1", "/v1, CPU per token / a relay with OpenAI's client", 0.13, 0.09, True),
+            ("R1b", "the same / Caddy with forward_auth", 1.2, 0.9, True),
+        ),
+    ),
+    Item(
+        relay_v1.waiting,
+        (
+            ("R2", "/v1, added time to first token, 1 stream / a relay with OpenAI's client", 0.30, 0.18, True),
+            ("R2b", "the same / LiteLLM", 0.05, 0.03, True),
+            ("R3", "/v1, added time to first token, 32 streams / a relay with OpenAI's client", 0.15, 0.10, True),
+            ("R3b", "the same / LiteLLM", 0.025, 0.015, True),
+        ),
+    ),
+    Item(
+        relay_v1.through_everything,
+        (("R4", "llama.cpp events/s through Caddy and /v1 / direct, 8 streams", 0.85, 0.92, False),),
+    ),
+    Item(
+        relay_v1.beside_litellm,
+        (
+            ("R5", "daemon after relaying, PSS / LiteLLM proxy", 0.17, 0.13, True),
+            ("R5b", "start of the whole appliance to its first answer / LiteLLM proxy", 0.07, 0.045, True),
+        ),
+    ),
     Item(relay.echo, (("RELAY", "WebSocket echo through Caddy and relay, added ms, p50", 1.0, 0.5, True),)),
 )
 
