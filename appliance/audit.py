@@ -57,6 +57,7 @@ EVENTS: dict[str, str] = {
     "invitation.renew": "An invitation got a new link",
     "invitation.revoke": "An invitation was withdrawn",
     "invitation.accept": "Someone accepted an invitation",
+    "assistant.key": "The key of the endpoint that answers questions was set or forgotten",
     "mail.password": "The password of the mail account was set",
     "mail.test": "A test mail was asked for",
     "ide.enter": "The IDE was opened",

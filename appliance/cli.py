@@ -95,9 +95,22 @@ def _parser(*, serving: bool = False) -> argparse.ArgumentParser:
 
 
 def _register(verbs: Verbs) -> None:
-    from appliance.verbs import audit, commands, laptop, machine, mail, models, people, policy, services, tokens, tools
+    from appliance.verbs import (
+        assistant,
+        audit,
+        commands,
+        laptop,
+        machine,
+        mail,
+        models,
+        people,
+        policy,
+        services,
+        tokens,
+        tools,
+    )
 
-    for area in (machine, people, mail, services, audit, tokens, laptop, policy, commands, tools, models):
+    for area in (machine, people, mail, services, audit, tokens, laptop, policy, commands, tools, models, assistant):
         area.register(verbs)
 
 

@@ -25,6 +25,7 @@ class Departure(Struct, frozen=True):
 LEAVES: tuple[Departure, ...] = (
     Departure("acme", ("host", "email", "address"), lambda settings: settings.proxy_tls == "acme"),
     Departure("mail", ("recipient", "sender", "letter", "address"), lambda settings: bool(settings.mail_host)),
+    Departure("endpoint", ("question", "context", "key", "address"), lambda settings: settings.ai_engine == "remote"),
     Departure("images", ("image", "address"), lambda settings: settings.runtime != "process", asked=True),
     Departure("packages", ("package", "address"), lambda settings: True, asked=True),
     Departure("extensions", ("search", "address"), lambda settings: True, asked=True),

@@ -152,7 +152,7 @@ TABLE: tuple[Setting, ...] = (
         "ai.engine",
         "local",
         "Who answers the assistant's questions: the engine on this machine, an endpoint elsewhere, or nobody.",
-        choices=("local", "remote", "off"),
+        choices=("local", "remote", "nobody"),
         change="live",
     ),
     Setting(

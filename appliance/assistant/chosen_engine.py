@@ -17,7 +17,7 @@ class ChosenEngine:
 
     def __init__(self, choice: Callable[[], str], local: Engine, remote: Engine) -> None:
         self._choice = choice
-        self._engines: dict[str, Engine] = {"local": local, "remote": remote, "off": _NoEngine()}
+        self._engines: dict[str, Engine] = {"local": local, "remote": remote, "nobody": _NoEngine()}
 
     def status(self) -> EngineStatus:
         return self._engine.status()

@@ -59,10 +59,15 @@ class NoEngine(Unavailable):
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where one request goes; always with ``stream``: llama.cpp's server (2026-10) notices that nobody waits for an answer any more only
-    where it sends it piece by piece, and works on an unstreamed one to its end. ``base`` ends in ``/v1``. With ``socket`` the connection is made there, with ``address`` (and the port of
-    ``base``) to that address and to no other: the host in ``base`` is then only the name in the request and its TLS. Redirects are
-    never followed (AI-10). ``key`` is sent as Bearer where it is not empty. ``model`` is the engine's name for the model in use."""
+    """Where one request goes.
+
+    ``base`` ends in ``/v1``. With ``socket`` the connection is made there, with ``address`` (and the port of ``base``) to that address
+    and to no other: the host in ``base`` is then only the name in the request and its TLS. Redirects are never followed (AI-10).
+    ``key`` is sent as Bearer where it is not empty. ``model`` is the engine's name for the model in use.
+
+    Ask with ``stream``: llama.cpp's server (2026-10) notices that nobody waits any more only where it sends an answer piece by piece,
+    and works on an unstreamed one to its end.
+    """
 
     base: str
     key: str = field(repr=False)

@@ -114,7 +114,11 @@ def write_key(settings: Settings, text: str) -> None:
         key_file(settings).unlink(missing_ok=True)
         return
     if len(key) > KEY_MAX or not key.isascii() or not key.isprintable() or " " in key:
-        raise Invalid("that is not usable as a key", hint=f"Give one line of up to {KEY_MAX} printable characters.")
+        raise Invalid(
+            "that is not usable as a key",
+            hint=f"Give one line of up to {KEY_MAX} printable characters without spaces.",
+            code="endpoint_key",
+        )
     keys.write_private(key_file(settings), key.encode())
 
 

@@ -7,15 +7,17 @@ from typing import Any
 from aiohttp import web
 from msgspec import Struct
 
+from appliance.assistant import remote_engine
 from appliance.errors import CroftError, NotFound
 from appliance.leaving import LEAVES
 from appliance.messages import Message
 from appliance.settings import ROWS, Setting
 from appliance.settings_desk import RefusedValue, SettingsDesk
-from webui import keys, letters
+from webui import keys, letters, views
 from webui.answers import see
 from webui.forms import read_form
 from webui.guard import principal_of
+from webui.handlers import engine
 from webui.render import page
 
 # The cards of the page and what stands on each. Accounts and folders are for the console alone (`croft doctor --settings`).
@@ -32,6 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "mail.root",
     ),
     "limits": ("session.idle_minutes", "session.hours", "session.remember_days", "ide.idle_minutes", "ide.memory_mb"),
+    "engine": ("ai.engine", "ai.idle_minutes", "ai.url", "ai.network", "ai.model", "ai.context"),
     "answers": ("ai.steps", "ai.answer_tokens", "ai.answer_minutes"),
     "quotas": ("ai.rate_minute", "ai.rate_burst", "ai.parallel", "ai.token_day", "ai.person_day"),
     "look": ("language", "theme"),
@@ -94,6 +97,16 @@ async def send_test(request: web.Request) -> web.StreamResponse:
     return see("/settings?saved=test#mail")
 
 
+async def keep_key(request: web.Request) -> web.StreamResponse:
+    """Keep the key of the endpoint elsewhere; an empty one forgets it."""
+    form = await read_form(request)
+    try:
+        await engine.keep(request, form.get("key", ""))
+    except CroftError as fault:
+        return await _page(request, notice=Message(f"fault.{fault.code}"), status=fault.status)
+    return see("/settings?saved=engine#engine")
+
+
 async def restart(request: web.Request) -> web.StreamResponse:
     """End the daemon so that it is started again; services go on running and people stay signed in."""
     await request.app[keys.AUDIT].note("daemon.restart", principal_of(request).actor)
@@ -134,6 +147,8 @@ async def _page(
         certificate=request.app[keys.SERVICES].certificate,
         mail_on=request.app[keys.MAILER].on,
         has_password=request.app[keys.MAILER].has_password(),
+        answering=views.engine_json(request.app[keys.ENGINE].status(), views.translator(request)),
+        has_key=remote_engine.has_key(desk.current),
     )
 
 
