@@ -125,7 +125,7 @@ def _proxy(settings: Settings, accounts: Accounts) -> Program:
 
 def ai(settings: Settings, accounts: Accounts) -> Program:
     """The engine: it serves the model that the daemon chose on a socket that only the daemon reaches, and has no network."""
-    argv = (sys.executable, "-I", "-m", "appliance.engine_child")
+    argv = (sys.executable, "-I", "-m", "appliance.assistant.engine_child")
     models = settings.paths.state / "models"
     env = {"HOME": "/nonexistent", "LANG": "C.UTF-8", "PATH": ":".join(SEARCH_PATH)}
     return Program(

@@ -20,7 +20,7 @@ ALLOWED = {
     ("host", "services"): "doctor and the services page share one table of known problems",
 }
 # Everything of appliance/ that is neither a room nor here is the foundation.
-TOP = ("appliance.daemon", "appliance.cli", "appliance.__main__", "appliance.assembly", "appliance.offline")
+TOP = ("appliance.daemon", "appliance.cli", "appliance.__main__", "appliance.offline")
 
 
 def modules() -> list[str]:
@@ -65,7 +65,7 @@ def room(module: str) -> str:
         parts[1]
         if len(parts) > 1 and parts[1] in DOMAINS
         else "top"
-        if module in TOP or parts[1:2] == ["verbs"]
+        if module in TOP or parts[1:2] == ["verbs"] or "".join(parts[1:2]).startswith("assembly")
         else "foundation"
     )
 

@@ -172,7 +172,7 @@ class TestRuntime:
         ]
         found = settings.parse({"paths": {"ide": "/nonexistent"}}, settings.Paths.system())
         text = unit_files.engine_unit(found, Accounts(*ids, 15, True))
-        assert "ExecStart=/opt/croft/venv/bin/python -I -m appliance.engine_child" in text
+        assert "ExecStart=/opt/croft/venv/bin/python -I -m appliance.assistant.engine_child" in text
         assert "PrivateNetwork=yes" in text
         assert "User=croft-ai\n" in text
         assert "CapabilityBoundingSet=\n" in text

@@ -1,6 +1,6 @@
 """The engine of the process runtime: llama.cpp's server, serving the chosen model on a unix socket.
 
-`python -I -m appliance.engine_child MODELS SOCKET`, started by the broker under an account of its own, without a network.
+`python -I -m appliance.assistant.engine_child MODELS SOCKET`, started by the broker under an account of its own, without a network.
 
 Rule: the two words come from the broker's catalogue, and all else from the choice that the daemon wrote into MODELS; nothing that a
 client sends is read here, and what is served is always a plain file of that folder.
