@@ -30,6 +30,7 @@ from webui.handlers.welcome import STEPS
 from webui.i18n import FSI, PDI, Catalogue, Translator, UnknownText, missing, plural
 from webui.log_lines import SINCE
 from webui.run_words import MEANINGS
+from webui.tool_settings import filled_in
 
 WEBUI = Path(__file__).parents[2] / "webui"
 CATALOGUE = Catalogue.load(WEBUI / "locale", strict=True)
@@ -99,6 +100,8 @@ FAMILIES = {
     "theme.": ["auto", "light", "dark"],
     "language.": ["en", "ar"],
     "tokens.": [
+        *(f"tool.{tool.key}" for tool in filled_in("", "")),
+        *(f"tested.{name}" for name in ("models", "asking", "starting", "works", "silent", "none", "failed")),
         *(f"scope.{scope}.{part}" for scope in TOKEN_SCOPES for part in ("name", "about")),
         *(
             f"{family}.{name}"
@@ -224,6 +227,7 @@ def test_scripts_get_the_strings_they_ask_for() -> None:
         "rehearsal.js": {"changes"},
         "approvals.js": {"approvals"},
         "wake.js": {"machine", "phase"},
+        "token_test.js": {"tokens"},
     }
     for path in WEBUI.glob("static/js/*.js"):
         for prefix in re.findall(r"""\bt\(\s*["'`]([a-z_]+)\.""", path.read_text("utf-8")):

@@ -22,6 +22,7 @@ from webui.forms import read_form, read_json
 from webui.guard import Principal, principal_of
 from webui.handlers.passkeys import own
 from webui.render import page
+from webui.tool_settings import filled_in
 
 # What the form offers to choose from.
 DAYS = (7, 30, 90, 365)
@@ -84,6 +85,7 @@ async def create_token_form(request: web.Request) -> web.StreamResponse:
         return _form(request, typed, fault.code, fault.status)
     except api_tokens.TokenConflict as fault:
         return _form(request, typed, fault.code, fault.status)
+    settings = request.app[keys.SETTINGS]
     return page(
         request,
         "token_made.html",
@@ -92,7 +94,9 @@ async def create_token_form(request: web.Request) -> web.StreamResponse:
         status=201,
         token=token_json(request, token),
         text=text,
-        origin=request.app[keys.SETTINGS].ui_origin,
+        origin=settings.ui_origin,
+        tools=filled_in(settings.ui_origin, text) if "ai" in token.scopes else [],
+        own_authority=settings.proxy_tls == "internal",
     )
 
 
