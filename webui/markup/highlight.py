@@ -5,6 +5,7 @@ Rule: only languages on the list are read by a lexer, and only so much text: wha
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -14,24 +15,27 @@ from pygments.token import Comment, Generic, Keyword, Literal, Name, Number, Ope
 
 from webui.markup.unseen import in_code
 
-MOST_CODE = 100_000
-LONGEST_LINE = 4000
+# Lexers are regular expressions: on very long lines or runs of empty ones some take time with the square of what they look at.
+MOST_CODE = 30_000
+LONGEST_LINE = 500
+_EMPTY_LINES = re.compile(r"(?:[ \t]*\n){20}")
 
-# Name in a fence -> name in pygments, where they differ.
+# Name in a fence -> name in pygments, where they differ. Java, C# and Groovy are read as TypeScript, and makefiles as shell, for their
+# own lexers take seconds over a page of plain words.
 _ALIASES = {
-    "c++": "cpp", "cs": "csharp", "dockerfile": "docker", "env": "bash", "golang": "go", "htm": "html", "js": "javascript",
-    "json5": "json", "jsonc": "json", "jsx": "javascript", "kt": "kotlin", "makefile": "make", "md": "markdown",
-    "objc": "objective-c", "patch": "diff", "ps1": "powershell", "py": "python", "python3": "python", "rb": "ruby",
-    "rs": "rust", "sh": "bash", "shell": "bash", "ts": "typescript", "tsx": "typescript", "vue": "html", "svelte": "html",
-    "yml": "yaml", "zsh": "bash", "terminal": "console", "shell-session": "console", "tf": "terraform",
+    "c++": "cpp", "cs": "typescript", "csharp": "typescript", "dockerfile": "docker", "env": "bash", "golang": "go",
+    "groovy": "typescript", "htm": "html", "java": "typescript", "js": "javascript", "json5": "json", "jsonc": "json",
+    "jsx": "javascript", "kt": "kotlin", "make": "bash", "makefile": "bash", "md": "markdown", "objc": "objective-c",
+    "patch": "diff", "ps1": "powershell", "py": "python", "python3": "python", "rb": "ruby", "rs": "rust", "service": "ini",
+    "sh": "bash", "shell": "bash", "shell-session": "console", "svelte": "html", "systemd": "ini", "terminal": "console",
+    "ts": "typescript", "tsx": "typescript", "vue": "html", "yml": "yaml", "zsh": "bash",
 }  # fmt: skip
 LANGUAGES = frozenset(
     (
-        "awk", "bash", "c", "clojure", "cmake", "console", "cpp", "csharp", "css", "dart", "diff", "docker", "elixir", "erlang",
-        "go", "graphql", "groovy", "haskell", "html", "http", "ini", "java", "javascript", "json", "julia", "kotlin", "lua",
-        "make", "markdown", "matlab", "nginx", "nix", "objective-c", "ocaml", "perl", "php", "postgresql", "powershell", "protobuf",
-        "python", "r", "ruby", "rust", "scala", "scss", "sql", "swift", "systemd", "terraform", "toml", "typescript", "vim", "xml",
-        "yaml", "zig",
+        "awk", "bash", "c", "clojure", "cmake", "console", "cpp", "css", "dart", "diff", "docker", "elixir", "erlang", "go",
+        "graphql", "haskell", "html", "http", "ini", "javascript", "json", "julia", "kotlin", "lua", "markdown", "nginx", "nix",
+        "objective-c", "ocaml", "perl", "php", "postgresql", "powershell", "protobuf", "python", "r", "ruby", "rust", "scala",
+        "scss", "sql", "swift", "toml", "typescript", "vim", "xml", "yaml", "zig",
     )
 )  # fmt: skip
 
@@ -68,7 +72,12 @@ CLASSES = frozenset(name for _, name in _CLASSES)
 def coloured(code: str, lang: str) -> str:
     """``code`` as HTML; plain when the language is not known or the code too long."""
     lexer = _lexer(_ALIASES.get(lang, lang))
-    if lexer is None or len(code) > MOST_CODE or max(map(len, code.split("\n"))) > LONGEST_LINE:
+    if (
+        lexer is None
+        or len(code) > MOST_CODE
+        or _EMPTY_LINES.search(code)
+        or max(map(len, code.split("\n"))) > LONGEST_LINE
+    ):
         return in_code(code)
     parts: list[str] = []
     kind, text = "", ""
