@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import tomllib
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +22,8 @@ from appliance.commands.front import Commands, Proposal
 from appliance.commands.history import OPEN, Run, State
 from appliance.commands.model import Actor, Role
 from appliance.commands.output import saved
+from appliance.commands.policy_text import packaged
+from appliance.commands.values import Exclusions
 from appliance.events import EventBus
 from appliance.messages import Message
 from appliance.settings import Settings
@@ -72,6 +75,7 @@ class AnswerParts:
 
     async def _build(self, module: ModuleType) -> Answers:
         painting = await asyncio.to_thread(importlib.import_module, self._markup)
+        floor = await asyncio.to_thread(_floor)
         from appliance.assistant.asking import Asking
         from appliance.assistant.caps import Caps
         from appliance.assistant.looking import Looking
@@ -83,7 +87,7 @@ class AnswerParts:
         looking = Looking(
             files,
             str(self._settings.paths.workspace),
-            lambda part: self._commands.policy.exclusions.covers(part),
+            lambda part: floor.covers(part) or self._commands.policy.exclusions.covers(part),
             redact.body,
         )
         proposals = Proposals(store.database, store.audit, store.clock, files, looking)
@@ -108,6 +112,11 @@ class AnswerParts:
             speed,
         )
         return made
+
+
+def _floor() -> Exclusions:
+    """The names that the packaged policy excludes: kept from the assistant whatever the owner's policy says (AI-8)."""
+    return Exclusions.of(tomllib.loads(packaged())["paths"]["exclude"])
 
 
 async def _warmed(module: ModuleType) -> ModuleType:

@@ -194,7 +194,8 @@ class _Guarded(httpx2.AsyncBaseTransport):
             request.extensions = {**request.extensions, "sni_hostname": request.url.host}
             request.url = request.url.copy_with(host=self._address)
         response = await self._inner.handle_async_request(request)
-        response.stream = _Events(response.stream)
+        streams = response.headers.get("content-type", "").startswith("text/event-stream")
+        response.stream = _Events(response.stream, streams)
         return response
 
     async def aclose(self) -> None:
@@ -202,17 +203,17 @@ class _Guarded(httpx2.AsyncBaseTransport):
 
 
 class _Events(httpx2.AsyncByteStream):
-    """Event by event (WHATWG HTML 9.2.6); an event of another name than ours is left out. Other bodies are one event."""
+    """Event by event (WHATWG HTML 9.2.6); one of another name than ours, or without data, is left out. Other bodies pass whole."""
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    def __init__(self, inner: Any, streams: bool) -> None:
+        self._inner, self._streams = inner, streams
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         held, seen = bytearray(), 0
         async for chunk in self._inner:
             seen += len(chunk)
             held += chunk
-            while (end := _end(held)) >= 0:
+            while self._streams and (end := _end(held)) >= 0:
                 event = bytes(held[:end])
                 del held[:end]
                 if _known(event):
@@ -233,8 +234,9 @@ def _end(held: bytearray) -> int:
 
 
 def _known(event: bytes) -> bool:
-    names = [line[6:].strip() for line in event.splitlines() if line.startswith(b"event:")]
-    return all(name in _EVENTS for name in names)
+    lines = event.splitlines()
+    names = [line[6:].strip() for line in lines if line.startswith(b"event:")]
+    return all(name in _EVENTS for name in names) and any(line.startswith(b"data:") for line in lines)
 
 
 def _text(event: bytes) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.front import Front, front
-from support.scripted_engine import Fail, OverHttp, Say, Script, ScriptedEngine, Stall, scripted_engine
+from support.scripted_engine import Fail, OverHttp, Say, ScriptedEngine, Stall, scripted_engine
 from support.talk import Talk
 from support.waiting import until
 
@@ -64,10 +64,8 @@ async def test_what_the_engine_is_asked(talk: Talk, engine: ScriptedEngine) -> N
 
 async def test_the_next_question_brings_the_conversation_along(talk: Talk, engine: ScriptedEngine) -> None:
     engine.script(Say("A list holds things."))
-    engine.script(Say("Lists"))  # the title
     conversation = await talk.begin()
     await talk.answer(conversation, "What is a list?")
-    await until(lambda: len(engine.chats) == 2, "the title was asked for")
     engine.script(Say("Yes."))
     await talk.answer(conversation, "Can it hold a list?")
     said = [message["content"] for message in engine.chats[-1].body["messages"]]
@@ -168,11 +166,9 @@ async def test_the_queue_is_fair_and_says_the_place(door: Front, talk: Talk, eng
 
 
 async def test_another_answer_and_an_edit_are_branches(talk: Talk, engine: ScriptedEngine) -> None:
-    engine.otherwise = lambda body: Script((Say("A title"),))
     engine.script(Say("one"))
     conversation = await talk.begin()
     first, _ = await talk.answer(conversation, "Pick a number")
-    await until(lambda: not engine.busy and len(engine.chats) == 2, "the title is there")
     engine.script(Say("two"))
     async with talk.reading(conversation) as reader:
         second = (await talk.call("POST", f"/api/conversations/{conversation}/messages/{first}/regenerate", 201))[
@@ -196,7 +192,7 @@ async def test_titles(talk: Talk, engine: ScriptedEngine) -> None:
     """The question's first words at once, the model's when it has time; decoration is left out."""
     engine.script(Say("An answer"))
     engine.script(Say('**"Sorting lists in Python"**\nand more'))
-    conversation = await talk.begin()
+    conversation = await talk.begin(title="")
     async with talk.reading(conversation) as reader:
         await talk.ask(conversation, "How do I sort a list of very many things in Python by the length of their names?")
         await reader.until(lambda now: now.named("title"), "a title at once")

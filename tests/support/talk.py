@@ -78,9 +78,9 @@ class Talk:
             assert status is None or response.status == status, (response.status, text)
             return json.loads(text)
 
-    async def begin(self) -> str:
-        """A new conversation."""
-        return (await self.call("POST", "/api/conversations", 201))["conversation"]["id"]
+    async def begin(self, title: str = "A test") -> str:
+        """A new conversation; without a title the model is asked for one after the first answer."""
+        return (await self.call("POST", "/api/conversations", 201, title=title))["conversation"]["id"]
 
     async def ask(self, conversation: str, text: str, **more: Any) -> str:
         """Put a question; the id of the answer."""
