@@ -18,6 +18,9 @@ from webui.markup.gate import passed
 from webui.markup.highlight import coloured
 from webui.markup.writer import language, mark_open, parser, prepare
 
+# Every row of a table is filled up to the width of its head, so a few lines can ask for very many cells.
+MOST_CELLS = 20_000
+
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -76,7 +79,9 @@ def clean(text: str) -> str:
 def groups(text: str, *, breaks: bool = False) -> list[list[Token]]:
     """The tokens of each block at the top."""
     found: list[list[Token]] = []
-    for token in _parser(breaks).parse(text):
+    lines = text.split("\n")
+    tables = len(lines) * max(line.count("|") for line in lines) < MOST_CELLS
+    for token in _parser(breaks, tables).parse(text):
         if token.level == 0 and token.nesting >= 0:
             found.append([])
         found[-1].append(token)
@@ -93,11 +98,11 @@ def block_of(group: Sequence[Token], n: int, *, breaks: bool = False, done: bool
     if end:
         mark_open(group)
     env: dict[str, Any] = {}
-    made = _parser(breaks)
+    made = _parser(breaks, True)
     html = passed(made.renderer.render(list(group), made.options, env)).strip()
     return Block(n, "prose", html, codes=tuple(Code(*each) for each in env.get("codes", ())), done=done)
 
 
 @cache
-def _parser(breaks: bool) -> MarkdownIt:
-    return parser(breaks=breaks)
+def _parser(breaks: bool, tables: bool) -> MarkdownIt:
+    return parser(breaks=breaks, tables=tables)

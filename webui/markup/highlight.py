@@ -72,12 +72,7 @@ CLASSES = frozenset(name for _, name in _CLASSES)
 def coloured(code: str, lang: str) -> str:
     """``code`` as HTML; plain when the language is not known or the code too long."""
     lexer = _lexer(_ALIASES.get(lang, lang))
-    if (
-        lexer is None
-        or len(code) > MOST_CODE
-        or _EMPTY_LINES.search(code)
-        or max(map(len, code.split("\n"))) > LONGEST_LINE
-    ):
+    if lexer is None or not _quick(code):
         return in_code(code)
     parts: list[str] = []
     kind, text = "", ""
@@ -88,6 +83,11 @@ def coloured(code: str, lang: str) -> str:
             kind, text = found, ""
         text += value
     return "".join([*parts, _span(kind, text)])
+
+
+def _quick(code: str) -> bool:
+    longest = max(map(len, code.split("\n")))
+    return len(code) <= MOST_CODE and longest <= LONGEST_LINE and not _EMPTY_LINES.search(code)
 
 
 def _span(kind: str, text: str) -> str:

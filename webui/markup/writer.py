@@ -185,10 +185,12 @@ def _may_link(url: str) -> bool:
     return allowed_address(url) or places.of_link(url) is not None
 
 
-def parser(*, breaks: bool) -> MarkdownIt:
-    """A parser of our own settings; ``breaks``: a new line in the text is one on the page."""
+def parser(*, breaks: bool, tables: bool) -> MarkdownIt:
+    """A parser of our own settings; ``breaks``: a new line in the text is one on the page; ``tables``: there may be tables."""
     made = MarkdownIt("commonmark", {"html": False, "breaks": breaks, "maxNesting": DEEPEST}, renderer_cls=Writer)
-    made.enable(["table", "strikethrough"]).disable(["reference", "html_block", "html_inline"])
+    made.enable(["table", "strikethrough"] if tables else ["strikethrough"]).disable(
+        ["reference", "html_block", "html_inline"]
+    )
     made.validateLink = _may_link  # type: ignore[method-assign]
     made.add_render_rule("tick", _write_tick)
     made.add_render_rule("s_open", lambda self, tokens, at, options, env: "<del>")
