@@ -103,7 +103,6 @@ class Proposal:
     line: str = ""
     path: str = ""
     what: str = "changed"
-    why: str = ""
     lines: Sequence[tuple[str, str]] = ()
 
 
@@ -197,7 +196,7 @@ def diff_lines(diff: str) -> list[tuple[str, str]]:
 
 def facts_of(usage: Mapping[str, Any], model: str) -> list[Message]:
     """What an answer cost, and what is to be known of it."""
-    tokens, seconds = usage.get("tokens_out"), usage.get("seconds") or 0
+    tokens, seconds = usage.get("completion_tokens"), usage.get("seconds") or 0
     found = [Message("chat.facts", {"n": tokens, "seconds": max(1, round(seconds)), "model": model})] if tokens else []
     if usage.get("length"):
         found.append(Message("chat.cut"))

@@ -37,7 +37,7 @@ async def test_a_question_is_answered_as_it_comes(place: Place) -> None:
 async def test_finished_blocks_are_not_built_again(place: Place) -> None:
     """What one reads, or has marked, stays the same element while more comes."""
     place.engine.script(Say("First.\n\nSecond.\n\n"), Say("Third and more words.", rate=20))
-    page = await place.visit()
+    page = await place.named()
     turn = await ask(page, "Three paragraphs")
     await expect(turn.locator(".prose").nth(1)).to_have_text("Second.")
     await turn.locator(".prose").first.evaluate("block => { block.dataset.mine = 'yes'; }")
@@ -50,7 +50,7 @@ async def test_finished_blocks_are_not_built_again(place: Place) -> None:
 async def test_stop_frees_the_engine(place: Place) -> None:
     """AI-13: the same button that sends stops; the engine is idle within two seconds, what had come stays."""
     place.engine.script(Say("Words that came. "), Stall())
-    page = await place.visit()
+    page = await place.named()
     turn = await ask(page, "Go on for ever")
     await expect(turn.locator(".prose")).to_contain_text("Words that came.")
     await page.locator("[data-stop]").click()
@@ -65,10 +65,9 @@ async def test_an_answer_goes_on_over_a_reload_and_on_another_device(place: Plac
     """Reloading in the middle loses nothing, twice nothing; a second browser sees the same words come."""
     text = " ".join(f"word{number}" for number in range(60))
     place.engine.script(Say(text, rate=30))
-    page = await place.visit()
+    page = await place.named()
     turn = await ask(page, "Sixty words")
     await expect(turn.locator(".prose")).to_contain_text("word5")
-    await page.wait_for_url(re.compile("/assistant/chat-"))
     other = await place.visit(page.url.removeprefix(place.booth.address), lang="ar")
     await page.reload()
     for tab in (page, other):
@@ -88,7 +87,7 @@ async def test_a_question_waits_its_turn(place: Place) -> None:
     """Written while an answer runs, it stands in the queue, can be taken back, and goes when the answer is over."""
     place.engine.script(Say("slow " * 20, rate=20))
     place.engine.script(Say("The second answer."))
-    page = await place.visit()
+    page = await place.named()
     turn = await ask(page, "First")
     field = page.locator("[data-composer] textarea")
     for text in ("Not this one", "Second"):
@@ -105,7 +104,7 @@ async def test_a_question_waits_its_turn(place: Place) -> None:
 
 async def test_versions_of_answers_and_questions(place: Place) -> None:
     """Another answer, another question: nothing is lost, and one goes from one to the other."""
-    page = await place.visit()
+    page = await place.named()
     place.engine.script(Say("Answer one."))
     await over(await ask(page, "Question one"))
     place.engine.script(Say("Answer two."))
@@ -130,7 +129,7 @@ async def test_versions_of_answers_and_questions(place: Place) -> None:
 async def test_what_goes_wrong_is_said_and_nothing_is_lost(place: Place) -> None:
     """An engine that fails leaves a sentence and the question; one can ask again."""
     place.engine.script(Fail())
-    page = await place.visit()
+    page = await place.named()
     turn = await ask(page, "Will this work?")
     await over(turn, "failed")
     await expect(turn.locator("[data-field=fault]")).to_be_visible()
@@ -142,7 +141,7 @@ async def test_what_goes_wrong_is_said_and_nothing_is_lost(place: Place) -> None
 
 
 async def test_the_estimate_comes_while_typing(place: Place) -> None:
-    page = await place.visit()
+    page = await place.named()
     await page.locator("[data-composer] textarea").fill("How many tokens is this question?")
     await expect(page.locator("#estimate")).to_contain_text("tokens")
     await page.close()

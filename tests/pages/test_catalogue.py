@@ -20,6 +20,7 @@ from appliance.identity.api_tokens import SCOPES as TOKEN_SCOPES
 from appliance.leaving import LEAVES
 from appliance.services.model import SERVICES, Action, State
 from appliance.settings import ROWS, field_of
+from webui import chat
 from webui.audit_words import KNOWN_ACTORS
 from webui.charts import MACHINE, SERVICE, SPANS
 from webui.filters import NAVIGATION, SECTIONS
@@ -163,6 +164,21 @@ FAMILIES |= {
         *("added", "changed", "deleted", "mode", "replaced"),
         *(f"kind.{kind}" for kind in ("binary", "large", "link", "folder")),
     ],
+    "chat.": [
+        *(f"proposes_{kind}" for kind in ("command", "write")),
+        *(f"write_{state}" for state in ("open", "writing", "accepted", "rejected", "stale", "failed")),
+        *(f"chip.{kind}" for kind in chat.CHIP_ICONS),
+        *(f"add.{kind}" for kind in ("file", "selection", "diagnostics", "names")),
+        *(f"next.{reason}" for reason in chat.STEPS),
+        *(f"tool.{name}" for name in (*chat.TOOLS, "other")),
+        *(f"over.{state}" for state in ("done", "stopped", "failed", "interrupted")),
+        *(f"fault.{state}" for state in ("failed", "interrupted")),
+        *(
+            f"phase.{name}"
+            for name in ("queued", "begun", "engine", "reading", "thinking", "writing", "choosing", "tool", "deciding")
+        ),
+        *(f"keys.{name}" for name in ("new", "write", "stop", "again")),
+    ],
     "conversations.role.": ["user", "assistant", "tool", "summary"],
     "touches.": ["host", *get_args(Effect)],
     "policy_page.": [
@@ -221,6 +237,13 @@ def test_scripts_get_the_strings_they_ask_for() -> None:
         "tools.js": {"machine"},
         "jobs.js": {"machine", "job"},
         "workspace.js": {"state"},
+        "blocks.js": {"chat"},
+        "composer.js": {"chat"},
+        "chat.js": {"chat"},
+        "acts.js": {"chat"},
+        "editor.js": {"chat"},
+        "proposals.js": {"chat", "changes"},
+        "assistant.js": {"chat"},
         "commands.js": {"commands", "command", "approvals"},
         "output.js": {"commands", "command"},
         "decide.js": {"approvals"},

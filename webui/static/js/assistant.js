@@ -4,9 +4,9 @@ import { watchActs } from "./acts.js";
 import { Chat } from "./chat.js";
 import { lookAgain } from "./decide.js";
 import { tieEditor } from "./editor.js";
-import { connect } from "./live.js";
-import { ask, complain, confirmed, find, findAll, toast } from "./page.js";
-import { piece } from "./proposals.js";
+import { follow } from "./live.js";
+import { ask, complain, confirmed, find } from "./page.js";
+import { pageAt } from "./proposals.js";
 import { t } from "./text.js";
 
 const PAUSE = 200;
@@ -16,32 +16,35 @@ const editor = tieEditor(chat);
 let timer = 0;
 
 watchActs(chat, editor);
-connect("/api/events?topics=assistant,approvals,editor", {
+follow({
   assistant: (status) => chat.showEngine(status),
-  approvals: () => lookAgain(),
+  approvals: () => lookAgain((run) => chat.decided(run)),
   editor: (state) => editor.told(state),
 });
 
 function onTitle(id, title) {
-  const heading = find("[data-title]", document.querySelector(".top"));
-  if (heading && title) heading.textContent = title;
-  if (title) document.title = `${title} · Croft`;
+  if (!title) return;
+  find(".top h1").textContent = title;
+  document.title = `${title} · Croft`;
   const row = find(`[data-thread="${CSS.escape(id)}"] .thread-title`);
-  if (row && title) row.textContent = title;
+  if (row) row.textContent = title;
 }
 
-/** A conversation that began on this page has an address from now on, and a place in the list. */
-function onOpened(id) {
+/** A conversation that began on this page has an address from now on, a place in the list, and a menu. */
+async function onOpened(id) {
   history.replaceState(null, "", `/assistant/${id}`);
   find("[data-composer]").action = `/assistant/${id}`;
   document.body.classList.add("one");
-  showList(`/assistant/${id}`);
+  await showList(`/assistant/${id}`, true);
 }
 
-async function showList(path) {
+async function showList(path, headToo = false) {
   try {
-    const fresh = await piece(path, "[data-threads] [data-field=threads]");
-    find("[data-threads] [data-field=threads]").replaceWith(fresh);
+    const fresh = await pageAt(path);
+    for (const part of ["[data-threads] [data-field=threads]", ...(headToo ? ["header.top"] : [])]) {
+      find(part).replaceWith(document.adoptNode(find(part, fresh)));
+    }
+    onTitle(chat.id, root.dataset.title);
   } catch (error) {
     // The list as it stands is still true enough; the banner says that the connection is lost.
     if (error.status === undefined) throw error;
@@ -56,7 +59,7 @@ find(".threads-find").addEventListener("input", (event) => {
 
 // The menu of this conversation.
 
-const menu = find("[data-options]");
+const menu = () => find("[data-options]");
 const change = (body) => ask("PATCH", `/api/conversations/${chat.id}`, undefined, body);
 
 const OPTIONS = {
@@ -69,6 +72,8 @@ const OPTIONS = {
     await new Promise((resolve) => { dialog.addEventListener("close", resolve, { once: true }); });
     if (dialog.returnValue !== "yes" || !field.value.trim()) return;
     const { conversation } = await change({ title: field.value.trim() });
+    root.dataset.title = conversation.title;
+    field.value = conversation.title;
     onTitle(chat.id, conversation.title);
   },
   async pin(button) {
@@ -93,21 +98,20 @@ function toggled(button, off, on) {
   return now;
 }
 
-menu?.addEventListener("click", async (event) => {
+document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-option]");
+  if (menu()?.open && (button || !menu().contains(event.target))) menu().open = false;
   if (!button) return;
-  menu.open = false;
   try {
     await OPTIONS[button.dataset.option](button);
   } catch (error) {
     complain(error);
   }
 });
-document.addEventListener("click", (event) => { if (menu?.open && !menu.contains(event.target)) menu.open = false; });
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || !menu?.open) return;
-  menu.open = false;
-  find("summary", menu).focus();
+  if (event.key !== "Escape" || !menu()?.open) return;
+  menu().open = false;
+  find("summary", menu()).focus();
 });
 
 // The keys of this page; the help names them.

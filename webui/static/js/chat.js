@@ -24,7 +24,10 @@ export class Chat {
     this.held = null;
     this.sending = false;
     this.composer = new Composer(find("[data-composer]", root), { onSend: (question) => this.send(question), onStop: () => this.stop(), conversation: () => this.id });
-    this.scroller.addEventListener("scroll", () => this.showToEnd(), { passive: true });
+    this.following = true;
+    this.scroller.addEventListener("scroll", () => { this.following = this.atEnd; this.showToEnd(); }, { passive: true });
+    // Whatever grows, cards and outputs too: who is at the end stays there, who reads elsewhere is left alone.
+    new ResizeObserver(() => (this.following ? this.toEnd() : this.showToEnd())).observe(this.scroller.firstElementChild);
     find("[data-to-end]", root).addEventListener("click", () => this.toEnd());
     this.begin();
   }
@@ -42,7 +45,7 @@ export class Chat {
     this.setRunning(this.last?.dataset.state === "running");
     this.showWelcome();
     this.dressAll();
-    for (const box of findAll("[data-proposal][data-kind=command]:is([data-state=waiting], [data-state=running])", this.turns)) this.openRun(box);
+    for (const box of findAll("[data-proposal][data-kind=command]:is([data-state=waiting], [data-state=running])", this.turns)) showRun(box, box.dataset.run);
     this.toEnd();
   }
 
@@ -75,9 +78,7 @@ export class Chat {
   onBlock(patch) {
     const turn = this.answer(patch.message);
     if (!turn) return;
-    this.keepingUp(() => {
-      put(find("[data-field=blocks]", turn), patch);
-    });
+    put(find("[data-field=blocks]", turn), patch);
   }
 
   onMessage(message) {
@@ -87,7 +88,7 @@ export class Chat {
     turn.dataset.state = message.state;
     if (message.state === "running") return this.setRunning(true);
     if (before !== "running") return this.showUse(message.usage ?? {});
-    this.keepingUp(() => this.finish(turn, message));
+    this.finish(turn, message);
   }
 
   finish(turn, message) {
@@ -105,7 +106,7 @@ export class Chat {
 
   showFacts(turn, { state, usage = {}, model, words: capped }) {
     const words = [];
-    if (usage.tokens_out) words.push(t("chat.facts", { n: usage.tokens_out, seconds: Math.max(1, Math.round(usage.seconds ?? 0)), model: model ?? "" }));
+    if (usage.completion_tokens) words.push(t("chat.facts", { n: usage.completion_tokens, seconds: Math.max(1, Math.round(usage.seconds ?? 0)), model: model ?? "" }));
     if (usage.length) words.push(t("chat.cut"));
     if (capped) words.push(capped);
     if (usage.left_out) words.push(t("chat.summarised"));
@@ -115,8 +116,8 @@ export class Chat {
   }
 
   /** How much of what the model can hold is in use. */
-  showUse({ context = 0, prompt = 0, tokens_in = 0, tokens_out = 0 }) {
-    const [used, size] = [(tokens_in || prompt) + tokens_out, context || Number(this.root.dataset.context)];
+  showUse({ context = 0, context_used: used = 0 }) {
+    const size = context || Number(this.root.dataset.context);
     const box = find("[data-field=use]", this.root);
     box.hidden = !used || !size;
     if (box.hidden) return;
@@ -145,10 +146,13 @@ export class Chat {
   onProposal(proposal) {
     const turn = this.turn(proposal.message) ?? this.last;
     if (!turn) return;
-    this.keepingUp(() => {
-      const box = showProposal(find("[data-field=proposals]", turn), proposal);
-      if (proposal.kind === "command") this.openRun(box);
-    });
+    showProposal(find("[data-field=proposals]", turn), proposal);
+  }
+
+  /** A command was decided elsewhere: its card gives way to what it writes. */
+  decided(run) {
+    const box = find(`[data-proposal][data-run="${CSS.escape(run.id)}"]`, this.turns);
+    if (box) showRun(box, run.id);
   }
 
   onTitle(title) {
@@ -279,14 +283,12 @@ export class Chat {
   async reload() {
     if (this.held) return;
     this.held = [];
-    const atEnd = this.atEnd;
     try {
       const fresh = await piece(`/assistant/${this.id}`, "[data-chat]");
       this.turns.replaceWith(find("[data-field=turns]", fresh));
       this.dressAll();
       this.setRunning(this.last?.dataset.state === "running");
       this.showWelcome();
-      if (atEnd) this.toEnd();
     } catch (error) {
       complain(error);
     } finally {
@@ -312,10 +314,6 @@ export class Chat {
     this.told.onTitle(id, fresh.dataset.title);
     this.begin();
     this.composer.focus();
-  }
-
-  openRun(box) {
-    showRun(box, box.dataset.run, () => {});
   }
 
   addAsked({ text, context }) {
@@ -365,14 +363,8 @@ export class Chat {
     return scrollHeight - scrollTop - clientHeight < NEAR_END;
   }
 
-  keepingUp(change) {
-    const follow = this.atEnd;
-    change();
-    if (follow) this.toEnd();
-    else this.showToEnd();
-  }
-
   toEnd() {
+    this.following = true;
     this.scroller.scrollTop = this.scroller.scrollHeight;
     this.showToEnd();
   }

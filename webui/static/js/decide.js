@@ -1,7 +1,7 @@
 /* Approval cards: deciding without leaving the page, countdowns, and what was decided elsewhere.
    Rule: a decision sends the hash of the card it stands on; a card that is over can decide nothing more. */
 
-import { connect } from "./live.js";
+import { follow } from "./live.js";
 import { ask, announce, complain, find, findAll, toast } from "./page.js";
 import { duration, t } from "./text.js";
 
@@ -63,12 +63,12 @@ async function look(onChange = () => {}, onNew = () => {}) {
   }
 }
 
-/** The same for a page that hears of decisions over a stream of its own. */
-export const lookAgain = () => look();
+/** The same, once, for a page that hears of decisions over a stream of its own. */
+export const lookAgain = (onChange) => look(onChange);
 
 /** Keep the cards of this page true. `onChange` hears of each that was decided elsewhere, `onNew` of questions not shown here. */
 export function watchApprovals(onChange = () => {}, onNew = () => {}) {
-  connect("/api/events?topics=approvals,runs", { approvals: () => look(onChange, onNew) });
+  follow({ approvals: () => look(onChange, onNew) });
 }
 
 function countDown() {

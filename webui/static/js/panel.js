@@ -5,7 +5,7 @@ import { watchActs } from "./acts.js";
 import { Chat } from "./chat.js";
 import { lookAgain } from "./decide.js";
 import { tieEditor } from "./editor.js";
-import { connect } from "./live.js";
+import { follow } from "./live.js";
 import { complain, find, findAll } from "./page.js";
 import { piece } from "./proposals.js";
 
@@ -35,7 +35,7 @@ function begin(panel, threads) {
   });
   const editor = tieEditor(chat);
   watchActs(chat, editor);
-  connect("/api/events?topics=assistant,approvals", { assistant: (status) => chat.showEngine(status), approvals: () => lookAgain() });
+  follow({ assistant: (status) => chat.showEngine(status), approvals: () => lookAgain((run) => chat.decided(run)) });
   switchThreads(panel, chat, threads);
   watchKeys(chat);
   const last = localStorage.getItem(LAST);

@@ -70,26 +70,23 @@ export function showProposal(list, proposal) {
   if (proposal.run) box.dataset.run = proposal.run;
   if (fresh) list.append(box);
   if (proposal.kind === "command") {
-    if (box.dataset.run) showRun(box, box.dataset.run);
+    if (fresh) showRun(box, box.dataset.run);
   } else {
     drawWrite(box, proposal, fresh);
   }
   return box;
 }
 
-function drawWrite(box, { path, diff, state, what, why }, fresh) {
+function drawWrite(box, { path, diff, state, new: added }, fresh) {
   find("[data-field=state]", box).textContent = t(`chat.write_${state}`);
   box.dataset.state = state;
   if (!fresh) return;
-  const kind = what ?? (/^--- \/dev\/null/m.test(diff ?? "") ? "added" : "changed");
   const pill = find("[data-what]", box);
-  pill.dataset.what = kind;
-  pill.textContent = t(`changes.${kind}`);
+  pill.dataset.what = added ? "added" : "changed";
+  pill.textContent = t(`changes.${pill.dataset.what}`);
   find(".path", box).replaceChildren(...spell(path));
-  const said = find(".said-why", box);
-  if (said) said.hidden = !why;
-  if (said && why) find("[dir=auto]", said).replaceChildren(...spell(why));
-  find("[data-field=diff]", box).replaceChildren(...(diff ?? "").split("\n").filter((line, at) => at > 1 || !/^(---|\+\+\+) /.test(line)).map(line));
+  const lines = (diff ?? "").trimEnd().split("\n");
+  find("[data-field=diff]", box).replaceChildren(...lines.filter((text, at) => at > 1 || !/^(---|\+\+\+) /.test(text)).map(line));
 }
 
 function line(text) {

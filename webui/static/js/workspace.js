@@ -1,7 +1,7 @@
 /* The workspace: the editor's state, and the assistant's panel kept where the person left it.
    Rule: opening the editor waits for nothing here (enter.js). */
 
-import { connect } from "./live.js";
+import { follow } from "./live.js";
 import { complain, find, findAll, setIcon } from "./page.js";
 import { addStrings, t } from "./text.js";
 
@@ -90,4 +90,4 @@ function showState({ services }) {
 
 showPanel(localStorage.getItem("croft.panel.open") === "yes" && innerWidth > 720, false);
 setWidth(Number(localStorage.getItem("croft.panel.width")) || 360);
-connect("/api/events?topics=services,editor", { services: showState, editor: showEditor });
+follow({ services: showState, editor: showEditor });
