@@ -23,7 +23,8 @@ from appliance.store import Store
 
 if TYPE_CHECKING:
     from appliance.assistant.conversations import Conversations
-    from appliance.assistant.editor import Editors, Owner
+    from appliance.assistant.editor import Editors
+    from appliance.assistant.editor_window import Owner
     from appliance.assistant.quotas import Quotas
 
 EDITOR_PLACES, V1_PLACES = 16, 32  # connections at once
@@ -66,28 +67,32 @@ class Counts:
 
 
 def join_own_data(own: OwnData, users: Users, store: Store) -> None:
-    """A person's conversations and what they used of the engine are told to them, and go with them."""
+    """A person's conversations, what they used of the engine and what they had done for long are told to them, and go with them."""
+    for name, room in OWN_DATA:
+        told, forget = _owned(room, store)
+        own.register(name, told)
+        users.on_remove(forget)
+
+
+OWN_DATA = (
+    ("conversations", "appliance.assistant.owned"),
+    ("model_use", "appliance.assistant.quotas"),
+    ("jobs", "appliance.jobs"),
+)
+
+
+def _owned(room: str, store: Store) -> tuple[Callable[[User], Awaitable[Any]], Callable[[Any, User], Awaitable[None]]]:
+    """``told`` and ``forget`` of a module, which is imported when somebody asks."""
 
     async def told(user: User) -> Any:
-        module = await asyncio.to_thread(importlib.import_module, "appliance.assistant.owned")
+        module = await asyncio.to_thread(importlib.import_module, room)
         return await module.told(store.database, user.id)
 
     async def forget(tx: Any, user: User) -> None:
-        module = await asyncio.to_thread(importlib.import_module, "appliance.assistant.owned")
+        module = await asyncio.to_thread(importlib.import_module, room)
         await module.forget(tx, user.id)
 
-    async def told_use(user: User) -> Any:
-        module = await asyncio.to_thread(importlib.import_module, "appliance.assistant.quotas")
-        return await module.told(store.database, user.id)
-
-    async def forget_use(tx: Any, user: User) -> None:
-        module = await asyncio.to_thread(importlib.import_module, "appliance.assistant.quotas")
-        await module.forget(tx, user.id)
-
-    own.register("conversations", told)
-    users.on_remove(forget)
-    own.register("model_use", told_use)
-    users.on_remove(forget_use)
+    return told, forget
 
 
 class EditorSurroundings:
@@ -132,7 +137,7 @@ class EditorSurroundings:
 def _owner(session: Session | None) -> Owner | None:
     if session is None:
         return None
-    from appliance.assistant.editor import Owner
+    from appliance.assistant.editor_window import Owner
 
     return Owner(session.user.id, session.id, session.user.language or "")
 

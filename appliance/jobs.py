@@ -361,3 +361,16 @@ def shown(job: Job) -> dict[str, Any]:
         "ended_at": job.ended_at,
         "actions": job.actions,
     }
+
+
+async def told(database: Database, person: str) -> list[dict[str, Any]]:
+    """The jobs a person began. ``person`` is a user id."""
+    rows = await database.rows(
+        "SELECT kind, subject, state, created_at, ended_at FROM jobs WHERE actor = ? ORDER BY created_at", (person,)
+    )
+    return [dict(row) for row in rows]
+
+
+async def forget(tx: Any, person: str) -> None:
+    """Drop what a person had done, in the transaction that removes them; what is under way goes on."""
+    await tx.execute("DELETE FROM jobs WHERE actor = ? AND state IN ('done', 'failed', 'cancelled')", (person,))

@@ -24,6 +24,7 @@ from appliance.assistant.fits import MIB, Room
 from appliance.assistant.models import Models, Outside
 from appliance.assistant.shelf import Shelf
 from appliance.errors import Conflict
+from appliance.identity.users import Role
 
 MIRROR = '[ai]\nmirror = "{base}"\n'
 
@@ -88,6 +89,17 @@ async def test_the_first_model_that_comes_is_used_and_all_of_it_is_audited(made:
     events = await audited(made, "model.add", "model.use", "outcome")
     assert [event for event, _ in events] == ["model.add", "model.use", "outcome", "outcome"]
     assert trusted.url not in json.dumps([detail for _, detail in events]), "an address may hold a secret"
+
+
+async def test_what_a_person_had_done_is_told_to_them_and_goes_with_them(made: Front, trusted: Source) -> None:
+    """PRV-4, PRV-6."""
+    await fetched(made, trusted)
+    admin = await made.member("admin")
+    assert [job["subject"] for job in (await made.own_data.of(admin))["jobs"]] == ["tiny"]
+    await made.member("viewer")
+    await made.users.create("second@example.org", "second", Role.admin, "test")
+    await made.users.remove(admin, "test")
+    assert await made.store.database.rows("SELECT * FROM jobs") == []
 
 
 async def test_progress_is_told_and_a_cancelled_download_leaves_nothing(made: Front, trusted: Source) -> None:

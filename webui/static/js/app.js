@@ -1,7 +1,8 @@
 /* What every page inside the frame does once scripts run: forms without reloading, times that stay true, copy buttons,
    menus, the palette. Rule: everything here improves something that already works without it. */
 
-import { ask, complain, confirmed, copyText, find, findAll, toast } from "./page.js";
+import { follow } from "./live.js";
+import { announce, ask, complain, confirmed, copyText, find, findAll, onceShown, toast } from "./page.js";
 import { openPalette, watchKeys } from "./palette.js";
 import { setTime, t } from "./text.js";
 
@@ -9,8 +10,7 @@ const TICK = 20_000;
 
 function keepTimesTrue() {
   const tick = () => findAll("time[data-ago]").forEach((element) => setTime(element, Number(element.dataset.ago)));
-  // The page came with its times right, in UTC; the reader's own zone may wait until it is seen.
-  addEventListener("load", () => setTimeout(tick), { once: true });
+  onceShown(tick); // the page came with its times right, in UTC
   setInterval(tick, TICK);
   document.addEventListener("visibilitychange", () => document.hidden || tick());
 }
@@ -32,7 +32,33 @@ async function send(form) {
   }
 }
 
+/** How many commands wait for a decision, beside their place in the rail; there for whoever may decide. */
+function showUndecided({ undecided, words }) {
+  const badge = document.getElementById("undecided");
+  const [count, said] = badge.children;
+  const before = badge.hidden ? 0 : Number(badge.dataset.count);
+  badge.hidden = !undecided;
+  badge.dataset.count = undecided;
+  count.textContent = undecided > 99 ? "99+" : undecided;
+  said.textContent = words;
+  if (undecided > before) announce(words);
+}
+
+const answered = new WeakSet();
+
+/** A plain form with a question is sent once it is answered. */
+async function askFirst(form, submitter) {
+  const { ask: question, askDetail = "", askVerb = "" } = form.dataset;
+  if (!(await confirmed(question, askDetail, askVerb))) return;
+  answered.add(form);
+  form.requestSubmit(submitter);
+}
+
 document.addEventListener("submit", (event) => {
+  if (event.target.matches("form[data-ask]:not([data-api])") && !answered.delete(event.target)) {
+    event.preventDefault();
+    askFirst(event.target, event.submitter);
+  }
   if (!event.target.matches("form[data-api]")) return;
   event.preventDefault();
   if (find("[aria-busy]", event.target)) return;
@@ -64,3 +90,4 @@ addEventListener("pageshow", (event) => event.persisted && location.reload());
 findAll("[data-needs-scripts]").forEach((element) => { element.hidden = false; });
 keepTimesTrue();
 watchKeys();
+if (document.getElementById("undecided")) follow({ approvals: showUndecided });
