@@ -11,7 +11,8 @@ Every template also gets, per request: ``t`` (webui.i18n.Translator), ``user`` (
 ``page`` (an id of NAVIGATION or SECTIONS, or ""), ``tab`` (an id in SECTIONS, or ""), ``host``, ``origin_ide``, ``now``
 (Unix seconds), ``theme`` (auto, light, dark), ``path`` (of this request, for forms that lead back), ``state`` (the top
 line's sentence: ``.key`` and ``.params``, or None), ``notice`` (None, or ``.key`` and ``.params``: the answer to a form;
-keys under ``fault.`` are bad news), ``can_mail`` (whether mail is set up).
+keys under ``fault.`` are bad news), ``can_mail`` (whether mail is set up), ``undecided`` (how many commands wait for a decision;
+None for who may not decide).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import aiohttp_jinja2
 import jinja2
 from aiohttp import web
 
+from appliance.identity.users import Role
 from appliance.messages import Message
 from appliance.services.model import SERVICES
 from webui import filters, keys, views
@@ -55,7 +56,13 @@ def _common(request: web.Request, notice: Message | None) -> dict[str, Any]:
         "state": filters.summary(services.views(), services.problems()) if principal else None,
         "notice": notice or _told(request),
         "can_mail": request.app[keys.MAILER].on,
+        "undecided": _undecided(request, principal),
     }
+
+
+def _undecided(request: web.Request, principal: Principal | None) -> int | None:
+    """How many commands wait for a decision; None for who may not decide."""
+    return request.app[keys.COMMANDS].pending if principal and principal.role >= Role.operator else None
 
 
 def _told(request: web.Request) -> Message | None:

@@ -22,7 +22,7 @@ Picture = Callable[[web.Application, Translator, Role], Mapping[str, Any]]
 PICTURES: dict[str, Picture] = {
     "services": lambda app, t, role: views.services_event(app[keys.SERVICES], t, role),
     "runs": lambda app, t, role: {"changed": app[keys.COMMANDS].changed()},
-    "approvals": lambda app, t, role: {"changed": app[keys.COMMANDS].changed()},
+    "approvals": lambda app, t, role: _approvals(app, t, role),
     "tools": lambda app, t, role: app[keys.TOOLBOX].picture(),
     "assistant": lambda app, t, role: views.engine_json(app[keys.ENGINE].status(), t),
     "jobs": lambda app, t, role: jobs.picture() if (jobs := app[keys.JOBS].made) else {"jobs": [], "ended": 0},
@@ -34,6 +34,15 @@ PERSONAL: dict[str, Callable[[web.Application, Principal], Mapping[str, Any]]] =
 }
 
 Item = tuple[str, Mapping[str, Any] | bytes, int | None]
+
+
+def _approvals(app: web.Application, t: Translator, role: Role) -> Mapping[str, Any]:
+    """What changed, and for those who may decide, how much waits (``approvals.need`` says it in words)."""
+    told: dict[str, Any] = {"changed": app[keys.COMMANDS].changed()}
+    if role >= Role.operator:
+        pending = app[keys.COMMANDS].pending
+        told |= {"undecided": pending, "words": t("approvals.need", n=pending)}
+    return told
 
 
 class Pictures:

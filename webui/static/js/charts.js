@@ -1,18 +1,20 @@
 /* Charts the server drew: kept true while the page is open, times in the reader's own zone, figures under the pointer or the
    arrow keys. Rule: the server draws and says; this only writes its values into the elements it made. */
 
-import { announce, ask, find, findAll, Refused } from "./page.js";
+import { announce, ask, find, findAll, onceShown, Refused } from "./page.js";
 import { bytes, lang, percent, t } from "./text.js";
 
 const AGAIN = 60_000;
 const PER_SECOND = (value) => t("chart.per_second", { amount: bytes(value) });
 const WORDS = { percent, bytes, rate: PER_SECOND, number: (value) => value.toFixed(2) };
-const clock = new Intl.DateTimeFormat("en-GB-u-ca-gregory-nu-latn", { hour: "2-digit", minute: "2-digit" });
-const day = new Intl.DateTimeFormat(`${lang}-u-ca-gregory-nu-latn`, { day: "numeric", month: "short" });
-const dayAndClock = new Intl.DateTimeFormat(`${lang}-u-ca-gregory-nu-latn`, { weekday: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const drawn = new Map();
+// Made when first needed, as in text.js.
+let clock, day, dayAndClock;
+const hour = () => (clock ??= new Intl.DateTimeFormat("en-GB-u-ca-gregory-nu-latn", { hour: "2-digit", minute: "2-digit" }));
+const date = () => (day ??= new Intl.DateTimeFormat(`${lang}-u-ca-gregory-nu-latn`, { day: "numeric", month: "short" }));
+const weekday = () => (dayAndClock ??= new Intl.DateTimeFormat(`${lang}-u-ca-gregory-nu-latn`, { weekday: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" }));
 
-const moment = (at, span) => (span === "month" ? day : clock).format(new Date(at * 1000));
+const moment = (at, span) => (span === "month" ? date() : hour()).format(new Date(at * 1000));
 const charted = (board, name) => find(`[data-chart="${CSS.escape(name)}"]`, board);
 
 /** Say every time of a chart in the reader's own zone. */
@@ -68,7 +70,7 @@ function read(figure, slot) {
   cursor.setAttribute("visibility", "visible");
   const values = chart.lines.map((line) => (line.values[at] == null ? t("chart.unknown") : WORDS[chart.unit](line.values[at])));
   const value = values.length > 1 ? t("chart.two", { first: chart.lines[0].label, a: values[0], second: chart.lines[1].label, b: values[1] }) : values[0];
-  const time = dayAndClock.format(new Date((chart.begin + at * chart.slot) * 1000));
+  const time = weekday().format(new Date((chart.begin + at * chart.slot) * 1000));
   find("[data-field=latest]", figure).textContent = t("chart.at", { time, value });
 }
 
@@ -116,10 +118,10 @@ async function refresh(board) {
   }
 }
 
-findAll("[data-charts]").forEach((board) => {
+onceShown(() => findAll("[data-charts]").forEach((board) => {
   findAll(".chart", board).forEach((figure) => { localise(figure, board.dataset.span); watch(figure); });
   refresh(board);
   // Not all pages at the same moment.
   setInterval(() => refresh(board), AGAIN + Math.random() * 5000);
   document.addEventListener("visibilitychange", () => refresh(board));
-});
+}));

@@ -3,7 +3,7 @@
 
 import { isOpen, followRun, setPill, spell } from "./output.js";
 import { ask, complain, copyOf, find, findAll, setIcon } from "./page.js";
-import { connect } from "./live.js";
+import { follow } from "./live.js";
 import { t } from "./text.js";
 
 const PAUSE = 150;
@@ -198,7 +198,7 @@ find("[data-clean]").addEventListener("click", () => {
 
 // The history stays true: a row whose run changed shows its new state.
 const rows = new Map(findAll("[data-row]").map((row) => [row.dataset.row, row]));
-connect("/api/events?topics=runs", {
+follow({
   runs: ({ changed }) => changed.forEach(({ id, state }) => setPill(rows.get(id) && find(".run-pill", rows.get(id)), state)),
 });
 if (line.value) look();

@@ -1,7 +1,7 @@
 /* Jobs: how far each is, as it comes; whatever begins or ends is shown by the page itself, loaded anew.
    Rule: the server decides what is true; this only writes figures into elements the server made. */
 
-import { connect } from "./live.js";
+import { follow } from "./live.js";
 import { find } from "./page.js";
 import { bytes, duration, t } from "./text.js";
 
@@ -44,4 +44,4 @@ function write(box, job) {
   }
 }
 
-connect("/api/events?topics=jobs", { jobs: show });
+follow({ jobs: show });

@@ -1,7 +1,7 @@
 /* The one event stream of a page: connect, retry with growing jittered pauses, mark what is shown as stale meanwhile.
    Rule: a person always sees either live data or how old the data is. */
 
-import { announce, ask, find } from "./page.js";
+import { announce, ask, find, onceShown } from "./page.js";
 import { exact, t } from "./text.js";
 
 const FIRST_PAUSE = 1000;
@@ -29,15 +29,32 @@ export function connect(path, handlers, onState = () => {}, { resumes = false, o
       });
     }
   };
-  open();
+  onceShown(open);
   addEventListener("online", open);
-  addEventListener("pagehide", () => live.source.close());
+  addEventListener("pagehide", () => live.source?.close());
   find("#lost button")?.addEventListener("click", open);
   return () => {
     ended = true;
     clearTimeout(live.timer);
     live.source?.close();
   };
+}
+
+const followed = new Map();
+let endFollowing = null;
+let planned = false;
+
+/** Hand each event of the topics that `handlers` names to its handler. Whoever follows what on a page, one stream brings it all. */
+export function follow(handlers) {
+  for (const [topic, handle] of Object.entries(handlers)) followed.set(topic, [...(followed.get(topic) ?? []), handle]);
+  if (planned) return;
+  planned = true;
+  onceShown(() => {
+    planned = false;
+    endFollowing?.();
+    const each = [...followed].map(([topic, handles]) => [topic, (data) => handles.forEach((handle) => handle(data))]);
+    endFollowing = connect(`/api/events?topics=${[...followed.keys()].join(",")}`, Object.fromEntries(each));
+  });
 }
 
 function found(live, onState) {

@@ -6,6 +6,12 @@ import { has, lang, t } from "./text.js";
 export const find = (selector, root = document) => root.querySelector(selector);
 export const findAll = (selector, root = document) => [...root.querySelectorAll(selector)];
 
+/** Do `work` once the page has loaded and been painted: what keeps it true must not hold up the first sight of it. */
+export function onceShown(work) {
+  if (document.readyState === "complete") work();
+  else addEventListener("load", () => setTimeout(work), { once: true });
+}
+
 /** What the server said no to, in words for people. */
 export class Refused extends Error {
   constructor(status, message, hint, code) {

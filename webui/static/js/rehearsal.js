@@ -1,7 +1,7 @@
 /* What a rehearsal changed: the list with how each change reads, and merging, discarding or taking it back.
    Rule: merging names the digest of the list on the page; paths and texts are shown as text. */
 
-import { connect } from "./live.js";
+import { follow } from "./live.js";
 import { spell } from "./output.js";
 import { ask, complain, confirmed, copyOf, find, findAll } from "./page.js";
 import { t } from "./text.js";
@@ -78,4 +78,4 @@ async function act(button) {
 }
 
 findAll("[data-act]", box).forEach((button) => button.addEventListener("click", () => act(button)));
-connect("/api/events?topics=runs", { runs: look });
+follow({ runs: look });

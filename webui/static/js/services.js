@@ -1,7 +1,7 @@
 /* Services, problems and the machine's meters, kept live on Home and Machine.
    Rule: the server decides what is true and says it; this only writes it into the elements the server made. */
 
-import { connect } from "./live.js";
+import { follow } from "./live.js";
 import { announce, copyOf, find, findAll, setIcon } from "./page.js";
 import { bytes, duration, percent, setTime, t } from "./text.js";
 
@@ -110,4 +110,4 @@ function show(event) {
 }
 
 document.addEventListener("croft:done", (event) => show(event.detail));
-connect("/api/events?topics=services,telemetry", { services: show, telemetry: showMachine });
+follow({ services: show, telemetry: showMachine });

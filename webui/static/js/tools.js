@@ -1,7 +1,7 @@
 /* Toolchains: bytes as they come; whatever begins or ends is shown by the page itself, loaded anew.
    Rule: the server decides what is true; this only writes figures into elements the server made. */
 
-import { connect } from "./live.js";
+import { follow } from "./live.js";
 import { find } from "./page.js";
 import { bytes, t } from "./text.js";
 
@@ -20,4 +20,4 @@ function show({ job, ended }) {
   bar.value = job.current;
 }
 
-connect("/api/events?topics=tools", { tools: show });
+follow({ tools: show });
