@@ -8,39 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
 from appliance.assistant import editor_words as words
+from appliance.assistant.editor_window import ANSWER_SECONDS, Asked, Owner, Window, fault
 from appliance.assistant.tokens import Tokens
 from appliance.clock import Clock
-from appliance.errors import Conflict, CroftError, Invalid, NotFound, TooMany, Unavailable
+from appliance.errors import Conflict, CroftError, Invalid, NotFound
 
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 5.0
-ANSWER_SECONDS = 5.0
 NAMES_SECONDS = 20.0  # the whole workspace is looked through
 ACTIVE_SECONDS = 55.0
 ASKED_SECONDS = 60.0
 # A person's typing makes five lines a second at most; what is faster is no editor.
 LINES_BURST, LINES_A_SECOND = 100, 20.0
-WAITING_MAX = 8
-UNSENT_MAX = 2 * 1024 * 1024
 DIFFS_KEPT = 20
-
-Reply = TypeVar("Reply")
-
-
-class Owner(msgspec.Struct, frozen=True):
-    """Whose window it is: the person, the session their browser has, their language."""
-
-    person: str
-    session: str
-    language: str
 
 
 class Surroundings(Protocol):
@@ -65,18 +54,8 @@ class Surroundings(Protocol):
         """Pages may look again."""
 
 
-class Asked(msgspec.Struct):
-    """Somebody asked from the editor; pages show it once, by its ``id``."""
-
-    id: str
-    window: str
-    kind: str
-    path: str
-    at: float
-
-
 class Diff(msgspec.Struct):
-    """A proposal shown in a window. ``state``: shown, accepted, rejected, closed or failed."""
+    """A proposal shown in a window. ``state``: shown, accepted, rejected, closed or failed; ``then`` is told once it is over."""
 
     id: str
     window: str
@@ -84,62 +63,12 @@ class Diff(msgspec.Struct):
     path: str
     state: str
     at: float
+    then: Callable[[str], None] | None = None
 
-
-class Window:
-    """One window of the editor, for as long as its line holds."""
-
-    def __init__(self, hello: words.Hello, writer: asyncio.StreamWriter, owner: Owner | None, now: float) -> None:
-        self.id = hello.window
-        self.version = hello.version
-        self.owner = owner
-        self.state = words.State(False, None)
-        self.active_at = now
-        self.noted = -ACTIVE_SECONDS
-        self.asked: Asked | None = None
-        self._writer = writer
-        self._waiting: dict[int, asyncio.Future[words.Answer]] = {}
-        self._count = 0
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Say something. A window that does not read is let go."""
-        if self._writer.transport.get_write_buffer_size() > UNSENT_MAX:
-            self._writer.transport.abort()
-        self._writer.write(msgspec.json.encode(message) + b"\n")
-
-    async def ask(self, op: str, reply: type[Reply], seconds: float = ANSWER_SECONDS, **asked: Any) -> Reply:
-        """Have the window do ``op``. Raises CroftError in words for people."""
-        if len(self._waiting) >= WAITING_MAX:
-            raise TooMany("the editor has not answered what it was asked before", retry_after=5)
-        self._count += 1
-        number, answer = self._count, asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
-        try:
-            self.send({"type": "ask", "id": number, "op": op, **asked})
-            async with asyncio.timeout(seconds):
-                found = await answer
-        except TimeoutError as error:
-            raise Unavailable(
-                "the editor did not answer", hint="Its window may be closed; open it again.", code="editor_silent"
-            ) from error
-        finally:
-            del self._waiting[number]
-        if not bytes(found.ok):
-            raise _fault(found.error)
-        try:
-            return msgspec.json.decode(found.ok, type=reply)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise _fault("failed") from error
-
-    def answered(self, answer: words.Answer) -> None:
-        waiting = self._waiting.get(answer.id)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
-
-    def gone(self) -> None:
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_result(words.Answer(0, error="away"))
+    def end(self, state: str) -> None:
+        self.state = state
+        if self.then is not None:
+            self.then(state)
 
 
 class Editors:
@@ -239,14 +168,14 @@ class Editors:
     def _decided(self, window: Window, said: words.Decided) -> None:
         for diff in self._diffs:
             if diff.id == said.diff and diff.window == window.id and diff.state in ("shown", "closed"):
-                diff.state = said.state  # "closed" may have been our guess while its line was down
+                diff.end(said.state)  # "closed" may have been our guess while its line was down
 
     def _part(self, window: Window) -> None:
         del self._windows[window.id]
         window.gone()
         for diff in self._diffs:
             if diff.window == window.id and diff.state == "shown":
-                diff.state = "closed"
+                diff.end("closed")
         self._around.changed()
 
     def _owner(self, window: Window) -> Owner | None:
@@ -296,10 +225,15 @@ class Editors:
         where = self._beneath(path)
         return await self._choose(person, window).ask("open", words.Opened, path=where, line=line, column=column)
 
-    async def diff(self, person: str, path: str, text: str, window: str = "") -> Diff:
-        """Show what ``text`` would make of a file of the workspace, to be accepted or rejected. Raises CroftError."""
+    async def diff(
+        self, person: str, path: str, text: str, window: str = "", then: Callable[[str], None] | None = None
+    ) -> Diff:
+        """Show what ``text`` would make of a file of the workspace, to be accepted or rejected. Raises CroftError.
+
+        ``then`` is called with what became of it: accepted, rejected, failed, or closed, after which it may still be one of these.
+        """
         where, chosen = self._beneath(path), self._choose(person, window)
-        made = Diff(_id(), chosen.id, person, path, "shown", self._clock.now())
+        made = Diff(secrets.token_hex(16), chosen.id, person, path, "shown", self._clock.now(), then)
         self._diffs.append(made)
         try:
             await chosen.ask("diff", words.Shown, diff=made.id, path=where, text=text)
@@ -318,7 +252,8 @@ class Editors:
         if found.state != "shown":
             raise Conflict(f"this proposal is over: it was {found.state}", code="editor_over")
         done = await self._choose(person, found.window).ask("decide", words.Ended, diff=diff, accept=accept)
-        found.state = done.state
+        if found.state == "shown":  # the window's own word may have come first
+            found.end(done.state)
         self._around.changed()
         return found
 
@@ -327,7 +262,7 @@ class Editors:
         if wanted:
             seen = [one for one in seen if one.id == wanted]
         if not seen:
-            raise _fault("away")
+            raise fault("away")
         return seen[0]
 
     def _beneath(self, path: str) -> str:
@@ -342,28 +277,3 @@ class Editors:
 
 def diff_json(diff: Diff) -> dict[str, Any]:
     return {"id": diff.id, "window": diff.window, "path": diff.path, "state": diff.state, "at": diff.at}
-
-
-def _id() -> str:
-    import secrets
-
-    return secrets.token_hex(16)
-
-
-_WORDS = {
-    "away": ("no window of the editor is open", "Open the workspace, then try again."),
-    "no_file": ("no file is open in the editor", "Open a file there and put the cursor where it should go."),
-    "read_only": ("this file cannot be changed in the editor", "Open another file, or save a copy."),
-    "not_found": ("there is no such file in the workspace", "It may have been moved or removed."),
-    "unreadable": ("the editor cannot show this file as text", ""),
-    "too_large": ("what is open is too large to be sent", "Select a part of it."),
-    "too_many": ("too many proposals wait in the editor", "Accept or reject some of them."),
-    "failed": ("the editor could not do it", "Its own log says more: View, Output, Extension Host."),
-}
-
-
-def _fault(code: str) -> CroftError:
-    """A window's refusal in our words; never in its own."""
-    known = code if code in _WORDS else "failed"
-    message, hint = _WORDS[known]
-    return Conflict(message, hint=hint, code=f"editor_{known}")

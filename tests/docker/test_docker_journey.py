@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser
 from support.appliance import Appliance
 from support.browser import chromium, editor_frame, person, sign_in
+from support.editor import Seat
 from support.journey import edit_and_save, trust_the_folder, use_the_terminal
 from support.waiting import poll
 
@@ -67,6 +68,21 @@ def test_the_journey(appliance: Appliance, browser: Browser) -> None:
     _, folder = use_the_terminal(page, frame, workspace)
     assert folder == str(workspace), "a path means the same inside and outside"
     assert (workspace / "who.txt").stat().st_uid == workspace.stat().st_uid
+
+
+def test_croft_is_in_the_containers_editor(appliance: Appliance, browser: Browser) -> None:
+    """The extension is in place, its line crosses the container's wall, and so does the model's for terminals (NET-2)."""
+    context = person(browser)
+    page = context.new_page()
+    sign_in(page, appliance.croft("login-link")["url"])
+    page.goto(f"{appliance.url}/workspace")
+    seat = Seat(appliance, page, editor_frame(page))
+    poll(seat.window_is_there, "the extension has greeted, and it is known whose window it is", 40)
+    file = seat.file("inserted.txt", "")
+    seat.open("inserted.txt")
+    seat.done("/api/editor/insert", text="from the page\n")
+    poll(lambda: file.read_text() == "from the page\n", "what was inserted is saved")
+    context.close()
 
 
 @pytest.mark.parametrize("service", ["proxy", "ide"])

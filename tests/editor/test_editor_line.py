@@ -164,6 +164,18 @@ async def test_windows_belong_to_the_person_whose_browser_opened_them(made: Fron
         assert (await nobodys.hear() or {})["whose"] is False
 
 
+async def test_a_window_speaks_its_persons_language(made: Front) -> None:
+    session, _ = await made.sign_in_as("operator")
+    await made.users.prefer(session.user, language="ar")
+    made.relay._windows.append((time.time(), made.sessions.get(session.id)))
+    line = await connect(editor_socket(made))
+    welcome = await line.greet() or {}
+    line.writer.close()
+    assert welcome["language"] == "ar"
+    assert welcome["workspace"] == str(made.settings.paths.workspace)
+    assert welcome["page"] == f"{made.settings.ui_origin}/assistant"
+
+
 async def test_typing_keeps_a_session_alive_once_a_minute(made: Front) -> None:
     """DECIDED 14, AUTH-8"""
     session, _ = await made.sign_in_as("operator")

@@ -44,6 +44,7 @@ LATE = {
     "gzip",
     "csv",
     "webui.charts",
+    "appliance.assistant.editor",
     "appliance.host.machine",
     "appliance.host.tools",
     "appliance.broker.images",
