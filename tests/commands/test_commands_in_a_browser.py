@@ -254,3 +254,40 @@ async def test_a_runbook_takes_a_parameter_as_one_word(place: tuple[Room, Booth]
     run = await room.over(page.url.rpartition("/")[2])
     assert run["stages"][0][1:] == ["a b; echo c | d", "end"] or run["typed"] == [["echo", "a b; echo c | d", "end"]]
     await page.close()
+
+
+@pytest.mark.parametrize(
+    ("lang", "words"),
+    [("en", "1 command waits for a decision."), ("ar", "أمر واحد ينتظر قرارًا.")],
+)
+async def test_the_rail_says_how_much_waits_for_a_decision(place: tuple[Room, Booth], lang: str, words: str) -> None:
+    """On every page, as it comes and goes; in words for those who listen, and not for those who may not decide."""
+    room, booth = place
+    page, other = await opened(booth, "/account", lang=lang), await opened(booth, "/commands", "viewer", lang)
+    badge, entry = page.locator(".rail .badge"), page.locator(".rail a[href='/commands']")
+    await expect(badge).to_be_hidden()
+    run = await room.propose("python3", "-c", f"pass  # {lang}")
+    await expect(badge.locator("[aria-hidden]")).to_have_text("1")
+    await expect(badge).to_be_visible()
+    assert words in await entry.aria_snapshot()
+    await expect(page.locator("#announcer")).to_have_text(words)
+    reloaded = await opened(booth, "/account", lang=lang)  # the server says it too
+    await expect(reloaded.locator(".rail .badge [aria-hidden]")).to_have_text("1")
+    await expect(other.locator(".rail .badge")).to_have_count(0)
+    await room.ask("POST", f"/api/commands/{run['id']}/deny", "operator", 200, json={})
+    await expect(badge).to_be_hidden()
+    assert booth.told() == []
+    for each in (page, other, reloaded):
+        await each.close()
+
+
+async def test_one_stream_brings_all_topics_of_a_page(place: tuple[Room, Booth]) -> None:
+    """However many scripts of a page follow something (DECIDED 19): the history its runs, the rail what waits."""
+    _, booth = place
+    page = await opened(booth, "/commands")
+    asked: list[str] = []
+    page.on("request", lambda request: "/api/events" in request.url and asked.append(request.url.partition("?")[2]))
+    await page.reload(wait_until="load")
+    await page.evaluate("new Promise((done) => setTimeout(() => setTimeout(done)))")
+    assert [sorted(each.removeprefix("topics=").split(",")) for each in asked] == [["approvals", "runs"]]
+    await page.close()
