@@ -32,6 +32,7 @@ TABLE: Mapping[str, Severity] = {
     # One service
     "crash_loop": "error",
     "too_big": "error",
+    "model_unusable": "error",
     "retrying": "warning",
     "recovered": "info",
     "exited": "warning",
@@ -82,6 +83,7 @@ _VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
 _TAKEN = re.compile(r"listen (?:tcp|udp)[46]? \S*:(\d+): bind: address already in use")
 _DENIED = re.compile(r"listen (?:tcp|udp)[46]? \S*:(\d+): bind: permission denied")
 _ACME = re.compile(r"could not get certificate from issuer|will retry|challenge failed")
+_UNSERVED = "cannot serve the model"  # appliance/assistant/engine_child.py
 _PLAIN = re.compile(r"[^\w .,:;()/@\[\]-]+")
 
 
@@ -153,6 +155,8 @@ def recognise(service: ServiceName, tail: Sequence[str], port_owners: Mapping[in
         return problem("port_taken_by" if owner else "port_taken", service, params)
     if denied := _DENIED.search("\n".join(tail)):
         return problem("port_denied", service, {"port": int(denied[1])})
+    if service == "ai" and any(line.startswith(_UNSERVED) for line in tail):
+        return problem("model_unusable", service)
     return None
 
 

@@ -44,8 +44,15 @@ def version(args: argparse.Namespace, settings: Settings, control: Control) -> A
 
 def show_status(result: dict[str, Any]) -> None:
     print(f"Croft {result['version']} at {result['url']}")
-    print(f"{machine_line(result['machine'])}\n")
+    print(machine_line(result["machine"]))
+    print(f"Assistant: {answering(result['assistant'])}\n")
     show_services(result)
+
+
+def answering(engine: dict[str, Any]) -> str:
+    """Who answers questions, in one line."""
+    model = f" ({engine['model']})" if engine["model"] and not engine["reason"] else ""
+    return engine["words"] + model
 
 
 def machine_line(machine: dict[str, Any]) -> str:

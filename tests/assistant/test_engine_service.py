@@ -184,6 +184,7 @@ async def test_a_file_that_only_begins_like_a_model_is_given_up_and_another_choi
     with pytest.raises(Unavailable, match="given up"):
         await holding
     assert (room.engine.status().state, room.engine.status().reason) == (EngineState.FAILED, "failed")
+    await until(lambda: "model_unusable" in {one.code for one in room.services.problems()}, "why is told")
     with pytest.raises(NoEngine):
         await _held(room, 5)
     room.choose("whole")

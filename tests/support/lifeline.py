@@ -96,12 +96,12 @@ class Watch(threading.Thread):
         self.join()
 
 
-def live_in(cage: Cage, appliance: Appliance, port: int) -> None:
+def live_in(cage: Cage, appliance: Appliance, port: int, journey: Callable[[Appliance], None] | None = None) -> None:
     """Do the journey; nothing may be killed for memory or fall silent for a second. ``port`` is sshd's."""
     watch = Watch({"sshd": lambda: ssh_answers(port), "daemon": lambda: daemon_answers(appliance)})
     watch.start()
     try:
-        edit_something(appliance)
+        (journey or edit_something)(appliance)
     finally:
         watch.end()
     print(f"peak {cage.peak_mib()} MiB with file cache, {watch.rounds} rounds")

@@ -1,4 +1,4 @@
-"""A language model small enough to be written in a moment: half a megabyte of random numbers in the shape of a llama.
+"""Language models written in a moment: random numbers in the shape of a llama, half a megabyte or as many as a real one has.
 
 Its words are noise, its serving is real: llama.cpp loads it, applies its chat template, streams and stops as it does with a model
 of gigabytes. The numbers come from a fixed seed, so it says the same noise in every run.
@@ -6,12 +6,29 @@ of gigabytes. The numbers come from a fixed seed, so it says the same noise in e
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 
-WIDTH, HEADS, BLOCKS, FORWARD = 64, 4, 2, 128
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the network: numbers a token is, attention heads, blocks, and numbers in the middle of each."""
+
+    width: int = 64
+    heads: int = 4
+    blocks: int = 2
+    forward: int = 128
+
+
+TINY = Shape()
+# 705 MiB in half precision: as many bytes as the default model of a machine with 2 GB has, and as much work for each of them.
+REAL = Shape(width=1024, heads=16, blocks=28, forward=3072)
+
 WORDS = (
     "\u2581the",
     "\u2581a",
@@ -30,11 +47,23 @@ _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # token types of the format
 
 def tiny_model(folder: Path, context: int = 512, name: str = "tiny") -> Path:
     """Write ``folder/NAME.gguf``, a model that was trained (so it says) on ``context`` tokens; 4096 does for chats."""
-    path = folder / f"{name}.gguf"
+    return _write(folder / f"{name}.gguf", TINY, context, np.float32)
+
+
+def real_sized_model(folder: Path, context: int = 4096, name: str = "real-sized") -> Path:
+    """The same as large as a real one. Nothing of it is left in the memory of whoever wrote it."""
+    path = _write(folder / f"{name}.gguf", REAL, context, np.float16)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return path
+
+
+def _write(path: Path, shape: Shape, context: int, number: type[np.floating[Any]]) -> Path:
     writer = gguf.GGUFWriter(path, "llama")
-    _describe(writer, name, context)
+    _describe(writer, shape, path.stem, context)
     vocabulary = _add_vocabulary(writer)
-    _add_weights(writer, vocabulary)
+    _add_weights(writer, shape, vocabulary, number)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -42,17 +71,16 @@ def tiny_model(folder: Path, context: int = 512, name: str = "tiny") -> Path:
     return path
 
 
-def _describe(writer: gguf.GGUFWriter, name: str, context: int) -> None:
+def _describe(writer: gguf.GGUFWriter, shape: Shape, name: str, context: int) -> None:
     writer.add_name(name)
     writer.add_context_length(context)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(BLOCKS)
-    writer.add_feed_forward_length(FORWARD)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.blocks)
+    writer.add_feed_forward_length(shape.forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_rope_dimension_count(shape.width // shape.heads)
     writer.add_chat_template(TEMPLATE)
 
 
@@ -69,23 +97,26 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> int:
     return len(rows)
 
 
-def _add_weights(writer: gguf.GGUFWriter, vocabulary: int) -> None:
-    numbers = np.random.default_rng(20)
+def _add_weights(writer: gguf.GGUFWriter, shape: Shape, vocabulary: int, number: type[np.floating[Any]]) -> None:
+    random = np.random.default_rng(20)
+    made: dict[tuple[int, ...], np.ndarray[Any, Any]] = {}
 
-    def add(name: str, *shape: int) -> None:
-        writer.add_tensor(name, numbers.standard_normal(shape, dtype=np.float32) * 0.1)
+    def add(name: str, *dimensions: int) -> None:
+        if shape is TINY or dimensions not in made:  # a large one says its noise over and over: it is made sooner
+            made[dimensions] = (random.standard_normal(dimensions, dtype=np.float32) * 0.1).astype(number)
+        writer.add_tensor(name, made[dimensions])
 
     def even(name: str) -> None:
-        writer.add_tensor(name, np.ones(WIDTH, dtype=np.float32))
+        writer.add_tensor(name, np.ones(shape.width, dtype=np.float32))
 
-    add("token_embd.weight", vocabulary, WIDTH)
-    for n in range(BLOCKS):
+    add("token_embd.weight", vocabulary, shape.width)
+    for n in range(shape.blocks):
         for norm in ("attn_norm", "ffn_norm"):
             even(f"blk.{n}.{norm}.weight")
         for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            add(f"blk.{n}.{part}.weight", WIDTH, WIDTH)
-        add(f"blk.{n}.ffn_gate.weight", FORWARD, WIDTH)
-        add(f"blk.{n}.ffn_up.weight", FORWARD, WIDTH)
-        add(f"blk.{n}.ffn_down.weight", WIDTH, FORWARD)
+            add(f"blk.{n}.{part}.weight", shape.width, shape.width)
+        add(f"blk.{n}.ffn_gate.weight", shape.forward, shape.width)
+        add(f"blk.{n}.ffn_up.weight", shape.forward, shape.width)
+        add(f"blk.{n}.ffn_down.weight", shape.width, shape.forward)
     even("output_norm.weight")
-    add("output.weight", vocabulary, WIDTH)
+    add("output.weight", vocabulary, shape.width)

@@ -32,6 +32,7 @@ async def status(request: web.Request) -> web.Response:
             "ide_url": settings.ide_origin,
             **views.services_event(request.app[keys.SERVICES], views.translator(request), principal_of(request).role),
             "machine": request.app[keys.MONITOR].now(),
+            "assistant": views.engine_json(request.app[keys.ENGINE].status(), views.translator(request)),
         }
     )
 
