@@ -40,18 +40,20 @@ class Outlet:
         self._turn = asyncio.Lock()
         self._quiet = True
         self._catching_up: asyncio.Task[None] | None = None
-        self._beats: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._opening: asyncio.Task[None] | None = None
         self.source: Source | None = None
         self.opened = False
 
     async def __aenter__(self) -> Outlet:
-        self._beats = asyncio.ensure_future(self._keep_alive())
+        # A timer and no task: most answers begin long before.
+        self._timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._beat)
         return self
 
     async def __aexit__(self, *why: object) -> None:
-        for task in (self._beats, self._catching_up):
-            if task is not None:
-                task.cancel()
+        for one in (self._timer, self._opening, self._catching_up):
+            if one is not None:
+                one.cancel()
 
     async def open(self) -> None:
         """Send the head, if it is not out yet."""
@@ -73,16 +75,19 @@ class Outlet:
             self.source.pause()
             self._catching_up = asyncio.ensure_future(self._catch_up(self.source))
 
-    async def _keep_alive(self) -> None:
-        """Send comments while there is nothing else to send, so that neither the client nor anything between gives up."""
-        await asyncio.sleep(PATIENCE_SECONDS)
+    def _beat(self) -> None:
+        """Send a comment if there was nothing else to send, so that neither the client nor anything between gives up."""
+        if not self.opened:
+            self._opening = asyncio.ensure_future(self._open_early())
+        elif self._quiet:
+            self.send(b": waiting\n\n")
+        self._quiet = True
+        self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+
+    async def _open_early(self) -> None:
         with contextlib.suppress(ConnectionError):
             await self.open()
-            while True:
-                if self._quiet:
-                    self.send(b": waiting\n\n")
-                self._quiet = True
-                await asyncio.sleep(BEAT_SECONDS)
+            self.send(b": waiting\n\n")
 
     async def end(self) -> web.StreamResponse:
         """The answer is whole."""

@@ -1,10 +1,11 @@
-"""One request to an engine and its answer, as bytes: the shortest way HTTP/1.1 can be spoken on this event loop.
+"""Requests to an engine and their answers, as bytes: the shortest way HTTP/1.1 can be spoken on this event loop.
 
-Rules: an answer is read as fast as it is taken and no faster; leaving :func:`exchange`, for whatever reason, closes the connection,
-which is how an engine learns that nobody waits any more; the key is in the request and nowhere else; no redirect is followed.
+Rules: an answer is read as fast as it is taken and no faster; leaving :meth:`Connections.ask` before the answer is whole closes the
+connection, which is how an engine learns that nobody waits any more; the key is in the request and nowhere else; no redirect is
+followed.
 
 What comes in is handed to a plain function, without waking a task for every token: that, and a real HTTP parser written in C, is
-what makes the relay cheap (PERFORMANCE.md 4, R1).
+what makes the relay cheap (R1).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -29,6 +30,7 @@ CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 900.0
 HEAD_MAX = 64 * 1024
 AHEAD_MAX = 256 * 1024
+IDLE_MAX, IDLE_SECONDS = 32, 20.0
 
 Sink = Callable[[bytes], None]
 
@@ -43,30 +45,42 @@ class Head:
 
 
 class Exchange(asyncio.Protocol):
-    """One connection. `Wait for :meth:`answer`, then say with :meth:`into` or :meth:`read` where the body goes."""
+    """A connection, and the one request on it. Wait for :meth:`answer`, then say with :meth:`into` or :meth:`read` where the
+    body goes."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._heard = self._loop.time()
+        self._transport: asyncio.Transport | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._new()
+
+    def _new(self) -> None:
         self.head: asyncio.Future[Head] = self._loop.create_future()
         self.done: asyncio.Future[None] = self._loop.create_future()
         self._parser = httptools.HttpResponseParser(self)
         self._fields: dict[str, str] = {}
-        self._head_bytes = 0
         self._pieces: list[bytes] = []
+        self._received = 0
         self._complete = False
         self._sink: Sink | None = None
-        self._transport: asyncio.Transport | None = None
+        self._heard = self._loop.time()
+
+    def send(self, request: bytes) -> None:
+        """Begin a request; the one before it, if any, is over."""
+        self._new()
+        if self._transport is None or self._transport.is_closing():
+            self._fail(EngineFault("it closed the connection"))
+            return
+        self._watch = self._loop.call_later(SILENCE_SECONDS, self._look)
+        self._transport.write(request)
 
     async def answer(self) -> Head:
         """How the answer begins, once it does. Raises EngineFault."""
-        await self._until(self.head)
-        return self.head.result()
+        return await self.head
 
     async def end(self) -> None:
         """Until the answer is whole. Raises EngineFault, and what the sink raised."""
-        await self._until(self.done)
-        self.done.result()
+        await self.done
 
     def into(self, sink: Sink) -> None:
         """Hand the body to ``sink``, what has come already first. A CroftError it raises ends the exchange."""
@@ -101,8 +115,26 @@ class Exchange(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
             self._transport.resume_reading()
 
+    @property
+    def unheard(self) -> bool:
+        """Whether nothing at all came back for the request."""
+        return self._received == 0
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may follow on this connection."""
+        open_still = self._transport is not None and not self._transport.is_closing()
+        return open_still and self._complete and self._framed and bool(self._parser.should_keep_alive())
+
+    def rest(self) -> None:
+        """Between two requests."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self.resume()
+
     def close(self) -> None:
         """End the connection now."""
+        self.rest()
         if self._transport is not None:
             self._transport.abort()
         for future in (self.head, self.done):
@@ -113,18 +145,21 @@ class Exchange(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
-        if not self.head.done():
-            self._head_bytes += len(data)
+        self._received += len(data)
+        if self._complete:
+            self.close()  # nobody asked for more
+            return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._complete = False
             self._fail(EngineFault("it does not speak HTTP"))
         self._hand_on()
-        if not self.head.done() and self._head_bytes > HEAD_MAX:
+        if not self.head.done() and self._received > HEAD_MAX:
             self._fail(EngineFault("the head of its answer is too long"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self.head.done() and not self._framed and error is None:
+        if self.head.done() and not self.head.cancelled() and not self._framed and error is None:
             self.finish()  # an answer of no stated length ends with its connection
         self._fail(EngineFault("it closed the connection in the middle of the answer"))
 
@@ -159,54 +194,118 @@ class Exchange(asyncio.Protocol):
             try:
                 self._sink(data)
             except CroftError as error:
+                self._complete = False
                 self._fail(error)
         if self._complete:
             self.finish()
 
-    async def _until(self, future: asyncio.Future[Any]) -> None:
-        """Raises EngineFault when nothing has come for too long."""
-        while not future.done():
-            left = self._heard + SILENCE_SECONDS - self._loop.time()
-            if left <= 0:
-                raise EngineFault("it has not said anything for a long time", status=504)
-            await asyncio.wait({future}, timeout=left)
+    def _look(self) -> None:
+        """Whether the engine has said something in the last while."""
+        left = self._heard + SILENCE_SECONDS - self._loop.time()
+        if left <= 0:
+            self._fail(EngineFault("it has not said anything for a long time", status=504))
+        else:
+            self._watch = self._loop.call_later(left, self._look)
 
     def _fail(self, error: Exception) -> None:
         for future in (self.head, self.done):
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # who waits sees it; where nobody does any more, that is no fault
+        if self._watch is not None:
+            self._watch.cancel()
         if self._transport is not None:
             self._transport.abort()
 
 
-@asynccontextmanager
-async def exchange(upstream: Upstream, path: str, body: bytes) -> AsyncIterator[Exchange]:
-    """Send ``body`` (JSON) to ``path`` below ``/v1``. Raises EngineFault where the engine cannot be reached."""
+class Connections:
+    """Connections to engines. One over the network is kept for the next request, for beginning another takes longer than all
+    else here; to the engine on this machine a new one costs nothing, and one kept would hold one of its few threads."""
+
+    def __init__(self) -> None:
+        self._idle: dict[tuple[str, str], list[Exchange]] = {}
+
+    @asynccontextmanager
+    async def ask(self, upstream: Upstream, path: str, body: bytes) -> AsyncIterator[Exchange]:
+        """Send ``body`` (JSON) to ``path`` below ``/v1`` and wait for the head of the answer. Raises EngineFault."""
+        request = _head(upstream, path, len(body)) + body
+        link = self._kept(upstream)
+        if link is None or not await _begin(link, request, again=True):
+            link = await _connect(upstream)
+            await _begin(link, request)
+        try:
+            yield link
+        finally:
+            if link.reusable and upstream.socket is None:
+                self._keep(upstream, link)
+            else:
+                link.close()
+
+    def close(self) -> None:
+        """Let go of all that are kept."""
+        for links in self._idle.values():
+            for link in links:
+                link.close()
+        self._idle.clear()
+
+    def _kept(self, upstream: Upstream) -> Exchange | None:
+        links = self._idle.get((upstream.base, upstream.address), [])
+        while links:
+            link = links.pop()
+            if link.reusable:
+                return link
+            link.close()
+        return None
+
+    def _keep(self, upstream: Upstream, link: Exchange) -> None:
+        links = self._idle.setdefault((upstream.base, upstream.address), [])
+        link.rest()
+        links.append(link)
+        if len(links) > IDLE_MAX:
+            links.pop(0).close()
+        asyncio.get_running_loop().call_later(IDLE_SECONDS, self._drop, links, link)
+
+    def _drop(self, links: list[Exchange], link: Exchange) -> None:
+        """It was kept long enough. (If it was used and kept again meanwhile, it goes a little early.)"""
+        if link in links:
+            links.remove(link)
+            link.close()
+
+
+async def _begin(link: Exchange, request: bytes, *, again: bool = False) -> bool:
+    """Send a request and wait for the head of its answer. False when the connection was ``again`` used and had ended meanwhile
+    without a byte of answer: then the engine has not begun, and the request may go over another one. Raises EngineFault."""
+    link.send(request)
+    try:
+        await link.answer()
+    except EngineFault:
+        link.close()
+        if again and link.unheard:
+            return False
+        raise
+    except BaseException:
+        link.close()
+        raise
+    return True
+
+
+async def _connect(upstream: Upstream) -> Exchange:
+    loop, parts = asyncio.get_running_loop(), urlsplit(upstream.base)
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            transport, connection = await _connect(upstream)
+            if upstream.socket is not None:
+                return (await loop.create_unix_connection(Exchange, str(upstream.socket)))[1]
+            secure = parts.scheme == "https"
+            _, link = await loop.create_connection(
+                Exchange,
+                upstream.address or parts.hostname or "",
+                parts.port or (443 if secure else 80),
+                ssl=await asyncio.to_thread(_trust) if secure else None,
+                server_hostname=parts.hostname if secure else None,
+            )
+            return link
     except (OSError, TimeoutError) as error:
         raise EngineFault("it cannot be reached", status=503) from error
-    try:
-        transport.write(_head(upstream, path, len(body)) + body)
-        yield connection
-    finally:
-        connection.close()
-
-
-async def _connect(upstream: Upstream) -> tuple[asyncio.Transport, Exchange]:
-    loop, parts = asyncio.get_running_loop(), urlsplit(upstream.base)
-    if upstream.socket is not None:
-        return await loop.create_unix_connection(Exchange, str(upstream.socket))
-    secure = parts.scheme == "https"
-    return await loop.create_connection(
-        Exchange,
-        upstream.address or parts.hostname or "",
-        parts.port or (443 if secure else 80),
-        ssl=await asyncio.to_thread(_trust) if secure else None,
-        server_hostname=parts.hostname if secure else None,
-    )
 
 
 @functools.cache
@@ -224,10 +323,10 @@ def _head(upstream: Upstream, path: str, length: int) -> bytes:
         f"Content-Length: {length}",
         "Accept: application/json, text/event-stream",
         "Accept-Encoding: identity",
-        "Connection: close",
+        f"Connection: {'close' if upstream.socket else 'keep-alive'}",
     ]
     if upstream.key:
         lines.append(f"Authorization: Bearer {upstream.key}")
-    if any(not line.isprintable() for line in lines):
+    if not "".join(lines).isprintable():
         raise EngineFault("its address or key holds characters that cannot be sent")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")

@@ -6,6 +6,7 @@ question nor answer is kept, logged or put into the audit log.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from appliance.assistant import v1_request
 from appliance.assistant.engine import Engine, EngineState
 from appliance.assistant.faults import EngineFault, said_by_engine
 from appliance.assistant.quotas import Client, Quotas
-from appliance.assistant.relay import Exchange, exchange
+from appliance.assistant.relay import Connections, Exchange
 from appliance.assistant.room import Late
 from appliance.assistant.tally import DONE, Tally
 from appliance.assistant.v1_request import Ask
@@ -50,6 +51,7 @@ CALLER: web.AppKey[Caller] = web.AppKey("v1_caller")
 def add_to(app: web.Application, engine: Engine, quotas: Late[Quotas], streams: Streams, caller: Caller) -> None:
     """Serve ``/v1`` from another application, for ``caller`` alone. Make it with ``client_max_size=webui.routes.V1_MAX``."""
     app[keys.ENGINE], app[keys.QUOTAS], app[keys.STREAMS], app[CALLER] = engine, quotas, streams, caller
+    app[keys.SHARED] = {}
     app.middlewares.append(_errors)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/v1/models/{model:.+}", model)
@@ -103,15 +105,22 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 
 
 async def _relay(request: web.Request, ask: Ask) -> web.StreamResponse:
-    caller, engine = _caller(request), request.app[keys.ENGINE]
-    v1_request.check_model(ask.model, engine.status().model)
+    caller = _caller(request)
+    v1_request.check_model(ask.model, request.app[keys.ENGINE].status().model)
     use = (await request.app[keys.QUOTAS].get()).begin(caller.client, ask.estimate)
     tally = Tally(ask.prompt, wants_usage=ask.wants_usage)
     try:
         work = _stream if ask.stream else _whole
-        return await request.app[keys.STREAMS].run(caller.tag, work(request, engine, ask, tally))
+        return await request.app[keys.STREAMS].run(caller.tag, work(request, ask, tally))
     finally:
         use.end(tally.tokens_in, tally.tokens_out)
+
+
+def _links(request: web.Request) -> Connections:
+    """The connections that all requests share."""
+    links: Connections = request.app[keys.SHARED].get("v1") or Connections()
+    request.app[keys.SHARED]["v1"] = links
+    return links
 
 
 def _caller(request: web.Request) -> Caller:
@@ -124,17 +133,17 @@ def _caller(request: web.Request) -> Caller:
     return Caller(Client(subject, person), principal.tag)
 
 
-async def _whole(request: web.Request, engine: Engine, ask: Ask, tally: Tally) -> web.StreamResponse:
-    async with _asked(engine, ask, tally) as reply:
+async def _whole(request: web.Request, ask: Ask, tally: Tally) -> web.StreamResponse:
+    async with _asked(request.app[keys.ENGINE], _links(request), ask, tally) as reply:
         body = tally.whole(await reply.read(ANSWER_MAX))
     return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
 
 
-async def _stream(request: web.Request, engine: Engine, ask: Ask, tally: Tally) -> web.StreamResponse:
+async def _stream(request: web.Request, ask: Ask, tally: Tally) -> web.StreamResponse:
     """Events as they come. Once the head is out, an error is told as an event, as OpenAI does."""
     async with Outlet(request) as outlet:
         try:
-            async with _asked(engine, ask, tally) as reply:
+            async with _asked(request.app[keys.ENGINE], _links(request), ask, tally) as reply:
                 await _pour(reply, tally, outlet)
         except CroftError as error:
             if not outlet.opened:
@@ -160,11 +169,16 @@ async def _pour(reply: Exchange, tally: Tally, outlet: Outlet) -> None:
 
 
 @asynccontextmanager
-async def _asked(engine: Engine, ask: Ask, tally: Tally) -> AsyncIterator[Exchange]:
+async def _asked(engine: Engine, links: Connections, ask: Ask, tally: Tally) -> AsyncIterator[Exchange]:
     """The engine awake, asked, and beginning to answer with success. Raises CroftError."""
-    async with engine.hold("v1") as upstream, exchange(upstream, ask.path, ask.body(upstream.model)) as reply:
-        tally.asked(upstream.key)
-        head = await reply.answer()
-        if head.status != 200:
-            raise said_by_engine(head.status, await reply.read(ERROR_MAX), upstream.key, head.retry_after)
-        yield reply
+    async with engine.hold("v1") as upstream:
+        try:
+            async with links.ask(upstream, ask.path, ask.body(upstream.model)) as reply:
+                tally.asked(upstream.key)
+                head = reply.head.result()
+                if head.status != 200:
+                    raise said_by_engine(head.status, await reply.read(ERROR_MAX), upstream.key, head.retry_after)
+                yield reply
+        except asyncio.CancelledError:
+            tally.asked(upstream.key)  # it had begun to read, maybe for minutes
+            raise
