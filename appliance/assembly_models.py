@@ -25,9 +25,11 @@ from appliance.store import Store
 
 if TYPE_CHECKING:
     from appliance.assistant.models import Models
+    from appliance.assistant.workshop import Workshop
     from appliance.jobs import Jobs, Kind, Running
 
 PROGRAM_SECONDS = 120.0  # until the program of a model has ended one way or the other
+_PARTS = ("shelf", "download", "localai_jobs")
 PRINTED_MOST = 64 << 10
 
 
@@ -44,10 +46,11 @@ class ModelParts:
         users: Users,
         *,
         runtime: str,
+        workshop: Callable[[], Workshop],
     ) -> None:
-        """``runtime`` is the broker's word."""
+        """``runtime`` is the broker's word; ``workshop`` is asked for in the docker runtime alone."""
         self._settings, self._store, self._bus, self._engine = settings, store, bus, engine
-        self._docker = runtime == "docker"
+        self._docker, self._workshop = runtime == "docker", workshop
         self._rehearsing = _Rehearsing(commands, users)
         self.jobs: Late[Jobs] = Late("appliance.jobs", self._build_jobs)
         self.models: Late[Models] = Late("appliance.assistant.models", self._build_models)
@@ -89,8 +92,8 @@ class ModelParts:
         }
 
     async def _build_models(self, module: ModuleType) -> Models:
-        shelf, download = await asyncio.to_thread(
-            lambda: [importlib.import_module(f"appliance.assistant.{name}") for name in ("shelf", "download")]
+        shelf, download, local_ai = await asyncio.to_thread(
+            lambda: [importlib.import_module(f"appliance.assistant.{name}") for name in _PARTS]
         )
         folder = self._settings.paths.state / "models"
         await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
@@ -106,6 +109,7 @@ class ModelParts:
                     self.jobs.get,
                     self._rehearsing.of,
                     lambda: self._bus.publish("assistant", {}, keep=False),
+                    local_ai.LocalAi(self._workshop(), folder) if self._docker else None,
                 ),
             ),
         )

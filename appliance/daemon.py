@@ -52,7 +52,7 @@ from appliance.assembly_assistant import (
     build_quotas,
     workspace_doors,
 )
-from appliance.assembly_engine import build_engine
+from appliance.assembly_engine import build_engine, build_workshop
 from appliance.assembly_models import ModelParts
 from appliance.audit import AuditUnavailable
 from appliance.audit_search import AuditSearch
@@ -197,7 +197,11 @@ async def _serve(
     relay = Relay(settings.paths.socket("ide"), ide_uid(settings), services.socket_opened, services.socket_closed)
 
     engine = build_engine(settings, desk, services, bus, runtime=broker["runtime"])
-    parts = ModelParts(settings, store, bus, engine, commands, users, runtime=broker["runtime"])
+    parts = ModelParts(
+        *(settings, store, bus, engine, commands, users),
+        runtime=broker["runtime"],
+        workshop=lambda: build_workshop(settings, services),
+    )
     conversations = build_conversations(store)
     speech = Translator(catalogue, "en")
     answering = AnswerParts(

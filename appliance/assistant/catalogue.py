@@ -44,6 +44,7 @@ class Entry:
     tools: bool
     licence: str
     gallery: str
+    gallery_file: str
     memory_mb: int
 
 

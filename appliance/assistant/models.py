@@ -7,6 +7,7 @@ is announced in the audit log first.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,10 +21,13 @@ from appliance.assistant.choice import Choice
 from appliance.assistant.download import Downloader, Wanted
 from appliance.assistant.engine import Engine
 from appliance.assistant.fits import Fit, Room
+from appliance.assistant.localai_jobs import LocalAi, forget_file
 from appliance.assistant.shelf import Installed, Shelf, checked_file, checked_name, digest
 from appliance.audit import AuditLog
 from appliance.errors import Conflict, CroftError, Invalid, NotFound
 from appliance.jobs import Job, Jobs, Running
+
+log = logging.getLogger(__name__)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -58,13 +62,14 @@ class Offer:
 
 @dataclass(frozen=True)
 class Outside:
-    """What models need of the rest of the appliance."""
+    """What models need of the rest of the appliance. ``local_ai``: what serves them, where that has to be told of each."""
 
     room: Callable[[], Room]
     engine: Engine
     jobs: Callable[[], Awaitable[Jobs]]
     rehearse: Runs
     changed: Callable[[], None]  # another model is in use
+    local_ai: LocalAi | None = None
 
 
 class Models:
@@ -113,7 +118,9 @@ class Models:
         jobs = {job.subject: job for job in (await self._outside.jobs()).live() if job.kind.startswith("model.")}
         chosen, room = self.choice(), self._outside.room()
         rows: list[tuple[str, str, Entry | None, Installed | None]] = [
-            (entry.id, entry.title, entry, here.pop(entry.id, None)) for entry in catalogue.entries()
+            (entry.id, entry.title, entry, here.pop(entry.id, None))
+            for entry in catalogue.entries()
+            if self._servable(entry)
         ]
         rows += [(model.name, model.title, None, model) for model in here.values()]
         made = [
@@ -132,14 +139,19 @@ class Models:
 
     def first_choice(self, language: str) -> Entry | None:
         """What to offer first to who reads ``language``."""
-        return fits.first_choice(self._outside.room(), language)
+        offered = [entry for entry in catalogue.entries() if self._servable(entry)]
+        return fits.first_choice(self._outside.room(), language, offered)
+
+    def _servable(self, entry: Entry | None) -> bool:
+        """LocalAI is told of a model by an entry of its gallery; llama.cpp takes any file."""
+        return self._outside.local_ai is None or bool(entry and entry.gallery)
 
     # Changing it
 
     async def pull(self, name: str, actor: str, *, anyway: bool = False) -> Job:
         """Download a model of the catalogue. Raises NotFound, Conflict: also for one too big, unless ``anyway``."""
         entry = catalogue.entry(name)
-        if entry is None:
+        if entry is None or not self._servable(entry):
             raise NotFound(
                 "the catalogue has no such model", hint="`croft models list` shows it.", code="model_unknown"
             )
@@ -155,6 +167,7 @@ class Models:
 
     async def add(self, url: str, sha256: str, name: str, actor: str) -> Job:
         """Download a model from an address. Without ``sha256`` the one seen first is held. Raises Invalid, Conflict."""
+        self._check_servable(None)
         self._downloader.check(url)
         file = checked_file(URL(url).name)
         name = checked_name(name or file.removesuffix(".gguf"))
@@ -199,6 +212,9 @@ class Models:
         async with self._audit.doing("model.remove", actor, model=name):
             if chosen and chosen.file == model.file:
                 await asyncio.to_thread(choice.write, self._shelf.folder, None)
+            entry = catalogue.by_digest(model.sha256)
+            if self._outside.local_ai is not None and entry is not None:
+                await self._take_out(self._outside.local_ai, entry)
             await self._shelf.remove(name)
         self._outside.changed()
 
@@ -217,6 +233,7 @@ class Models:
         wanted, name = Wanted(**job.params["wanted"]), str(job.params["name"])
         wanted = replace(wanted, sha256=wanted.sha256 or await self._shelf.digest_of(wanted.url))
         sha256 = await self._placed(wanted) or await self._downloader.fetch(wanted, job.report)
+        await self._set_up(catalogue.by_digest(sha256), job)
         try:
             model = await self._shelf.take_in(name, wanted.file, sha256, wanted.url)
         except CroftError:
@@ -241,6 +258,8 @@ class Models:
         except OSError as error:
             raise NotFound(f"cannot read the file: {error.strerror}", hint="Put it there again.") from error
         known = catalogue.by_digest(sha256)
+        self._check_servable(known)
+        await self._set_up(known, job)
         name = known.id if known else checked_name(file.removesuffix(".gguf")[:100])
         model = await self._shelf.take_in(name, file, sha256, "")
         await self._use_if_none(model, job.actor)
@@ -267,6 +286,27 @@ class Models:
         return result
 
     # Inside
+
+    def _check_servable(self, entry: Entry | None) -> None:
+        if not self._servable(entry):
+            raise Conflict(
+                "in the docker runtime only models of LocalAI's gallery can be used",
+                hint="Choose one of the list, or use the process runtime.",
+                code="model_gallery_only",
+            )
+
+    async def _set_up(self, entry: Entry | None, job: Running) -> None:
+        if self._outside.local_ai is not None and entry is not None:
+            context = fits.of_entry(entry, self._outside.room()).context
+            await self._outside.local_ai.set_up(entry, context, job.report)
+
+    async def _take_out(self, local_ai: LocalAi, entry: Entry) -> None:
+        try:
+            await local_ai.take_out(entry.id)
+        except CroftError as error:
+            # Its disk is wanted back even where LocalAI does not start; what stays is a name without a file.
+            log.warning("LocalAI was not told that a model is gone", extra={"cause": error.message})
+        await asyncio.to_thread(forget_file, self._shelf.folder, entry)
 
     async def _placed(self, wanted: Wanted) -> str:
         """The sha256 of a download that an earlier daemon finished, but did not live to write down; '' otherwise."""

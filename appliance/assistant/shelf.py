@@ -96,9 +96,14 @@ class Shelf:
         return await self.get(name)
 
     async def remove(self, name: str) -> None:
-        """Delete the file, then the row. Raises NotFound, OSError."""
+        """Delete the file, then the row. Raises NotFound, Conflict."""
         model = await self.get(name)
-        await asyncio.to_thread(model.path.unlink, missing_ok=True)
+        try:
+            await asyncio.to_thread(model.path.unlink, missing_ok=True)
+        except OSError as error:  # somebody else's, in a folder where only owners delete
+            raise Conflict(
+                f"cannot delete the file: {error.strerror}", hint="Whoever put it there can.", code="model_not_ours"
+            ) from error
         await self._db.execute("DELETE FROM models WHERE file = ?", (model.file,))
 
     async def digest_of(self, url: str) -> str:
@@ -203,5 +208,6 @@ def _nobody(facts: gguf.Facts) -> Entry:
         tools=facts.tools,
         licence="",
         gallery="",
+        gallery_file="",
         memory_mb=0,
     )

@@ -51,11 +51,11 @@ FAMILIES = {
     "job.kind.": KINDS_OF_JOBS,
     "job.failed.": KINDS_OF_JOBS,
     "job.state.": ["queued", "running", "paused", "done", "failed", "cancelled"],
-    "job.phase.": ["connecting", "downloading", "waiting", "checking", "starting", "measuring", "asking"],
+    "job.phase.": ["connecting", "downloading", "waiting", "checking", "starting", "measuring", "asking", "setting_up"],
     "job.why.": [
         *("error", "interrupted", "unreachable", "refused", "gone", "changed", "wrong_hash", "not_a_model"),
         *("disk_full", "disk", "unsafe_url", "model_exists", "audit_unavailable", "unavailable", "too_little"),
-        *("no_rehearsal", "no_model", "no_engine", "too_small"),
+        *("no_rehearsal", "no_model", "no_engine", "too_small", "localai", "model_gallery_only"),
     ],
     "tools.": [
         *(f"{action}{part}" for action in ("add", "remove", "cancel") for part in ("", "_named")),

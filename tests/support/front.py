@@ -27,7 +27,7 @@ from appliance.assembly_assistant import (
     build_quotas,
     workspace_doors,
 )
-from appliance.assembly_engine import build_engine
+from appliance.assembly_engine import build_engine, build_workshop
 from appliance.assembly_models import ModelParts
 from appliance.assistant.engine import Engine
 from appliance.audit_search import AuditSearch
@@ -200,7 +200,9 @@ class Front:
         self.editors = build_editors(store, around)
         self.terminals = Terminals(self.engine, self.quotas, self.streams)
         self.models = ModelParts(
-            self.settings, store, self.bus, self.engine, self.commands, self.users, runtime="process"
+            *(self.settings, store, self.bus, self.engine, self.commands, self.users),
+            runtime="process",
+            workshop=lambda: build_workshop(self.settings, self.services),
         )
         self.conversations = build_conversations(store)
         words = Translator(Catalogue.load(ROOM / "locale"), "en")
