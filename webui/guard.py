@@ -236,8 +236,11 @@ class Guard:
 
     def _behind(self, sent: list[str]) -> Session | ApiToken | None:
         """What the workspace token was made from; None where it is none of ours, which then counts as any wrong token does."""
+        text = sent[0].partition(" ")[2].strip()
+        if len(sent) != 1 or text.count(".") != 2:  # an API token, which most are, has no dots
+            return None
         try:
-            return self._access.holder(sent[0].partition(" ")[2].strip()) if len(sent) == 1 else None
+            return self._access.holder(text)
         except TokenRefused:
             return None
 

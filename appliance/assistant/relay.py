@@ -61,7 +61,7 @@ class Exchange(asyncio.Protocol):
         self._fields: dict[str, str] = {}
         self._pieces: list[bytes] = []
         self._received = 0
-        self._complete = False
+        self._complete = self._stays = False
         self._sink: Sink | None = None
         self._heard = self._loop.time()
 
@@ -124,7 +124,7 @@ class Exchange(asyncio.Protocol):
     def reusable(self) -> bool:
         """Whether another request may follow on this connection."""
         open_still = self._transport is not None and not self._transport.is_closing()
-        return open_still and self._complete and self._framed and bool(self._parser.should_keep_alive())
+        return open_still and self._complete and self._framed and self._stays
 
     def rest(self) -> None:
         """Between two requests."""
@@ -181,6 +181,7 @@ class Exchange(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._complete = self.head.done()
+        self._stays = bool(self._parser.should_keep_alive())  # only here does the parser know
 
     def _hand_on(self) -> None:
         """What came with one read goes on in one piece."""
