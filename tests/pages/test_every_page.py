@@ -212,6 +212,51 @@ async def several_models(front: Front) -> None:
     choice.write(models, choice.Choice("tiny", "tiny.gguf", 512))
 
 
+# What a hostile model answers: markup, scripts, links and images that would ask for something; Arabic with code in it; a wide table.
+SAID = f"""{EVIL}
+
+[click](javascript:window.pwned=1) ![i](https://evil.example/x.png) <https://example.org>
+
+يمكنك استعمال `Counter` من وحدة `collections`، كما في src/عربي.py:12 أدناه.
+
+```python
+# احسب الطلبات
+print("{EVIL_NAME.replace('"', "'")}")  # سطر سطر
+```
+
+1. أولًا:
+   ```sh
+   git status
+   ```
+
+| Status | {"Wide " * 12} |
+|---|---:|
+| 200 | 9,120 |
+"""
+
+
+async def some_conversations(front: Front) -> dict[str, str]:
+    """One with everything an answer may hold, pinned; one that failed; one whose name is an attack."""
+    owner, store = (await screens.member(front, "admin")).id, await front.conversations.get()
+    kept = (await store.page(owner)).conversations
+    if kept:
+        return {"id": kept[0].id}
+    chips = [{"kind": "file", "path": EVIL, "text": "x"}, {"kind": "selection", "text": "y"}]
+    steps = [{"n": 1, "tool": "read_file", "about": EVIL, "state": "done", "note": ""}]
+    usage = {"completion_tokens": 312, "seconds": 14, "context": 4096, "context_used": 1240}
+    made = await store.create(owner, screens.EVIL_NAME)
+    first = await store.add(made, None, "user", f"كيف أعدّ الطلبات؟\n{EVIL}", context=chips)
+    await store.add(made, first.id, "assistant", "Another answer.", model="tiny")
+    answer = await store.add(made, first.id, "assistant", SAID, model=EVIL_NAME, usage=usage, steps=steps)
+    again = await store.add(made, answer.id, "user", "And in English?")
+    await store.add(
+        made, again.id, "assistant", "It begins,", state="failed", usage={"error": {"message": EVIL, "code": "x"}}
+    )
+    await store.pin(made, True)
+    await store.create(owner, "ترتيب السجلات حسب التاريخ")
+    return {"id": made.id}
+
+
 async def the_policy(front: Front) -> None:
     """The packaged rules, in force and with a version."""
     await front.policy_file.open()
@@ -243,6 +288,10 @@ SCREENS: tuple[Screen, ...] = (
     Screen("home", "/"),
     Screen("home-viewer", "/", role="viewer"),
     Screen("workspace", "/workspace"),
+    Screen("assistant", "/assistant", seed=some_conversations, shows=(screens.EVIL_NAME,)),
+    Screen("assistant-search", "/assistant?q=collections", seed=some_conversations, shows=("collections",)),
+    Screen("assistant-viewer", "/assistant", role="viewer"),
+    Screen("conversation", "/assistant/{id}", seed=some_conversations, shows=("<script>window.pwned=1</script>", "احسب الطلبات")),
     Screen("machine", "/machine"),
     Screen("models", "/machine/models", seed=several_models, shows=(EVIL_NAME, "found.gguf")),
     Screen("models-viewer", "/machine/models", role="viewer", seed=several_models),
@@ -290,7 +339,7 @@ SCREENS: tuple[Screen, ...] = (
 
 # Routes that answer a GET with something other than a page.
 NOT_PAGES = re.compile(
-    r"/(api/|static/|account/data|ca\.pem|healthz|readyz|metrics|audit/export|favicon\.ico|manifest\.webmanifest|v1/)|.*\.(txt|csv|jsonl|json)$"
+    r"/(api/|static/|account/data|assistant/[^/]+/export|ca\.pem|healthz|readyz|metrics|audit/export|favicon\.ico|manifest\.webmanifest|v1/)|.*\.(txt|csv|jsonl|json)$"
 )
 
 

@@ -117,10 +117,13 @@ document.addEventListener("keydown", (event) => {
 // The keys of this page; the help names them.
 
 const KEYS = {
-  new: () => location.assign("/assistant"),
+  new: () => location.assign("/assistant#new"),
   write: () => chat.composer.focus(),
   stop: () => chat.running && chat.stop(),
   again: () => chat.last && !chat.running && chat.regenerate(chat.last.dataset.message),
 };
 document.addEventListener("croft:key", ({ detail }) => KEYS[detail]?.());
-if (matchMedia("(hover: hover)").matches) chat.composer.focus();
+// Who asked for a new conversation wants to write; who came to look is left at the top of the page.
+const begin = () => location.hash === "#new" && chat.composer.focus();
+addEventListener("hashchange", begin);
+begin();

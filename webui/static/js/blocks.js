@@ -46,8 +46,10 @@ function name(figure, lang, code) {
   find("[data-do=run]", figure).hidden = !SHELL.test(lang);
 }
 
-/** Code inside prose, in a list for instance, gets the frame that other code has. */
+/** What prose needs of scripts: code inside it, in a list for instance, gets the frame that other code has. */
 export function dress(prose, codes) {
+  // A table that is wider than the page is moved by keys as well.
+  findAll(".wide", prose).forEach((table) => { table.tabIndex = 0; });
   for (const pre of findAll("pre[data-code]", prose)) {
     const found = codes[Number(pre.dataset.code)];
     if (!found || pre.closest(".block.code")) continue;

@@ -50,7 +50,7 @@ export class Chat {
   }
 
   dressAll() {
-    findAll("[data-codes]", this.turns).forEach((prose) => dress(prose, JSON.parse(prose.dataset.codes)));
+    findAll(".prose", this.turns).forEach((prose) => dress(prose, JSON.parse(prose.dataset.codes ?? "[]")));
   }
 
   // What the server tells.
