@@ -98,6 +98,7 @@ def _register(verbs: Verbs) -> None:
     from appliance.verbs import (
         assistant,
         audit,
+        chat,
         commands,
         laptop,
         machine,
@@ -110,7 +111,21 @@ def _register(verbs: Verbs) -> None:
         tools,
     )
 
-    for area in (machine, people, mail, services, audit, tokens, laptop, policy, commands, tools, models, assistant):
+    for area in (
+        machine,
+        people,
+        mail,
+        services,
+        audit,
+        tokens,
+        laptop,
+        policy,
+        commands,
+        tools,
+        models,
+        assistant,
+        chat,
+    ):
         area.register(verbs)
 
 

@@ -56,6 +56,18 @@ class Control:
                 if raw.startswith(b"data: "):
                     yield json.loads(raw[6:])
 
+    def events(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and data of each event of a stream, until it ends."""
+        with _conversation(self._send("GET", path, None)) as response:
+            if response.status != 200:
+                _read(response)
+            name = ""
+            for raw in response:
+                if raw.startswith(b"event: "):
+                    name = raw[7:].decode().strip()
+                elif raw.startswith(b"data: "):
+                    yield name, json.loads(raw[6:])
+
     def pieces(self, path: str) -> Iterator[bytes]:
         """The answer as it is, piece by piece."""
         with _conversation(self._send("GET", path, None)) as response:

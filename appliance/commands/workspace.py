@@ -88,7 +88,8 @@ class WorkspaceFiles:
     async def write(self, path: str, data: bytes, *, version: str = "") -> dict[str, Any]:
         """Write a whole file at once, in new folders where there are none: a new one, or with ``version`` in place of exactly
         that one. Raises FileRefused (``exists`` ``changed`` ``forbidden`` ...), Unavailable."""
-        how: dict[str, Any] = {"mode": "replace", "version": version} if version else {"mode": "new", "folders": True}
+        new = {"mode": "new", "folders": "/" in path}
+        how: dict[str, Any] = {"mode": "replace", "version": version} if version else new
         held = os.memfd_create("croft-write", os.MFD_CLOEXEC)
         try:
             await asyncio.to_thread(_fill, held, data)
