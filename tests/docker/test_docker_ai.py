@@ -15,9 +15,11 @@ import aiohttp
 import docker
 import pytest
 from docker.models.containers import Container
+from support.engine import engine_room
 from support.waiting import until
 
 from appliance.assembly_engine import build_workshop, place_of
+from appliance.assistant.engine import EngineState
 from appliance.assistant.engine_http import idle_backend
 from appliance.broker.client import BrokerError
 from appliance.settings import load
@@ -149,6 +151,27 @@ async def test_the_engine_says_whether_it_works_on_anything(broker) -> None:
         begun = time.monotonic()
         while not await idle_backend(place, "tiny"):
             assert time.monotonic() - begun < 2
+
+
+async def test_the_first_question_starts_the_container_and_it_rests_afterwards(broker) -> None:
+    """As in the process runtime, with the key that only the broker and the daemon have."""
+    async with engine_room(broker, "docker") as room:
+        await room.services.stop("ai", "test")
+        await until(lambda: room.engine.status().state is EngineState.NONE, "the engine is stopped")
+        room.choose()
+        await room.services.start("ai", "test")
+        async with room.engine.hold("a question", wait=60) as upstream:
+            assert (upstream.socket, upstream.base.endswith(":8080/v1"), upstream.remote) == (None, True, False)
+            question = {"model": upstream.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+            async with (
+                aiohttp.ClientSession(headers={"Authorization": f"Bearer {upstream.key}"}) as client,
+                client.post(f"{upstream.base}/chat/completions", json=question) as answer,
+            ):
+                assert answer.status == 200
+        assert await room.engine.idle()
+        room.clock.forward(3600)
+        room.services.look()
+        await until(lambda: room.engine.status().state is EngineState.ASLEEP, "it rests", 30)
 
 
 class Ready:

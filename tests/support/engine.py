@@ -1,4 +1,4 @@
-"""A real engine in the process runtime: broker, supervision and llama.cpp over the tiny model, without proxy or editor."""
+"""A real engine: broker, supervision and llama.cpp over the tiny model, in either runtime, without proxy or editor."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from appliance.assembly import build_services
 from appliance.assembly_engine import build_engine
@@ -22,7 +23,6 @@ from appliance.services.wishes import Wishes
 from appliance.settings import load
 from appliance.settings_desk import SettingsDesk
 from appliance.store import open_store
-from support.broker import Home
 from support.tiny_model import tiny_model
 from support.waiting import until
 
@@ -47,7 +47,7 @@ class EngineRoom:
     """What :func:`engine_room` gives."""
 
     def __init__(
-        self, home: Home, desk: SettingsDesk, services: Services, engine: Engine, bus: EventBus, clock: ManyHours
+        self, home: Any, desk: SettingsDesk, services: Services, engine: Engine, bus: EventBus, clock: ManyHours
     ) -> None:
         self.home, self.desk, self.services = home, desk, services
         self.engine, self.bus, self.clock = engine, bus, clock
@@ -63,7 +63,7 @@ class EngineRoom:
             tiny_model(self.models, context, name)
             path.chmod(0o640)
             if os.geteuid() == 0:
-                shutil.chown(path, self.home.names["daemon"])
+                shutil.chown(path, load(self.home.paths).users_daemon)
         choice.write(self.models, Choice(name, path.name, context))
         return path
 
@@ -88,16 +88,17 @@ class EngineRoom:
 
 
 @asynccontextmanager
-async def engine_room(home: Home) -> AsyncIterator[EngineRoom]:
-    """Everything up to the engine in ``home``, whose broker runs; without a model, and nothing runs at the end."""
+async def engine_room(home: Any, runtime: str = "process") -> AsyncIterator[EngineRoom]:
+    """Everything up to the engine in ``home`` (of either runtime's tests), whose broker runs; without a model, and nothing runs at
+    the end."""
     settings, clock = load(home.paths), ManyHours()
     async with open_store(settings, clock) as store:
         bus = EventBus(clock)
         desk = SettingsDesk(store.database, store.audit, clock, settings)
         for service, wish in (("proxy", "stop"), ("ide", "stop"), ("ai", "on_demand")):
             await Wishes(store.database, clock).save(service, wish, "test")
-        services = build_services(settings, store, bus, {"runtime": "process"}, "", lambda: 0.0)
-        engine = build_engine(settings, desk, services, bus, runtime="process")
+        services = build_services(settings, store, bus, {"runtime": runtime}, "", lambda: 0.0)
+        engine = build_engine(settings, desk, services, bus, runtime=runtime)
         made = EngineRoom(home, desk, services, engine, bus, clock)
         made.choose_nothing()
         running = asyncio.create_task(services.run())
