@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from appliance.assistant.folding import Word, folded, seated, without_article, words
+from appliance.assistant.folding import Word, seated, without_article, without_hamza, words
 
 MOST_TEXT = 200_000  # characters of one message that are indexed
 MOST_QUERY = 200
@@ -100,14 +100,11 @@ def parse(typed: str) -> Query:
 
 def _term(base: str) -> Term:
     """Hamza as it was typed, or left out; the article is not insisted on."""
-    stems = dict.fromkeys((base, without_article(base)))
-    starts = dict.fromkeys(form for stem in stems for form in (stem, seated(stem)) if len(form) > 1 or form == base)
-    forms = dict.fromkeys(form for stem in stems for form in folded(stem).forms if _hamza_left_out(stem, form))
-    return Term(tuple(starts), tuple(form for form in forms if form not in starts))
-
-
-def _hamza_left_out(stem: str, form: str) -> bool:
-    return len(form) == len(stem) - sum(stem.count(letter) for letter in "\u0621\u0624\u0626") < len(stem)
+    stems = list(dict.fromkeys((base, without_article(base))))
+    looser = dict.fromkeys(form for stem in stems for form in without_hamza(stem) if form)
+    # What two letters begin is nearly everything: those are asked for whole.
+    starts = dict.fromkeys((*stems, *(form for stem in stems if len(form := seated(stem)) > 2)))
+    return Term(tuple(starts), tuple(form for form in looser if form not in starts))
 
 
 def _begins(text: str) -> bool:
