@@ -58,9 +58,9 @@ class Tally:
             data = data.replace(b"\r", b"")  # of line ends; in JSON it stands escaped
         if self._rest:
             data, self._rest = self._rest + data, b""
-        end = len(data) if data.endswith(b"\n\n") else data.rfind(b"\n\n") + 2
-        if end != len(data):
-            end = end if end > 1 else 0
+        if not data.endswith(b"\n\n"):
+            last = data.rfind(b"\n\n")
+            end = last + 2 if last >= 0 else 0
             data, self._rest = data[:end], data[end:]
             if len(self._rest) > EVENT_MAX:
                 raise EngineFault("an event of the answer is too long")
