@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
+import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import ModuleType
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.assistant.door import Behind, Door, lines
 from appliance.assistant.room import Late
-from appliance.errors import NotFound
+from appliance.errors import CroftError, NotFound
 from appliance.events import EventBus
 from appliance.identity.own_data import OwnData
 from appliance.identity.sessions import Session, Sessions
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from appliance.assistant.editor_window import Owner
     from appliance.assistant.quotas import Quotas
 
+log = logging.getLogger(__name__)
+
+KEEPING_SECONDS = 3600.0
 EDITOR_PLACES, V1_PLACES = 16, 32  # connections at once
 EDITOR_LINE_MAX = (
     512 * 1024
@@ -165,3 +170,27 @@ def workspace_doors(
         return Door(listen(path, 0o660, backlog=places), uid, places, behind)
 
     return [door("editor", EDITOR_PLACES, line), door("v1", V1_PLACES, terminals)]
+
+
+async def keep_conversations(
+    store: Store, late: Late[Conversations], days: Callable[[], tuple[int, int]], seconds: float = KEEPING_SECONDS
+) -> None:
+    """Each hour: delete conversations that are older than ``days`` says (ordinary ones, archived ones; 0 is never), and tidy up
+    after those that were deleted. The part itself is built only where there is something to do."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            if late.made is not None or await _due(store, days()):
+                made = await late.get()
+                await made.expire(*days())
+                await made.tidy()
+        except (CroftError, sqlite3.Error, OSError) as error:
+            log.error("cannot look after old conversations; it is tried again", exc_info=error)
+
+
+async def _due(store: Store, days: tuple[int, int]) -> bool:
+    ages = [age * 86_400.0 for age in days if age]
+    if not ages:
+        return False
+    oldest = await store.database.row("SELECT min(changed_at) AS at FROM conversations WHERE pinned = 0")
+    return oldest is not None and oldest["at"] is not None and oldest["at"] < store.clock.now() - min(ages)
