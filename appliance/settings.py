@@ -184,6 +184,20 @@ TABLE: tuple[Setting, ...] = (
         "Address that model files are fetched from in place of huggingface.co; it may be in the own network.",
         pattern=_URL,
     ),
+    Setting(
+        "conversations.keep_days",
+        0,
+        "Days after which a conversation that nobody went on with is deleted; 0 keeps it. Pinned ones stay.",
+        high=36_500,
+        change="live",
+    ),
+    Setting(
+        "conversations.archived_days",
+        0,
+        "The same for archived ones.",
+        high=36_500,
+        change="live",
+    ),
     Setting("log.level", "info", "How much is logged.", choices=("debug", "info", "warning", "error"), change="live"),
     Setting(
         "log.format",
@@ -323,6 +337,8 @@ class Settings:
     ai_model: str
     ai_context: int
     ai_mirror: str
+    conversations_keep_days: int
+    conversations_archived_days: int
     log_level: str
     log_format: str
     log_service_mb: int

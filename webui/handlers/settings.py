@@ -37,6 +37,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "engine": ("ai.engine", "ai.idle_minutes", "ai.url", "ai.network", "ai.model", "ai.context"),
     "answers": ("ai.steps", "ai.answer_tokens", "ai.answer_minutes"),
     "quotas": ("ai.rate_minute", "ai.rate_burst", "ai.parallel", "ai.token_day", "ai.person_day"),
+    "conversations": ("conversations.keep_days", "conversations.archived_days"),
     "look": ("language", "theme"),
     "log": ("log.level", "log.format", "log.service_mb", "runtime"),
 }
