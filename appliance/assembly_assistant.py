@@ -173,16 +173,17 @@ def workspace_doors(
 
 
 async def keep_conversations(
-    store: Store, late: Late[Conversations], days: Callable[[], tuple[int, int]], seconds: float = KEEPING_SECONDS
+    store: Store, late: Late[Conversations], desk: SettingsDesk, seconds: float = KEEPING_SECONDS
 ) -> None:
-    """Each hour: delete conversations that are older than ``days`` says (ordinary ones, archived ones; 0 is never), and tidy up
-    after those that were deleted. The part itself is built only where there is something to do."""
+    """Each hour: delete conversations that are older than the settings say, and tidy up after those that were deleted. The part
+    itself is built only where there is something to do."""
     while True:
         await asyncio.sleep(seconds)
+        days = desk.current.conversations_keep_days, desk.current.conversations_archived_days
         try:
-            if late.made is not None or await _due(store, days()):
+            if late.made is not None or await _due(store, days):
                 made = await late.get()
-                await made.expire(*days())
+                await made.expire(*days)
                 await made.tidy()
         except (CroftError, sqlite3.Error, OSError) as error:
             log.error("cannot look after old conversations; it is tried again", exc_info=error)

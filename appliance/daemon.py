@@ -50,6 +50,7 @@ from appliance.assembly_assistant import (
     build_conversations,
     build_editors,
     build_quotas,
+    keep_conversations,
     workspace_doors,
 )
 from appliance.assembly_engine import build_engine, build_workshop
@@ -320,6 +321,7 @@ async def _serve(
             asyncio.create_task(_after(started, commands.run), name="commands"),
             asyncio.create_task(_after(started, runbooks.run), name="runbooks"),
             asyncio.create_task(mailer.run(), name="mail"),
+            asyncio.create_task(keep_conversations(store, conversations, desk), name="conversations"),
             *(asyncio.create_task(door.run(), name="door of the workspace") for door in doors),
             asyncio.create_task(_housekeeping((sessions, api_tokens, Counts(quotas)), store), name="housekeeping"),
         ]
