@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.waiting import until
 
 from appliance.assembly_assistant import build_conversations
 from appliance.assistant import owned
@@ -155,10 +154,9 @@ async def test_an_answer_is_on_disk_while_it_streams_and_not_once_a_token(store:
         await asyncio.sleep(0.005)
     spent = asyncio.get_running_loop().time() - began
 
-    async def saved() -> bool:
-        return (await chats.message(one, answer.id)).text == text
-
-    await until(saved, "the whole text on disk")
+    async with asyncio.timeout(15):
+        while (await chats.message(one, answer.id)).text != text:  # noqa: ASYNC110 - a store tells nobody
+            await asyncio.sleep(0.02)
     assert 1 <= writes <= spent / 0.2 + 2
     ended = await chats.finish(answer, text + "end", usage={"out": 201})
     assert ended is not None
