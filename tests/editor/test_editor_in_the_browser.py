@@ -8,7 +8,6 @@ import signal
 from typing import Any
 
 import pytest
-from support.browser import picture
 from support.waiting import poll
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -80,7 +79,6 @@ def test_the_editors_own_buttons_decide_too(seat: Any) -> None:
     made = seat.done("/api/editor/diff", path="titled.txt", text="after\n")["diff"]
     accept = seat.frame.locator(".editor-actions [aria-label*='Accept the Proposed Changes']").first
     accept.wait_for()
-    picture(seat.page, "editor-proposal")
     accept.click()
     poll(lambda: file.read_text() == "after\n", "accepted by the title's button")
     closed = seat.done("/api/editor/diff", path="titled.txt", text="again\n")["diff"]
@@ -89,6 +87,19 @@ def test_the_editors_own_buttons_decide_too(seat: Any) -> None:
     poll(lambda: states()[closed["id"]] == "closed", "closing the tab ends it")
     assert states()[made["id"]] == "accepted"
     assert file.read_text() == "after\n"
+
+
+def test_a_part_of_a_proposal_is_taken_back_before_the_rest_is_accepted(seat: Any) -> None:
+    """The menu beside a change takes that one back; what is accepted is what the right side shows by then."""
+    lines = [f"line {n}" for n in range(40)]
+    file = seat.file("parts.txt", "\n".join(lines))
+    made = seat.done("/api/editor/diff", path="parts.txt", text="\n".join(["FIRST", *lines[1:39], "LAST"]))["diff"]
+    seat.frame.locator(".modified .view-lines").get_by_text("FIRST").wait_for()
+    seat.frame.locator(".gutterItem .action-label").first.click()
+    seat.frame.get_by_role("menuitem", name="Revert Block").click()
+    seat.frame.locator(".modified .view-lines").get_by_text("FIRST").wait_for(state="detached")
+    seat.done(f"/api/editor/diff/{made['id']}/accept")
+    assert file.read_text().split("\n") == [*lines[:39], "LAST"]
 
 
 def test_a_file_opens_at_a_line(seat: Any) -> None:
@@ -141,6 +152,7 @@ def test_programs_in_the_terminal_find_the_model(seat: Any) -> None:
         "json.dump(found, open('models.new', 'w')); os.rename('models.new', 'models.json')\n",
     )
     seat.command("Terminal: Create New Terminal")
+    seat.frame.get_by_role("button", name="Trust Folder & Continue").click()
     seat.frame.locator(".terminal-wrapper .xterm").first.wait_for()
 
     def ran() -> bool:

@@ -65,6 +65,10 @@ async def answering(line: Line, answers: Any) -> AsyncIterator[None]:
         task.cancel()
 
 
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 async def is_ended(line: Line) -> bool:
     """Whether the daemon hangs up."""
     while await line.hear() is not None:
@@ -314,7 +318,7 @@ async def test_a_hundred_connections_leave_the_pages_alone(made: Front) -> None:
         line = await connect(editor_socket(made))
         assert (await line.greet() or {})["type"] == "welcome"
         crowd.append(line)
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = descriptors()
     waiting = []
     for _ in range(100):
         raw = socket.socket(socket.AF_UNIX)
@@ -322,7 +326,7 @@ async def test_a_hundred_connections_leave_the_pages_alone(made: Front) -> None:
         raw.connect_ex(str(editor_socket(made)))
         waiting.append(raw)
     assert (await answer(made, cookie, "GET", "/api/me"))[0] == 200
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 100 + 8, "only this test's own ends are open"
+    assert descriptors() <= before + 100 + 8, "only this test's own ends are open"
     for raw in waiting:
         raw.close()
     for line in crowd:

@@ -72,17 +72,12 @@ class Seat:
 
     def open(self, path: str, line: int = 1, column: int = 1) -> None:
         self.done("/api/editor/open", path=path, line=line, column=column)
-        poll(lambda: (file := self.front()) and (file["path"], file["line"]) == (path, line), f"{path} is in front")
+        poll(lambda: (file := self.front()) and (file["path"], file["line"]) == (path, line), f"{path} is in front", 30)
 
     def command(self, words: str) -> None:
         """Run a command of the palette, wherever the keys went before."""
         self.page.locator(".editor iframe").focus()
         run_command(self.page, self.frame, words)
-
-    def shown(self) -> str:
-        """The lines of the editor in front, as they are drawn."""
-        found = self.frame.locator(".editor-instance .view-lines").first.inner_text()
-        return found.replace("\xa0", " ")
 
 
 class Line:

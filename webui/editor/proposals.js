@@ -1,23 +1,26 @@
 "use strict";
 /* Larger changes: shown as a difference, several at once, each accepted or rejected by the person in this window or on Croft's page.
 
-   Rule: until somebody accepts, nothing of the file changes; accepting makes the file what the right side shows, and saves it. */
+   Rule: until somebody accepts, nothing of the file changes; accepting makes the file what the right side shows by then, and
+   saves it. */
 
 const path = require("node:path");
 const vscode = require("vscode");
+const { Drafts, SCHEME } = require("./drafts");
 const { Failed, isFile } = require("./edits");
 const { t } = require("./words");
 
-const SCHEME = "croft-proposal";
 const WAITING_MAX = 20;
+const NOTHING = "nothing"; // the left side of a file that is new
 
 class Proposals {
   /** `decided(id, state)` is called once for each: "accepted", "rejected", "closed" (its tab was) or "failed". */
   constructor(decided) {
     this.decided = decided;
     this.waiting = new Map();
+    this.drafts = new Drafts();
     this.parts = [
-      vscode.workspace.registerTextDocumentContentProvider(SCHEME, { provideTextDocumentContent: (uri) => this.text(uri) }),
+      this.drafts,
       vscode.window.tabGroups.onDidChangeTabs(({ closed }) => closed.forEach((tab) => this.tabClosed(tab))),
     ];
     this.entries = [entry("accept", "check", 1001), entry("reject", "close", 1000)];
@@ -30,7 +33,8 @@ class Proposals {
   async show(id, file, text) {
     if (this.waiting.size >= WAITING_MAX) throw new Failed("too_many");
     const uri = vscode.Uri.file(file);
-    this.waiting.set(id, { uri, text, exists: await isFile(uri), name: path.basename(file) });
+    this.waiting.set(id, { uri, exists: await isFile(uri), name: path.basename(file) });
+    this.drafts.make(id, uri, text);
     this.count();
     try {
       await this.reveal(id);
@@ -43,16 +47,18 @@ class Proposals {
 
   async reveal(id) {
     const { uri, exists, name } = this.waiting.get(id);
-    const left = exists ? uri : virtual(uri, `${id}-nothing`);
-    await vscode.commands.executeCommand("vscode.diff", left, virtual(uri, id), t("proposal.title", name), { preview: false });
+    const left = exists ? uri : this.drafts.make(NOTHING, uri, "");
+    const title = t("proposal.title", name);
+    await vscode.commands.executeCommand("vscode.diff", left, Drafts.uri(id, uri), title, { preview: false });
   }
 
   /** Accept or reject one. It is over afterwards, whatever came of it. */
   async decide(id, accept) {
     const proposal = this.waiting.get(id);
     if (!proposal) throw new Failed("not_found");
-    this.forget(id);
-    const done = !accept || (await apply(proposal));
+    const text = this.drafts.text(id);
+    await this.forget(id);
+    const done = !accept || (await apply(proposal, text));
     if (!done) vscode.window.showErrorMessage(t("proposal.failed", proposal.name));
     const state = !accept ? "rejected" : done ? "accepted" : "failed";
     this.decided(id, state);
@@ -72,10 +78,6 @@ class Proposals {
     else vscode.window.showInformationMessage(t("proposal.none"));
   }
 
-  text(uri) {
-    return this.waiting.get(uri.query)?.text ?? "";
-  }
-
   tabs(wanted) {
     const all = vscode.window.tabGroups.all.flatMap((group) => group.tabs);
     return all.filter((tab) => idOf(tab) !== undefined && wanted(idOf(tab)));
@@ -88,9 +90,10 @@ class Proposals {
     this.decided(id, "closed");
   }
 
-  forget(id) {
+  async forget(id) {
     this.waiting.delete(id);
     this.count();
+    await this.drafts.forget(id);
   }
 
   count() {
@@ -123,13 +126,8 @@ function idOf(tab) {
   return shown?.scheme === SCHEME ? shown.query : undefined;
 }
 
-/** The same path, so that the language is known by the file's name. */
-function virtual(uri, id) {
-  return vscode.Uri.from({ scheme: SCHEME, path: uri.path, query: id });
-}
-
 /** Make the file what was proposed, and save it. Says whether it is saved. */
-async function apply({ uri, text, exists }) {
+async function apply({ uri, exists }, text) {
   const change = new vscode.WorkspaceEdit();
   try {
     if (!exists) {
