@@ -14,9 +14,10 @@ from appliance.assistant.tokens import PER_MESSAGE, Tokens
 
 UNKNOWN_CONTEXT = 4096
 SMALLEST_ANSWER = 96
-_NOTE = "Earlier in this conversation, left out here, the person asked:"
-_NOTE_SHARE = 12  # of the budget
-_LINE = 90  # characters of each question
+SMALLEST_STEPS = 64
+_NOTE = "Before this, left out here, the person asked:"
+_NOTE_SHARE = 8  # one part of so many of the budget
+_LINE = 70  # characters of each question
 
 
 @dataclass(frozen=True)
@@ -44,24 +45,22 @@ def fit(
 ) -> Fitted:
     """A prompt of at most about ``budget`` tokens. ``turns`` end with the question; ``steps`` are what was done for it since."""
     first = {"role": "system", "content": system}
-    fixed = tokens.of_prompt([first], model)
-    question, cut_question = _cut(
-        turns[-1], max(64, (budget - fixed) * (1 if not steps else 2) // (1 if not steps else 3)), tokens, model
-    )
-    fixed += tokens.of_prompt([question], model)
-    done, cut_steps = _shorten(steps, max(64, budget - fixed), tokens, model)
-    fixed += tokens.of_prompt(done, model)
-    kept = _newest(turns[:-1], budget - fixed, tokens, model)
-    left = turns[: len(turns) - 1 - len(kept)]
-    if left:
-        # Room for the note comes from what would have been kept.
-        note_room = budget // _NOTE_SHARE
-        kept = _newest(turns[:-1], budget - fixed - note_room, tokens, model)
+    room = budget - tokens.of_prompt([first], model)
+    # Where something was done for the question, that gets a third of the room at least.
+    question, cut_question = _cut(turns[-1], room * 2 // 3 if steps else room, tokens, model)
+    room -= tokens.of_prompt([question], model)
+    done, cut_steps = _shorten(steps, max(SMALLEST_STEPS, room), tokens, model)
+    room -= tokens.of_prompt(done, model)
+    kept = _newest(turns[:-1], room, tokens, model)
+    if len(kept) < len(turns) - 1:
+        noted = budget // _NOTE_SHARE
+        kept = _newest(turns[:-1], room - noted, tokens, model)
         left = turns[: len(turns) - 1 - len(kept)]
-        if note := _note(left, min(note_room, max(0, budget - fixed - tokens.of_prompt(kept, model))), tokens, model):
+        if note := _note(left, min(noted, room - tokens.of_prompt(kept, model)), tokens, model):
             first = {"role": "system", "content": f"{system}\n{note}"}
     messages = [first, *kept, question, *done]
-    return Fitted(messages, tokens.of_prompt(messages, model), len(left), cut_question or cut_steps)
+    left_out = len(turns) - 1 - len(kept)
+    return Fitted(messages, tokens.of_prompt(messages, model), left_out, cut_question or cut_steps)
 
 
 def _newest(turns: Sequence[dict[str, Any]], room: int, tokens: Tokens, model: str) -> list[dict[str, Any]]:

@@ -67,8 +67,11 @@ class Line:
             self._call()
 
     def _call(self) -> None:
-        while self._waiting and self._working < self._places:
-            ticket = self._order()[0]
+        while self._working < self._places:
+            # One that was given up this moment is still here until its owner hears of it.
+            ticket = next((one for one in self._order() if not one.called.done()), None)
+            if ticket is None:
+                break
             self._waiting.remove(ticket)
             self._working += 1
             self._turns += 1
