@@ -218,6 +218,11 @@ TABLE: tuple[Setting, ...] = (
     Setting("users.ai", "croft-ai", "Account of the engine.", pattern=_USER),
     Setting("paths.ide", "", "Folder that holds code-server and its Node; empty means the installed one."),
     Setting("paths.caddy", "", "Caddy's program; empty means the one on PATH."),
+    Setting(
+        "paths.local_ai",
+        "",
+        "LocalAI's program, for the process runtime; empty means the one on PATH, if there is one.",
+    ),
 )
 
 ROWS: dict[str, Setting] = {setting.name: setting for setting in TABLE}
@@ -348,6 +353,7 @@ class Settings:
     users_ai: str
     paths_ide: str
     paths_caddy: str
+    paths_local_ai: str
     paths: Paths
     given: frozenset[str] = frozenset()  # the names that croft.toml itself sets
 

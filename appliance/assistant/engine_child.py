@@ -1,8 +1,9 @@
 """The engine of the process runtime: llama.cpp's server, serving the chosen model on a unix socket.
 
-`python -I -m appliance.assistant.engine_child MODELS SOCKET`, started by the broker under an account of its own, without a network.
+`python -I -m appliance.assistant.engine_child MODELS SOCKET [LOCAL-AI]`, started by the broker under an account of its own, without
+a network. With a third word, LocalAI serves in its place.
 
-Rule: the two words come from the broker's catalogue, and all else from the choice that the daemon wrote into MODELS; nothing that a
+Rule: the words come from the broker's catalogue, and all else from the choice that the daemon wrote into MODELS; nothing that a
 client sends is read here, and what is served is always a plain file of that folder.
 """
 
@@ -20,6 +21,7 @@ from appliance.assistant.choice import Choice
 # Tokens of a question that are worked on at a time. More costs memory for every word the model knows (128,000 and more), since
 # embeddings are served too, and is no faster on a processor without an accelerator.
 BATCH = 128
+_PLAIN = 3  # words of the command line without LocalAI's
 NICE = 5  # where no control group does it, the editor goes first
 
 
@@ -32,6 +34,10 @@ def main(argv: list[str]) -> int:
         return 1
     socket.unlink(missing_ok=True)  # of a run that was killed
     os.nice(NICE)
+    if len(argv) > _PLAIN:
+        from appliance.assistant import localai_child
+
+        return localai_child.serve(argv[_PLAIN], models, chosen, socket)
     try:
         serving = _serve(models / chosen.file, chosen, socket)
     except RuntimeError as error:  # all that llama.cpp says; its own lines stand above it in the log

@@ -16,13 +16,15 @@ from appliance.errors import Unavailable
 SECONDS = 5.0
 MOST = 1 << 20
 ALLOWED = frozenset({"/slots", "/backend/monitor"})
-_OK = 200
+_OK, _NOT_THERE = 200, 404
 _BUSY = 1  # LocalAI's StatusResponse.State
 
 
 async def idle_slots(place: Place, model: str) -> bool:
-    """Whether no slot of llama.cpp's server works on anything. Raises Unavailable."""
+    """Whether no slot of llama.cpp's server works on anything; LocalAI in its place knows no slots. Raises Unavailable."""
     status, slots = await _ask(place, "/slots")
+    if status == _NOT_THERE:
+        return await idle_backend(place, model)
     if status != _OK:
         raise Unavailable(f"cannot ask the engine: it answered with status {status}")
     return not any(slot.get("is_processing", True) for slot in slots)

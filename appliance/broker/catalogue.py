@@ -44,7 +44,7 @@ def present(settings: Settings, service: str) -> bool:
         return _ide_root(settings).joinpath("node/bin/node").exists()
     if service == "proxy":
         return find(settings.paths_caddy, "caddy") is not None
-    return importlib.machinery.PathFinder.find_spec("xllamacpp") is not None
+    return bool(_local_ai(settings)) or importlib.machinery.PathFinder.find_spec("xllamacpp") is not None
 
 
 def program(settings: Settings, accounts: Accounts, service: str, *, safe: bool = False) -> Program:
@@ -129,7 +129,7 @@ def ai(settings: Settings, accounts: Accounts) -> Program:
     models = settings.paths.state / "models"
     env = {"HOME": "/nonexistent", "LANG": "C.UTF-8", "PATH": ":".join(SEARCH_PATH)}
     return Program(
-        (*argv, str(models), str(settings.paths.socket("ai"))),
+        (*argv, str(models), str(settings.paths.socket("ai")), *_local_ai(settings)),
         env,
         accounts.ai,
         settings.paths.run / "ai",
@@ -137,6 +137,12 @@ def ai(settings: Settings, accounts: Accounts) -> Program:
         umask=0o117,
         network=False,
     )
+
+
+def _local_ai(settings: Settings) -> tuple[str, ...]:
+    """LocalAI's program, where somebody has installed it."""
+    found = find(settings.paths_local_ai, "local-ai")
+    return (found,) if found else ()
 
 
 def _ide_root(settings: Settings) -> Path:

@@ -174,6 +174,7 @@ class ForkedBackend:
                     capabilities=program.capabilities,
                     umask=program.umask,
                     network=program.network or not switching,
+                    loopback=not program.network,
                     entry=program.entry,
                     oom_score_adj=program.oom_score_adj if switching else None,
                 )

@@ -6,8 +6,11 @@ Rule: every call raises OSError with the kernel's errno; none is ignored, becaus
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
+import socket
+import struct
 from functools import cache
 from pathlib import Path
 
@@ -47,6 +50,7 @@ _MNT_DETACH = 2
 
 _CAPABILITY_VERSION_3 = 0x20080522
 
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -77,6 +81,12 @@ def prctl(option: int, value: int = 0, second: int = 0) -> None:
 def unshare(flags: int) -> None:
     """unshare(2)."""
     _checked(_libc.unshare(flags))
+
+
+def loopback_up() -> None:
+    """Programs in this network, made a moment ago, may talk to themselves (netdevice(7))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
 
 def setns(fd: int, flags: int) -> None:

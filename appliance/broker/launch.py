@@ -49,7 +49,8 @@ class Launch:
 
     ``argv[0]`` is an absolute path or a bare name on SEARCH_PATH. ``cwd`` is relative to the folder that ``root``
     describes, without links. ``entry`` runs in the forked child with the descriptor of ``root``, with the child's powers: before the
-    program, or in place of it when ``argv`` is empty. ``account`` None means no change of user. ``dies_with_parent``
+    program, or in place of it when ``argv`` is empty. Without ``network`` it has one of its own with nobody else in it, where
+    with ``loopback`` it may talk to itself. ``account`` None means no change of user. ``dies_with_parent``
     sends it SIGTERM when the broker or supervisor that started it ends, however that ends. ``inside`` joins the
     namespaces of a container, whose seccomp and AppArmor profiles do not apply then (docs/threat-model.md).
     """
@@ -67,6 +68,7 @@ class Launch:
     capabilities: frozenset[int] = _NO_CAPABILITIES
     oom_score_adj: int | None = None
     network: bool = True
+    loopback: bool = False
     umask: int = 0o022
     dies_with_parent: bool = False
     entry: Callable[[int], None] | None = None
@@ -172,6 +174,8 @@ def become(plan: Launch, report: int, parent: int) -> NoReturn:
             resource.setrlimit(which, (value, value))
         if not plan.network:
             kernel.unshare(kernel.CLONE_NEWNET)
+            if plan.loopback:
+                kernel.loopback_up()
         step = "drop the privileges of"
         _drop(plan)
         if plan.dies_with_parent:

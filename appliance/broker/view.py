@@ -8,18 +8,15 @@ whole before anything starts in it; where the kernel cannot build it, nothing st
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.broker import kernel
 
-_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _FILES = 32_768  # in all copies together
 _APART = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWPID | kernel.CLONE_NEWUTS
 _PLAIN = kernel.MS_NOSUID | kernel.MS_NODEV
@@ -108,7 +105,7 @@ def _furnish(room: Room) -> tuple[int, int]:
             "devpts", "/dev/pts", "devpts", kernel.MS_NOSUID | kernel.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620"
         )
         kernel.mount("proc", "/proc", "proc", _PLAIN | kernel.MS_NOEXEC)
-        _loopback_up()
+        kernel.loopback_up()
         upper = os.open(f"/proc/self/fd/{layer}/up0", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         return upper, os.open(room.copied[0], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -146,12 +143,6 @@ def _opened(held: contextlib.ExitStack, folder: str) -> int:
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     held.callback(os.close, fd)
     return fd
-
-
-def _loopback_up() -> None:
-    """Programs that talk to themselves may; there is nobody else in this network."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
 
 def _give_up_powers(person: bool) -> None:

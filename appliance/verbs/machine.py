@@ -52,7 +52,7 @@ def show_status(result: dict[str, Any]) -> None:
 def answering(engine: dict[str, Any]) -> str:
     """Who answers questions, in one line."""
     model = f" ({engine['model']})" if engine["model"] and not engine["reason"] else ""
-    return engine["words"] + model
+    return f"{engine['words']}{model}"
 
 
 def machine_line(machine: dict[str, Any]) -> str:

@@ -21,7 +21,8 @@ import xllamacpp
 
 KEY = os.environ.get("LOCALAI_API_KEY", "")
 MODELS = Path(os.environ.get("LOCALAI_MODELS_PATH", "/models"))
-TINY = Path("/opt/engine/tiny.gguf")
+TINY = Path(os.environ.get("TINY_MODEL", "/opt/engine/tiny.gguf"))
+HOST, _, PORT = os.environ.get("LOCALAI_ADDRESS", ":8080").rpartition(":")
 STEPS, STEP_SECONDS = 10, 0.1
 JOBS: dict[str, dict[str, Any]] = {}
 
@@ -32,7 +33,6 @@ def start_engine() -> int:
     params.model.path = str(TINY)
     params.n_ctx = 4096
     params.n_parallel = 1
-    params.port = 8081
     params.cache_ram_mib = 0
     global engine
     engine = xllamacpp.Server(params)
@@ -136,4 +136,4 @@ class Front(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     Front.port = start_engine()
-    ThreadingHTTPServer(("0.0.0.0", 8080), Front).serve_forever()
+    ThreadingHTTPServer((HOST or "0.0.0.0", int(PORT)), Front).serve_forever()
