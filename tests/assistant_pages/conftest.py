@@ -39,5 +39,6 @@ async def nothing_wrong(place: Place) -> AsyncIterator[None]:
     """WEB-3, WEB-4: whatever a test does, no page breaks its policy, fails or asks anything of the outside."""
     place.booth.told()
     yield
+    await place.leave()
     # What a test made the server refuse, the browser reports as a resource.
     assert [fault for fault in place.booth.told() if not fault.startswith("Failed to load resource")] == []

@@ -31,7 +31,6 @@ async def test_a_question_is_answered_as_it_comes(place: Place) -> None:
     await expect(page.locator("[data-stop]")).to_be_hidden()
     assert re.search(r"/assistant/chat-\w+$", page.url)
     await expect(page.locator(".thread a[aria-current]")).to_have_count(1)
-    await page.close()
 
 
 async def test_finished_blocks_are_not_built_again(place: Place) -> None:
@@ -44,7 +43,6 @@ async def test_finished_blocks_are_not_built_again(place: Place) -> None:
     await over(turn)
     await expect(turn.locator(".prose").first).to_have_attribute("data-mine", "yes")
     await expect(turn.locator(".prose").nth(2)).to_have_text("Third and more words.")
-    await page.close()
 
 
 async def test_stop_frees_the_engine(place: Place) -> None:
@@ -58,7 +56,6 @@ async def test_stop_frees_the_engine(place: Place) -> None:
     await until(lambda: place.engine.busy == 0, "the engine works on nothing", 2)
     await expect(turn.locator("[data-field=facts]")).to_contain_text("Stopped")
     await expect(page.locator("[data-send]")).to_be_visible()
-    await page.close()
 
 
 async def test_an_answer_goes_on_over_a_reload_and_on_another_device(place: Place) -> None:
@@ -79,8 +76,6 @@ async def test_an_answer_goes_on_over_a_reload_and_on_another_device(place: Plac
     await ask(other, "And from here?")
     await expect(page.locator(".turn.answer").nth(1)).to_contain_text("From there.")
     await expect(page.locator(".turn.asked .said").nth(1)).to_have_text("And from here?")
-    await page.close()
-    await other.close()
 
 
 async def test_a_question_waits_its_turn(place: Place) -> None:
@@ -99,7 +94,6 @@ async def test_a_question_waits_its_turn(place: Place) -> None:
     await expect(page.locator(".turn.answer").nth(1)).to_contain_text("The second answer.")
     await expect(page.locator(".turn.asked .said").nth(1)).to_have_text("Second")
     await expect(page.locator(".queued")).to_have_count(0)
-    await page.close()
 
 
 async def test_versions_of_answers_and_questions(place: Place) -> None:
@@ -123,7 +117,6 @@ async def test_versions_of_answers_and_questions(place: Place) -> None:
     await expect(answer).to_contain_text("Answer three.")
     await expect(page.locator(".turn.asked .said")).to_have_text("Question two")
     await expect(page.locator(".turn.asked .versions")).to_contain_text("2 of 2")
-    await page.close()
 
 
 async def test_what_goes_wrong_is_said_and_nothing_is_lost(place: Place) -> None:
@@ -137,14 +130,12 @@ async def test_what_goes_wrong_is_said_and_nothing_is_lost(place: Place) -> None
     place.engine.script(Say("Now it does."))
     await turn.get_by_role("button", name="Another answer").click()
     await expect(page.locator(".turn.answer")).to_contain_text("Now it does.")
-    await page.close()
 
 
 async def test_the_estimate_comes_while_typing(place: Place) -> None:
     page = await place.named()
     await page.locator("[data-composer] textarea").fill("How many tokens is this question?")
     await expect(page.locator("#estimate")).to_contain_text("tokens")
-    await page.close()
 
 
 async def test_without_scripts_one_reads_and_asks(place: Place) -> None:

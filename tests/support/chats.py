@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from playwright.async_api import Browser, Locator, Page, expect
 
@@ -13,8 +13,8 @@ from appliance.assistant.messages import Conversation
 from appliance.clock import SystemClock
 from support.broker import Home
 from support.commands import Room, forget, room_in
-from support.scripted_engine import OverHttp, ScriptedEngine, scripted_engine
 from support.screens import Booth, Screen, booth_of, member
+from support.scripted_engine import OverHttp, ScriptedEngine, scripted_engine
 
 
 @dataclass
@@ -25,12 +25,20 @@ class Place:
     booth: Booth
     engine: ScriptedEngine
     over: OverHttp
+    pages: list[Page] = field(default_factory=list)
 
     async def visit(self, path: str = "/assistant", role: str = "operator", lang: str = "en") -> Page:
         """A tab that shows ``path``, its scripts at work."""
         page = await self.booth.visit(Screen("", path, role=role), lang)
         page.set_default_timeout(15_000)
+        self.pages.append(page)
         return page
+
+    async def leave(self) -> None:
+        """Close every tab: without HTTP/2 a browser has six connections, and each page keeps some open."""
+        for page in self.pages:
+            await page.close()
+        self.pages.clear()
 
     async def named(self, *turns: str, role: str = "operator", lang: str = "en") -> Page:
         """A tab with a conversation that has a name already, so that nobody asks the engine for one."""
@@ -74,4 +82,5 @@ async def ask(page: Page, text: str) -> Locator:
 
 async def over(turn: Locator, state: str = "done") -> None:
     """Wait until an answer has come to its end."""
-    await expect(turn).to_have_attribute("data-state", state)
+    # The first answer of an appliance waits for what talks to the engine to be loaded.
+    await expect(turn).to_have_attribute("data-state", state, timeout=20_000)

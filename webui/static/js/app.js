@@ -68,6 +68,7 @@ document.addEventListener("submit", (event) => {
 document.addEventListener("click", (event) => {
   const copy = event.target.closest("[data-copy]");
   if (copy) copyText(copy.dataset.copy, copy).catch(() => toast(t("js.copy_failed"), "bad"));
+  event.target.closest("dialog [data-close]")?.closest("dialog").close();
   if (event.target.closest("[data-open=palette]")) openPalette();
   if (event.target.closest("[data-open=keys]")) document.getElementById("keys").showModal();
   const menu = find(".person[open]");
