@@ -92,7 +92,7 @@ from webui.assets import Assets
 from webui.guard import IDE_COOKIE
 from webui.i18n import Catalogue, Translator
 from webui.ide_gate import IdeGate, IdePages
-from webui.needs import expiring, on_page, unfinished, waiting
+from webui.needs import expiring, on_page, unfinished, waiting, without_model
 from webui.relay import Relay
 from webui.streams import Streams
 from webui.terminals import Terminals
@@ -294,6 +294,7 @@ async def _serve(
                 on_page(ways_in.needs, "/account", "key"),
                 expiring(api_tokens),
                 waiting(commands),
+                without_model(engine),
             ],
             keys.ANCHOR: lambda: read_anchor(settings),
         },

@@ -20,6 +20,7 @@ from appliance.identity.users import Role, User
 from appliance.messages import Message
 
 if TYPE_CHECKING:
+    from appliance.assistant.engine import Engine
     from appliance.commands.front import Commands
     from appliance.identity.api_tokens import ApiTokens
 
@@ -97,5 +98,16 @@ def waiting(commands: Commands) -> Provider:
         return [
             Need(Message("approvals.need", {"n": commands.pending}), "/commands/approvals", "commands", urgent=True)
         ]
+
+    return provider
+
+
+def without_model(engine: Engine) -> Provider:
+    """That nobody answers the assistant's questions because no model was chosen."""
+
+    async def provider(user: User) -> list[Need]:
+        if user.role < Role.admin or engine.status().reason != "no_model":
+            return []
+        return [Need(Message("chat.need.no_model"), "/machine/models", "assistant")]
 
     return provider

@@ -75,7 +75,7 @@ from webui.assets import Assets
 from webui.guard import COOKIE, IDE_COOKIE
 from webui.i18n import Catalogue, Translator
 from webui.ide_gate import IdePages
-from webui.needs import on_page, unfinished, waiting
+from webui.needs import on_page, unfinished, waiting, without_model
 from webui.relay import Relay
 from webui.streams import Streams
 from webui.terminals import Terminals
@@ -296,6 +296,7 @@ class Front:
                 unfinished(self.hints),
                 on_page(self.ways_in.needs, "/account", "key"),
                 waiting(self.commands),
+                without_model(self.engine),
             ],
             keys.ANCHOR: lambda: read_anchor(self.settings),
         }
