@@ -121,6 +121,19 @@ async def test_it_is_stopped_when_nobody_asks_and_never_while_somebody_waits(roo
     assert room.pid is None
 
 
+async def test_the_time_until_it_rests_is_a_setting_that_counts_at_once(room: EngineRoom) -> None:
+    room.choose()
+    await room.desk.change({"ai.idle_minutes": "0"}, "test")
+    async with room.engine.hold("a question"):
+        pass
+    room.clock.forward(7 * 86_400)
+    room.services.look()
+    await room.settled()
+    assert room.pid  # 0 means never
+    await room.desk.change({"ai.idle_minutes": "1"}, "test")
+    await until(lambda: room.pid is None, "it rests")
+
+
 async def test_a_question_after_it_was_killed_starts_it_again(room: EngineRoom) -> None:
     room.choose()
     async with room.engine.hold("a question") as upstream:
