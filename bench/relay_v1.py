@@ -32,7 +32,7 @@ from support.tiny_model import tiny_model
 LITELLM = "1.106.2"
 STREAMS, RATE, TOKENS = 32, 50, 300  # six seconds of paced tokens
 
-# An engine: ``max_tokens`` events, ``seed`` of them a second (0: as fast as they go). argv: port.
+# An engine: ``max_tokens`` events (400 at most), ``seed`` of them a second (0: as fast as they go). argv: port.
 ENGINE = """
 import asyncio, json, re, sys
 HEAD = b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"bench","choices":'
@@ -46,7 +46,7 @@ async def serve(reader, writer):
             head = await reader.readuntil(b"\\r\\n\\r\\n")
             body = await reader.readexactly(int(re.search(rb"(?i)content-length: *(\\d+)", head)[1]))
             asked = json.loads(body)
-            count, rate = asked["max_tokens"], asked["seed"]
+            count, rate = min(asked["max_tokens"], 400), asked.get("seed", 50)
             writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Type: text/event-stream\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n")
             began = asyncio.get_running_loop().time()
             for number in range(count):
@@ -203,7 +203,7 @@ def events_per_second(way: Way) -> float:
 
 def cpu(rounds: int) -> list[Figure]:
     """R1."""
-    with _engine(ENGINE) as engine, _ours(engine) as ours, _with_openai(engine) as naive, _checked(engine) as bare:
+    with engine_of(ENGINE) as engine, _ours(engine) as ours, _with_openai(engine) as naive, _checked(engine) as bare:
         ways = {"ours": ours, "openai": naive, "caddy": bare}
         for way in ways.values():
             first_token(way, 4, 1)
@@ -219,7 +219,7 @@ def cpu(rounds: int) -> list[Figure]:
 def waiting(rounds: int) -> list[Figure]:
     """R2, R3: added time to the first token."""
     with ExitStack() as stack:
-        engine = stack.enter_context(_engine(ENGINE))
+        engine = stack.enter_context(engine_of(ENGINE))
         ways = {
             "direct": Way(engine),
             "ours": stack.enter_context(_ours(engine)),
@@ -263,7 +263,7 @@ def through_everything(rounds: int) -> list[Figure]:
     """R4: browser's side of Caddy to llama.cpp and back, with TLS ended by Caddy."""
     with (
         scratch() as folder,
-        _engine(LLAMA, str(tiny_model(folder, 1024))) as engine,
+        engine_of(LLAMA, str(tiny_model(folder, 1024))) as engine,
         _ours(engine, front=True) as ours,
     ):
         direct = Way(engine)
@@ -282,7 +282,7 @@ def through_everything(rounds: int) -> list[Figure]:
 def beside_litellm(rounds: int) -> list[Figure]:
     """R5: memory after relaying, and time from start to the first answer, each of one start a round."""
     found: dict[str, list[float]] = {name: [] for name in ("ours MB", "litellm MB", "ours s", "litellm s")}
-    with _engine(ENGINE) as engine:
+    with engine_of(ENGINE) as engine:
         for _ in range(min(rounds, 3)):
             for name, start in (("litellm", _litellm), ("ours", _ours)):
                 began = time.monotonic()
@@ -299,7 +299,7 @@ def beside_litellm(rounds: int) -> list[Figure]:
 
 
 @contextmanager
-def _engine(script: str, *words: str) -> Iterator[int]:
+def engine_of(script: str, *words: str) -> Iterator[int]:
     port = free_port()
     with _program([sys.executable, "-c", script, *words, str(port)], port):
         yield port

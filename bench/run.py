@@ -22,6 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import chat  # noqa: E402
 import commands  # noqa: E402
 import editor  # noqa: E402
 import footprint  # noqa: E402
@@ -123,6 +124,7 @@ ITEMS = (
         ),
     ),
     Item(pages.sample, (("S2", "one look at the machine / psutil's seven calls", 0.20, 0.13, True),)),
+    Item(chat.eight_answers, (("CHAT", "8 answers of 50 tokens/s, rendered: rate / direct", 0.97, 0.99, False),)),
     Item(
         relay_v1.cpu,
         (
