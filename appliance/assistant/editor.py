@@ -131,6 +131,7 @@ class Editors:
             self._heard(window, words.read(line))
 
     def _heard(self, window: Window, said: words.Said) -> None:
+        window.silent = False
         if isinstance(said, words.Answer):
             window.answered(said)
             return
@@ -188,17 +189,27 @@ class Editors:
     # For pages.
 
     def windows(self, person: str) -> list[Window]:
-        """Those of ``person`` and those of nobody in particular: their own first, then the one last worked in."""
+        """Those of ``person`` and those of nobody in particular. Their own come first, then the one last worked in; what did not
+        answer comes last: a window that was closed lives on for two minutes."""
         seen = [one for one in self._windows.values() if one.owner is None or one.owner.person == person]
-        return sorted(seen, key=lambda one: (one.owner is None, -one.active_at))
+        return sorted(seen, key=lambda one: (one.silent, not self._is_of(one, person), -one.active_at))
+
+    def _is_of(self, window: Window, person: str) -> bool:
+        owner = self._owner(window)
+        return owner is not None and owner.person == person
 
     def picture(self, person: str) -> dict[str, Any]:
         """What the topic ``editor`` tells: windows, what was asked there within a minute, what became of proposals."""
         seen, now = self.windows(person), self._clock.now()
-        own = [one for one in seen if (owner := self._owner(one)) and owner.person == person]
+        own = [one for one in seen if self._is_of(one, person)]
         asked = [one.asked for one in own if one.asked and one.asked.at > now - ASKED_SECONDS]
         rows = [
-            {"id": one.id, "mine": one.owner is not None, "active_at": one.active_at, **msgspec.to_builtins(one.state)}
+            {
+                "id": one.id,
+                "mine": self._is_of(one, person),
+                "active_at": one.active_at,
+                **msgspec.to_builtins(one.state),
+            }
             for one in seen
         ]
         return {

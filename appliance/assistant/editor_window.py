@@ -49,6 +49,7 @@ class Window:
         self.state = words.State(False, None)
         self.active_at = now
         self.noted = -float("inf")
+        self.silent = False  # did not answer when it was last asked
         self.asked: Asked | None = None
         self._writer = writer
         self._waiting: dict[int, asyncio.Future[words.Answer]] = {}
@@ -72,6 +73,7 @@ class Window:
             async with asyncio.timeout(seconds):
                 found = await answer
         except TimeoutError as error:
+            self.silent = True
             raise Unavailable(
                 "the editor did not answer", hint="Its window may be closed; open it again.", code="editor_silent"
             ) from error

@@ -109,6 +109,9 @@ async def test_without_a_window_and_with_a_silent_one_the_answer_says_so(made: F
     async with window(made):
         status, got = await answer(made, cookie, "POST", "/api/editor/insert", text="x")
         assert (status, got["error"]["code"]) == (503, "editor_silent")
+        made.clock.advance(-60)  # so that the next one is the one worked in before
+        async with window(made) as lively, answering(lively, lambda asked: {"path": "a", "line": 1}):
+            assert (await answer(made, cookie, "POST", "/api/editor/insert", text="x"))[0] == 200
 
 
 async def test_a_window_that_ends_while_it_is_asked_ends_the_waiting(made: Front) -> None:
