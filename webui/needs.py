@@ -11,8 +11,9 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
-from msgspec import Struct
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from appliance.errors import CroftError
 from appliance.identity.hints import DONE, FIRST_RUN, Hints
