@@ -34,7 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "mail.root",
     ),
     "limits": ("session.idle_minutes", "session.hours", "session.remember_days", "ide.idle_minutes", "ide.memory_mb"),
-    "engine": ("ai.engine", "ai.idle_minutes", "ai.url", "ai.network", "ai.model", "ai.context"),
+    "engine": ("ai.engine", "ai.idle_minutes", "ai.url", "ai.network", "ai.model", "ai.context", "ai.mirror"),
     "answers": ("ai.steps", "ai.answer_tokens", "ai.answer_minutes"),
     "quotas": ("ai.rate_minute", "ai.rate_burst", "ai.parallel", "ai.token_day", "ai.person_day"),
     "conversations": ("conversations.keep_days", "conversations.archived_days"),
