@@ -172,9 +172,9 @@ def test_a_key_that_a_full_disk_cut_off_is_made_anew(tmp_path, cut):
     project = object.__new__(Project)
     project.state = tmp_path
     (tmp_path / "ai.key").write_text(cut)
-    made = project._ai_key()
+    made = project.ai_key()
     assert len(made) == 64
-    assert project._ai_key() == made
+    assert project.ai_key() == made
 
 
 def test_a_child_that_cannot_die_yet_is_collected_later(poll):
