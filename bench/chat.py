@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from measure import Figure, interleave, medians, ratio
+from measure import Figure, cpu_seconds, interleave, medians, ratio
 from relay_v1 import ENGINE, Way, engine_of
 
 PEOPLE, TOKENS = 8, 400
@@ -55,15 +55,24 @@ asyncio.run(main())
 
 def eight_answers(rounds: int) -> list[Figure]:
     """CHAT."""
-    with engine_of(ENGINE) as engine, _application(engine) as (socket, cookies):
+    with engine_of(ENGINE) as engine, _application(engine) as (pid, socket, cookies):
+        used: list[float] = []
+
+        def chat() -> float:
+            before = cpu_seconds([pid])
+            rate = asyncio.run(_rendered(socket, cookies))
+            used.append((cpu_seconds([pid]) - before) / (PEOPLE * TOKENS) * 1e6)
+            return rate
+
         found = interleave(
             {
                 "direct": lambda: asyncio.run(_direct(Way(engine))),
-                "chat": lambda: asyncio.run(_rendered(socket, cookies)),
+                "chat": chat,
             },
             rounds,
         )
     detail = {f"{name} tokens/s": value for name, value in medians(found).items()}
+    detail["CPU us/token"] = statistics.median(used)
     return [
         Figure("CHAT", "8 answers of 50 tokens/s, rendered: rate / direct", 0.97, 0.99, False,
                ratio(found, "chat", "direct"), detail=detail)
@@ -71,7 +80,7 @@ def eight_answers(rounds: int) -> list[Figure]:
 
 
 @contextmanager
-def _application(engine: int) -> Iterator[tuple[str, list[str]]]:
+def _application(engine: int) -> Iterator[tuple[int, str, list[str]]]:
     process = subprocess.Popen(
         [sys.executable, "-c", APPLICATION, str(engine), TESTS],
         stdin=subprocess.PIPE,
@@ -80,7 +89,7 @@ def _application(engine: int) -> Iterator[tuple[str, list[str]]]:
     )
     try:
         socket, cookies = json.loads(process.stdout.readline() if process.stdout else "")
-        yield socket, cookies
+        yield process.pid, socket, cookies
     finally:
         process.kill()
         process.wait()
