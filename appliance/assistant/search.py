@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain, takewhile
 
 from appliance.assistant.folding import Word, seated, without_article, without_hamza, words
 
@@ -113,13 +114,13 @@ def _begins(text: str) -> bool:
 
 def snippet(text: str, query: Query) -> list[Piece]:
     """The part of ``text`` around the first hit, in its own spelling, in pieces; all of a text that is short enough."""
-    hits = [(begin, end) for begin, end, word in words(text[:MOST_TEXT]) if query.meets(word)]
-    start, end = _window(text, hits[0][0] if hits else 0)
+    hits = ((begin, end) for begin, end, word in words(text[:MOST_TEXT]) if query.meets(word))
+    first = next(hits, None)
+    start, end = _window(text, first[0] if first else 0)
     pieces = [Piece("…")] if start else []
     at = start
-    for begin, stop in hits:
-        if begin >= end:
-            break
+    # A long text is read no further than what is shown of it.
+    for begin, stop in takewhile(lambda hit: hit[0] < end, chain([first] if first else [], hits)):
         pieces += _piece(text[at:begin]) + _piece(text[begin:stop], hit=True)
         at = stop
     pieces += _piece(text[at:end])

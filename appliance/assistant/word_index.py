@@ -6,6 +6,7 @@ rows in that order and stops as soon as its page is full, however many there are
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from appliance.assistant.search import Piece
 from appliance.database import Database
 from appliance.errors import Invalid
 
-CHUNK = 200  # rows read at a time
+CHUNK = 600  # rows read at a time; putting the question costs more than reading these
 INDEXED = (Role.USER, Role.ASSISTANT)
 MERGE_PAGES = 200  # of the index rewritten in one transaction when it is tidied
 
@@ -97,21 +98,24 @@ async def find(database: Database, owner: str, typed: str, before: str, limit: i
             break
         below = Conversation.span(rows[-1][0] // MOST_MESSAGES)[0]
     shown = list(found.items())[:limit]
-    hits = [hit for seq, place in shown if (hit := await _hit(database, owner, seq, place, query))]
+    hits = await _hits(database, owner, shown, query)
     return Hits(hits, str(Conversation.span(shown[-1][0])[0]) if len(found) > limit else "")
 
 
-async def _hit(database: Database, owner: str, seq: int, place: int, query: search.Query) -> Hit | None:
-    row = await database.row(
-        "SELECT c.*, m.id AS message, m.text FROM conversations c LEFT JOIN messages m ON m.place = ? "
-        "WHERE c.seq = ? AND c.owner = ?",
-        (place, seq, owner),
+async def _hits(database: Database, owner: str, places: Sequence[tuple[int, int]], query: search.Query) -> list[Hit]:
+    """What stands at ``places`` (conversation, place), in one read; what was deleted since is left out."""
+    rows = await database.rows(
+        "SELECT c.*, m.id AS message, m.text FROM json_each(?) AS wanted "
+        "JOIN conversations c ON c.seq = json_extract(wanted.value, '$[0]') "
+        "LEFT JOIN messages m ON m.place = json_extract(wanted.value, '$[1]') WHERE c.owner = ? ORDER BY wanted.key",
+        (json.dumps(places), owner),
     )
-    if row is None:  # deleted between the two reads
-        return None
-    conversation = Conversation.of(row)
-    text = conversation.title if row["message"] is None else row["text"]
-    return Hit(conversation, row["message"], search.snippet(text, query))
+    hits = []
+    for row in rows:
+        conversation = Conversation.of(row)
+        text = conversation.title if row["message"] is None else row["text"]
+        hits.append(Hit(conversation, row["message"], search.snippet(text, query)))
+    return hits
 
 
 def _place(before: str) -> int:

@@ -20,13 +20,13 @@ MOST_CODE = 30_000
 LONGEST_LINE = 500
 _EMPTY_LINES = re.compile(r"(?:[ \t]*\n){20}")
 
-# Name in a fence -> name in pygments, where they differ. Java, C# and Groovy are read as TypeScript, and makefiles as shell, for their
-# own lexers take seconds over a page of plain words.
+# Name in a fence -> name in pygments, where they differ. Java, C# and Groovy are read as TypeScript, Perl and makefiles as shell, for
+# their own lexers take seconds over a page of plain words.
 _ALIASES = {
     "c++": "cpp", "cs": "typescript", "csharp": "typescript", "dockerfile": "docker", "env": "bash", "golang": "go",
     "groovy": "typescript", "htm": "html", "java": "typescript", "js": "javascript", "json5": "json", "jsonc": "json",
     "jsx": "javascript", "kt": "kotlin", "make": "bash", "makefile": "bash", "md": "markdown", "objc": "objective-c",
-    "patch": "diff", "ps1": "powershell", "py": "python", "python3": "python", "rb": "ruby", "rs": "rust", "service": "ini",
+    "patch": "diff", "perl": "bash", "ps1": "powershell", "py": "python", "python3": "python", "rb": "ruby", "rs": "rust", "service": "ini",
     "sh": "bash", "shell": "bash", "shell-session": "console", "svelte": "html", "systemd": "ini", "terminal": "console",
     "ts": "typescript", "tsx": "typescript", "vue": "html", "yml": "yaml", "zsh": "bash",
 }  # fmt: skip
@@ -34,7 +34,7 @@ LANGUAGES = frozenset(
     (
         "awk", "bash", "c", "clojure", "cmake", "console", "cpp", "css", "dart", "diff", "docker", "elixir", "erlang", "go",
         "graphql", "haskell", "html", "http", "ini", "javascript", "json", "julia", "kotlin", "lua", "markdown", "nginx", "nix",
-        "objective-c", "ocaml", "perl", "php", "postgresql", "powershell", "protobuf", "python", "r", "ruby", "rust", "scala",
+        "objective-c", "ocaml", "php", "postgresql", "powershell", "protobuf", "python", "r", "ruby", "rust", "scala",
         "scss", "sql", "swift", "toml", "typescript", "vim", "xml", "yaml", "zig",
     )
 )  # fmt: skip
