@@ -33,6 +33,7 @@ import rehearsal  # noqa: E402
 import relay  # noqa: E402
 import relay_v1  # noqa: E402
 import running  # noqa: E402
+import search  # noqa: E402
 from measure import Figure, NotRun, save  # noqa: E402
 
 
@@ -123,6 +124,7 @@ ITEMS = (
             ("DASHMB", "50 open dashboards, memory they add, MB", 20, 10, True),
         ),
     ),
+    Item(search.searching, (("SEARCH", "search over 100,000 messages, slowest question, ms", 50, 20, True),)),
     Item(pages.sample, (("S2", "one look at the machine / psutil's seven calls", 0.20, 0.13, True),)),
     Item(chat.eight_answers, (("CHAT", "8 answers of 50 tokens/s, rendered: rate / direct", 0.97, 0.99, False),)),
     Item(
