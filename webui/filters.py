@@ -276,7 +276,7 @@ def register(environment: Environment, assets: Assets) -> None:
         share=share,
         level=level,
         icon_of=icon_of,
-        palette=palette.entries((palette.pages(NAVIGATION, SECTIONS, icon_of), palette.services)),
+        palette=palette.entries((palette.pages(NAVIGATION, SECTIONS, icon_of), palette.assistant, palette.services)),
         shortcuts=palette.shortcuts(NAVIGATION),
         GROUND=manifest.GROUND,
         LANGUAGES=tuple(LANGUAGES),

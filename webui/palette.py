@@ -67,6 +67,11 @@ def services(t: Translator, role: str) -> Iterator[Entry]:
             yield Entry(label=t(f"service.{name}.{action}"), icon=action, service=name, action=action)
 
 
+def assistant(t: Translator, role: str) -> Iterator[Entry]:
+    """Beginning a conversation; those there are, the palette finds by their words (static/js/palette.js)."""
+    yield Entry(label=t("chat.new_long"), icon="assistant", where=t("nav.assistant"), href="/assistant#new")
+
+
 def entries(sources: Iterable[Source]) -> Callable[[Translator, str], list[Entry]]:
     """All entries of ``sources`` in their order, for a role."""
     kept = tuple(sources)

@@ -7,8 +7,12 @@ import { t } from "./text.js";
 const dialog = document.getElementById("palette");
 const entries = dialog ? JSON.parse(document.getElementById("palette-entries").textContent) : [];
 const LEADER_MS = 1200;
+const PAUSE = 200;
+const SHORTEST = 3;
 let shown = [];
 let current = 0;
+let found = [];
+let timer = 0;
 
 /** Letters in order, words first: the score of `label` for `query`, lower is better, -1 is no match. */
 function score(label, query) {
@@ -34,12 +38,31 @@ function render() {
   const input = find("input", dialog);
   const query = input.value.trim().toLocaleLowerCase();
   shown = entries.map((entry) => ({ entry, rank: rank(entry, query) })).filter((item) => item.rank >= 0)
-    .sort((a, b) => a.rank - b.rank).map((item) => item.entry);
+    .sort((a, b) => a.rank - b.rank).map((item) => item.entry).concat(found);
   current = Math.min(current, Math.max(0, shown.length - 1));
   const list = find("[role=listbox]", dialog);
   list.replaceChildren(...shown.map(option));
   find(".palette-none", dialog).hidden = shown.length > 0;
   mark();
+}
+
+/** Conversations with these words, below everything else that fits. */
+async function lookUp() {
+  const query = find("input", dialog).value.trim();
+  found = [];
+  if (query.length >= SHORTEST) {
+    const { conversations } = await ask("GET", `/api/conversations?${new URLSearchParams({ q: query, limit: "5" })}`);
+    if (query !== find("input", dialog).value.trim()) return;
+    const where = entries.find((entry) => entry.href === "/assistant")?.label ?? "";
+    found = conversations.map(({ id, title, hit }) => ({ label: title || hit.pieces.map((piece) => piece.text).join(""), where, icon: "assistant", href: `/assistant/${id}` }));
+  }
+  render();
+}
+
+function lookUpSoon() {
+  clearTimeout(timer);
+  found = [];
+  timer = setTimeout(() => lookUp().catch((error) => { if (error.status === undefined) throw error; }), PAUSE);
 }
 
 function option(entry, index) {
@@ -82,7 +105,7 @@ async function choose(entry) {
 export function openPalette() {
   if (!dialog || dialog.open) return;
   find("input", dialog).value = "";
-  current = 0;
+  [current, found] = [0, []];
   render();
   dialog.showModal();
 }
@@ -128,7 +151,7 @@ function pressed(event) {
 
 export function watchKeys() {
   if (!dialog) return;
-  find("input", dialog).addEventListener("input", () => { current = 0; render(); });
+  find("input", dialog).addEventListener("input", () => { current = 0; lookUpSoon(); render(); });
   dialog.addEventListener("keydown", onPaletteKey);
   let leader = -Infinity;
   document.addEventListener("keydown", (event) => {
