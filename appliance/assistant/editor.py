@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 5.0
 NAMES_SECONDS = 20.0  # the whole workspace is looked through
+SHOW_SECONDS = 10.0  # a tab is opened, and a difference computed
 ACTIVE_SECONDS = 55.0
 ASKED_SECONDS = 60.0
 # A person's typing makes five lines a second at most; what is faster is no editor.
@@ -234,7 +235,9 @@ class Editors:
     async def open(self, person: str, path: str, line: int, column: int, window: str = "") -> words.Opened:
         """Show a file of the workspace at a line. Raises CroftError."""
         where = self._beneath(path)
-        return await self._choose(person, window).ask("open", words.Opened, path=where, line=line, column=column)
+        return await self._choose(person, window).ask(
+            "open", words.Opened, SHOW_SECONDS, path=where, line=line, column=column
+        )
 
     async def diff(
         self, person: str, path: str, text: str, window: str = "", then: Callable[[str], None] | None = None
@@ -242,12 +245,13 @@ class Editors:
         """Show what ``text`` would make of a file of the workspace, to be accepted or rejected. Raises CroftError.
 
         ``then`` is called with what became of it: accepted, rejected, failed, or closed, after which it may still be one of these.
+        That is the window's word and no proof of anything: who needs to know looks at the file.
         """
         where, chosen = self._beneath(path), self._choose(person, window)
         made = Diff(secrets.token_hex(16), chosen.id, person, path, "shown", self._clock.now(), then)
         self._diffs.append(made)
         try:
-            await chosen.ask("diff", words.Shown, diff=made.id, path=where, text=text)
+            await chosen.ask("diff", words.Shown, SHOW_SECONDS, diff=made.id, path=where, text=text)
         except CroftError:
             made.state = "failed"
             raise
