@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.assistant.folding import folded, words
@@ -92,6 +92,7 @@ def test_a_snippet_is_short_and_says_where_it_was_cut() -> None:
     assert "needle is here" in merged(pieces)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_folding_twice_changes_nothing(text: str) -> None:
     """And what is indexed is letters and digits alone, so nothing in it can be read as a question's syntax."""

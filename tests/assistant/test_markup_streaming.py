@@ -57,7 +57,7 @@ def test_the_end_is_what_rendering_it_whole_gives(text: str, cuts: list[int]) ->
     assert stream.blocks == wanted
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(TEXTS)
 def test_every_prefix_can_be_the_end(text: str) -> None:
     """Stopping is possible after each character."""
