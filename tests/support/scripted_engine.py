@@ -137,6 +137,10 @@ class ScriptedEngine:
         """The answer to the next chat request that has none yet."""
         self._scripts.append(Script(steps, **rest))
 
+    def forget(self) -> None:
+        """Scripts that nobody took."""
+        self._scripts.clear()
+
     @property
     def busy(self) -> int:
         """How many answers are under way."""

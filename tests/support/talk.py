@@ -70,7 +70,7 @@ class Talk:
     def __init__(self, front: Front, cookie: str) -> None:
         self.front, self.cookie = front, cookie
 
-    async def call(self, method: str, path: str, status: int | None = None, **body: Any) -> Any:
+    async def call(self, method: str, path: str, status: int | None = None, /, **body: Any) -> Any:
         """The JSON answer, after checking its status."""
         sent = {"json": body} if method != "GET" else {}
         async with self.front.ask(method, path, self.cookie, **sent) as response:
