@@ -157,6 +157,9 @@ class ServiceEnd:
     async def renewed(self, seconds: float) -> None:
         await self._services.renewed("ai", seconds)
 
+    def renew(self) -> None:
+        self._services.configuration_changed("ai")
+
     def opened(self) -> None:
         self._services.socket_opened("ai")
 

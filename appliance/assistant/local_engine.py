@@ -6,6 +6,7 @@ Rule: it is never stopped or replaced while it is held. A model that was chosen 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +17,12 @@ from typing import Protocol
 from appliance.assistant import choice as choices
 from appliance.assistant.choice import Choice
 from appliance.assistant.engine import EngineState, EngineStatus, NoEngine, Upstream
+from appliance.errors import Unavailable
 
+log = logging.getLogger(__name__)
+
+# After a second llama.cpp's server has long noticed that a stream was closed (measured: 80 ms).
+FREE_LOOKS, FREE_PAUSE = 5, 0.2
 _MAGIC = b"GGUF"
 _BESIDE = 160 << 20  # bytes: what an engine needs beside the weights at the least: its program, a small cache, buffers
 
@@ -54,6 +60,9 @@ class Service(Protocol):
     async def renewed(self, seconds: float) -> None:
         """End its present run and wait until another answers. Raises Unavailable."""
 
+    def renew(self) -> None:
+        """End its present run and begin another; returns at once."""
+
     def opened(self) -> None: ...
     def closed(self) -> None: ...
 
@@ -90,6 +99,7 @@ class LocalEngine:
         self._serving: Choice | None = None  # what those who hold it now were promised
         self._holds = 0
         self._turn = asyncio.Lock()
+        self._freeing: asyncio.Task[None] | None = None
 
     def status(self) -> EngineStatus:
         look, found = self._service.look(), self._found()
@@ -108,17 +118,27 @@ class LocalEngine:
     @asynccontextmanager
     async def hold(self, purpose: str, *, wait: float = 900.0) -> AsyncIterator[Upstream]:
         """See the Protocol. ``purpose`` is for the log."""
+        left_early = False
         self._holds += 1
         self._service.opened()
         self._changed()
         try:
             chosen = await self._serve(wait)
             place = await self._place()
-            yield Upstream(place.base, place.key, chosen.model, chosen.context, socket=place.socket, tools=chosen.tools)
+            upstream = Upstream(
+                place.base, place.key, chosen.model, chosen.context, socket=place.socket, tools=chosen.tools
+            )
+            try:
+                yield upstream
+            except BaseException:
+                left_early = True
+                raise
         finally:
             self._holds -= 1
             if not self._holds:
                 self._serving = None
+                if left_early:
+                    self._freeing = asyncio.create_task(self._free(purpose), name="engine idle")
             self._service.closed()
             self._changed()
 
@@ -128,6 +148,18 @@ class LocalEngine:
         if self._service.look().state is not EngineState.READY or found is None:
             return True
         return await self._ask_idle(await self._place(), (self._serving or found.choice).model)
+
+    async def _free(self, purpose: str) -> None:
+        """Somebody went before the end of an answer: see to it that the engine stops working on it (AI-13)."""
+        for _ in range(FREE_LOOKS):
+            await asyncio.sleep(FREE_PAUSE)
+            try:
+                if self._holds or await self.idle():
+                    return
+            except Unavailable:
+                return  # it does not answer: its own probe is for that
+        log.warning("the engine works on what nobody waits for; it begins anew", extra={"purpose": purpose})
+        self._service.renew()
 
     async def _serve(self, wait: float) -> Choice:
         """Have it serve what is chosen; while others hold it, what they were promised."""

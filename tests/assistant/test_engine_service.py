@@ -34,12 +34,12 @@ async def room(home: Home) -> AsyncIterator[EngineRoom]:
         yield made
 
 
-async def ask(upstream: Upstream, words: str = "hello", tokens: int = 4) -> str:
+async def ask(upstream: Upstream, words: str = "hello", tokens: int = 4, **more: object) -> str:
     """One question, answered whole."""
     question = {"model": upstream.model, "messages": [{"role": "user", "content": words}], "max_tokens": tokens}
     async with (
         ClientSession(connector=UnixConnector(str(upstream.socket))) as client,
-        client.post(f"{upstream.base}/chat/completions", json=question) as answer,
+        client.post(f"{upstream.base}/chat/completions", json=question | more) as answer,
     ):
         assert answer.status == 200, await answer.text()
         return str((await answer.json())["choices"][0]["message"]["content"])
@@ -119,6 +119,25 @@ async def test_it_is_stopped_when_nobody_asks_and_never_while_somebody_waits(roo
     room.services.look()
     await until(lambda: room.engine.status().state is EngineState.ASLEEP, "it rests")
     assert room.pid is None
+
+
+async def test_whoever_goes_before_the_end_of_an_unstreamed_answer_frees_it_too(room: EngineRoom) -> None:
+    """AI-13: llama.cpp's server does not notice by itself, so the engine begins anew."""
+    room.choose(context=65_536)
+
+    async def impatient() -> None:
+        async with room.engine.hold("a question") as upstream:
+            await ask(upstream, "a long story", 60_000, ignore_eos=True)
+
+    asking = asyncio.create_task(impatient())
+    await until(lambda: room.engine.status().state is EngineState.READY, "the model is loaded")
+    await room.until_idle(False)
+    pid = room.pid
+    asking.cancel()
+    begun = time.monotonic()
+    await until(lambda: room.pid != pid, "that run has ended")
+    print(f"freed after {time.monotonic() - begun:.1f} s")
+    assert await _held(room, 30)
 
 
 async def test_the_time_until_it_rests_is_a_setting_that_counts_at_once(room: EngineRoom) -> None:
