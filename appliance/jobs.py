@@ -208,7 +208,7 @@ class Jobs:
             return self._live[job_id]
         found = await self._read("id = ?", (job_id,))
         if not found:
-            raise NotFound("there is no such job", hint="`croft jobs` lists the last ones.")
+            raise NotFound("there is no such job", hint="`croft jobs list` shows the last ones.")
         return found[0]
 
     async def all(self, limit: int = KEPT) -> list[Job]:

@@ -32,6 +32,7 @@ BLOCK = 1 << 20
 FREE_LEAST = 1 << 30  # bytes of disk that a download leaves to everybody else
 LARGEST = 256 << 30  # bytes; a source that says more, or never ends, is not one for us
 REDIRECTS = 5
+ADDRESS_MOST = 2000  # characters
 TRIES = 6  # in a row without a single new byte
 STALL_SECONDS = 45.0  # without a byte
 WAIT_LEAST, WAIT_MOST = 1.0, 60.0
@@ -97,7 +98,13 @@ class Downloader:
 
     def check(self, url: str) -> None:
         """Raises DownloadFailed for an address that nothing is fetched from."""
-        self._safe(URL(url))
+        try:
+            found = URL(url[: ADDRESS_MOST + 1])
+        except ValueError as error:
+            raise _unsafe("it is no address") from error
+        if len(url) > ADDRESS_MOST:
+            raise _unsafe("it is too long")
+        self._safe(found)
 
     async def fetch(self, wanted: Wanted, report: Report) -> str:
         """Have the file under its name; returns its sha256. Raises DownloadFailed. Cancelling keeps what came so far."""

@@ -147,6 +147,9 @@ async def test_what_is_no_model_is_not_kept(made: Front, trusted: Source) -> Non
     [
         ({"url": "http://example.org/m.gguf"}, "unsafe_url"),
         ({"url": "https://10.0.0.1/m.gguf"}, "unsafe_url"),
+        ({"url": "https://[bad/m.gguf"}, "unsafe_url"),
+        ({"url": "https://example.org:99999/m.gguf"}, "unsafe_url"),
+        ({"url": "https://example.org/" + "m" * 3000 + ".gguf"}, "unsafe_url"),
         ({"url": "https://example.org/m.bin"}, "model_file"),
         ({"url": "https://example.org/..%2f..%2fetc.gguf"}, "model_file"),
         ({"url": "https://example.org/m.gguf", "sha256": "xyz"}, "model_sha256"),
