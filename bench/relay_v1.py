@@ -74,7 +74,7 @@ import sys
 from aiohttp import web
 from openai import AsyncOpenAI
 
-client = AsyncOpenAI(base_url=sys.argv[1], api_key="x", max_retries=0)
+client = AsyncOpenAI(base_url=sys.argv[1], api_key="x", max_retries=0, timeout=600)
 
 async def chat(request):
     body = await request.json()
