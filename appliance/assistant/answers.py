@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.assistant import prompts, titles
 from appliance.assistant.asking import Asking, Reply
+from appliance.assistant.bounds import check_chips, check_question
 from appliance.assistant.caps import CapReached, Caps, Meter
 from appliance.assistant.conversations import Conversations
 from appliance.assistant.engine import Upstream
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_TEXT = 100_000
-MOST_CHIPS = 20
-MOST_CHIPS_TEXT = 400_000
 MOST_UNDER_WAY = 4  # of one person, in different conversations
 FREE_SECONDS = 2.0
 TITLE_SECONDS = 90.0
@@ -98,7 +96,7 @@ class Answers:
 
         Raises CroftError: Conflict (``busy``) while an answer is under way in this conversation.
         """
-        _check(person, text, context, tools)
+        check_question(person, text, context, tools)
         conversation = await self._store.get(person.id, conversation_id)
         with _Begun(self._begun, conversation.id, person.id) as begun:
             path = await self._store.path(conversation)
@@ -114,7 +112,7 @@ class Answers:
         self, person: Person, conversation_id: str, message_id: str, *, tools: bool = False
     ) -> Message:
         """Another answer to the same question, beside the one there is. Raises CroftError."""
-        _check(person, "again", (), tools)
+        check_question(person, "again", (), tools)
         conversation = await self._store.get(person.id, conversation_id)
         old = await self._store.message(conversation, message_id)
         if old.role is not Role.ASSISTANT or old.parent is None:
@@ -209,7 +207,7 @@ class Answers:
         # Nothing is awaited from here on, so nothing happens between the picture and its number.
         live = self._live.get(conversation.id)
         found = live.events(text=text) if live else self._finished(path, text)
-        return found + [("proposal", proposal_data(one)) for one in proposals], self._feed.last_id
+        return found + [("proposal", one.data()) for one in proposals], self._feed.last_id
 
     def _finished(self, path: Sequence[Message], text: bool) -> list[tuple[str, Mapping[str, Any]]]:
         if not path or path[-1].role is not Role.ASSISTANT:
@@ -225,7 +223,7 @@ class Answers:
         self, person: Person, text: str, context: Sequence[Mapping[str, Any]], conversation_id: str = ""
     ) -> Estimate:
         """What asking this would cost. Raises CroftError."""
-        _check_chips(context)
+        check_chips(context)
         status, tokens = self._asking.engine.status(), self._asking.tokens
         said = [prompts.chip(one) for one in context]
         turns: list[dict[str, Any]] = [{"role": "user", "content": "\n\n".join([*said, text])}]
@@ -346,21 +344,7 @@ class Answers:
         self._feed.publish(conversation, {"event": name, "data": data}, keep=False)
 
     def _proposal_changed(self, proposal: Proposal) -> None:
-        self._publish(proposal.conversation, "proposal", proposal_data(proposal))
-
-
-def proposal_data(proposal: Proposal) -> dict[str, Any]:
-    """A proposal as readers get it."""
-    found: dict[str, Any] = {
-        "id": proposal.id,
-        "kind": str(proposal.kind),
-        "message": proposal.message,
-        "state": str(proposal.state),
-        "created_at": proposal.created_at,
-    }
-    if proposal.run:
-        return found | {"run": proposal.run}
-    return found | {"path": proposal.path, "diff": proposal.diff, "new": not proposal.version}
+        self._publish(proposal.conversation, "proposal", proposal.data())
 
 
 class _Begun:
@@ -382,25 +366,6 @@ class _Begun:
     def __exit__(self, *error: object) -> None:
         if not self._kept:
             self._begun.pop(self._conversation, None)
-
-
-def _check(person: Person, text: str, context: Sequence[Mapping[str, Any]], tools: bool) -> None:
-    if not text.strip():
-        raise Invalid("there is no question", hint="Write one.", code="empty")
-    if len(text) > MOST_TEXT:
-        raise Invalid("the question is too long", hint=f"At most {MOST_TEXT} characters.", code="too_long")
-    if (tools or context) and not person.may_use_tools:
-        raise Forbidden("files and commands need the role operator", hint="Ask an admin of this appliance.")
-    _check_chips(context)
-
-
-def _check_chips(context: Sequence[Mapping[str, Any]]) -> None:
-    if len(context) > MOST_CHIPS or sum(len(str(one.get("text", ""))) for one in context) > MOST_CHIPS_TEXT:
-        raise Invalid(
-            "too much is sent along",
-            hint=f"At most {MOST_CHIPS} pieces of {MOST_CHIPS_TEXT} characters together.",
-            code="too_long",
-        )
 
 
 def _note(live: Live, reply: Reply) -> None:

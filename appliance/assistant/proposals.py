@@ -72,6 +72,19 @@ class Proposal:
             row["created_at"], row["run"], row["path"], row["version"], row["content"], row["diff"], row["decided_at"],
         )  # fmt: skip
 
+    def data(self) -> dict[str, Any]:
+        """As readers get it."""
+        found: dict[str, Any] = {
+            "id": self.id,
+            "kind": str(self.kind),
+            "message": self.message,
+            "state": str(self.state),
+            "created_at": self.created_at,
+        }
+        if self.run:
+            return found | {"run": self.run}
+        return found | {"path": self.path, "diff": self.diff, "new": not self.version}
+
 
 class Proposals:
     """``changed`` is told of every proposal that is new or decided."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,17 @@ async def test_proxies_of_the_environment_are_not_used(tmp_path: Path, monkeypat
             answer, reader = await talk.answer(conversation, "Well?")
         assert reader.states[answer] == "done"
         assert thief.requests == []
+
+
+async def test_the_connection_goes_to_the_address_that_was_judged(tmp_path: Path) -> None:
+    """AI-10, NET-8: a name that leads elsewhere by now is not looked up again; the request still bears it."""
+    async with scripted_engine() as engine:
+        chosen = OverHttp(engine)
+        port = engine.base.rpartition(":")[2]
+        chosen.upstream = replace(chosen.upstream, base=f"http://model.example.invalid:{port}", address="127.0.0.1")
+        async with front(tmp_path / "home", engine=chosen) as made:
+            talk = Talk(made, (await made.sign_in_as("operator"))[1])
+            conversation = await talk.begin()
+            answer, reader = await talk.answer(conversation, "Well?")
+        assert reader.states[answer] == "done", reader.usage
+        assert engine.chats[0].headers["Host"].startswith("model.example.invalid:")

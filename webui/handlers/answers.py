@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from appliance.assistant.answers import END, Answers, Estimate, proposal_data
+from appliance.assistant.answers import END, Answers, Estimate
 from appliance.assistant.messages import Message
 from appliance.assistant.person import CONSOLE, Person
 from appliance.assistant.prompts import KINDS
@@ -130,7 +130,7 @@ async def save(request: web.Request) -> web.Response:
     made = await (await _answers(request)).save(
         person_of(request), request.match_info["id"], body.message, body.path, body.text
     )
-    return answer({"proposal": proposal_data(made)}, 201)
+    return answer({"proposal": made.data()}, 201)
 
 
 async def accept(request: web.Request) -> web.Response:
@@ -155,7 +155,7 @@ async def open_in_editor(request: web.Request) -> web.Response:
         raise NotFound("there is no such proposal that waits")
     editors = await request.app[keys.EDITORS].get()
     await editors.diff(principal_of(request).actor, found[0].path, found[0].content, "")
-    return answer({"proposal": proposal_data(found[0])})
+    return answer({"proposal": found[0].data()})
 
 
 async def estimate(request: web.Request) -> web.Response:
@@ -206,7 +206,7 @@ async def _decide(request: web.Request, yes: bool) -> web.Response:
     answers, person = await _answers(request), person_of(request)
     await (await store_of(request)).get(person.id, request.match_info["id"])
     done = await answers.decide(person, request.match_info["proposal"], yes)
-    return answer({"proposal": proposal_data(done)})
+    return answer({"proposal": done.data()})
 
 
 async def _events(request: web.Request, answers: Answers, person: Person, t: Translator) -> AsyncGenerator[Item, None]:
