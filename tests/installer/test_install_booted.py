@@ -12,6 +12,7 @@ import subprocess
 import pytest
 from compare import assert_same, serves, snapshot
 from machine import Booted, run, wait
+from support.tiny_model import tiny_model
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -82,6 +83,25 @@ def test_a_command_runs_in_the_workspace(trixie: Booted, before: dict[str, str])
     assert trixie.do("croft", "run", "--yes", "--", "whoami").stdout == "workspace\n"
     doctor = json.loads(trixie.do("croft", "doctor", "--json", check=False).stdout)
     assert [row for row in doctor["checks"] if row["result"] == "fail"] == []
+
+
+def test_the_engine_serves_under_its_unit(trixie: Booted, before: dict[str, str]) -> None:
+    """SYS-1, NET-3: with the model that the daemon chose, for the daemon alone, in a network with nobody else."""
+    tiny_model(trixie.tree / "root", 4096)
+    trixie.do("install", "-o", "croft", "-g", "croft-ai", "-m", "640", "/root/tiny.gguf", "/var/lib/croft/models")
+    python = ("/opt/croft/venv/bin/python", "-I", "-c")
+    chosen = "write(pathlib.Path('/var/lib/croft/models'), Choice('tiny', 'tiny.gguf', 2048))"
+    trixie.do(*python, f"import pathlib; from appliance.assistant.choice import *; {chosen}")
+    trixie.do("croft", "services", "start", "ai")
+    asked = "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/croft/ai/ai.sock'); "
+    asked += "s.sendall(b'GET /health HTTP/1.0\\r\\n\\r\\n'); print(s.recv(100))"
+    said = lambda user: trixie.do("runuser", "-u", user, "--", *python, asked, check=False).stdout  # noqa: E731
+    wait(lambda: "200" in said("croft"), "the engine has loaded the model", 60)
+    assert said("workspace") == ""
+    trixie.do("sh", "-c", "nsenter -t $(systemctl show -p MainPID --value croft-ai) -n ip -o link | grep -vq eth0")
+    assert trixie.do("systemctl", "show", "-p", "User", "--value", "croft-ai").stdout.strip() == "croft-ai"
+    trixie.do("croft", "services", "stop", "ai")
+    trixie.do("rm", "/var/lib/croft/models/choice.json", "/var/lib/croft/models/tiny.gguf", "/root/tiny.gguf")
 
 
 def test_hardening(trixie: Booted, before: dict[str, str]) -> None:
