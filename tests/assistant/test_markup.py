@@ -177,6 +177,8 @@ def test_arabic_in_code_is_isolated() -> None:
     (block,) = render('```python\nname = "مرحبا يا foo عالم"  # احذف 3 ملفات.\n```')
     assert "<bdi>مرحبا يا foo عالم</bdi>" in block.html
     assert "<bdi>احذف 3 ملفات.</bdi>" in block.html
+    assert "<bdi>المساحة (بايت) 3.</bdi>)" in html_of("```\nf(المساحة (بايت) 3.)\n```")
+    assert '"<bdi>نص</bdi>": [' in html_of('```\n"نص": [\n```')
     assert block.code == 'name = "مرحبا يا foo عالم"  # احذف 3 ملفات.'
     assert '<code dir="ltr">a = "<bdi>نص</bdi>"</code>' in html_of('see `a = "نص"`')
 
@@ -254,6 +256,10 @@ def test_every_language_can_be_coloured(language: str) -> None:
     html = coloured(code, language)
     assert Elements(html).text == code
     assert faults(f"<p>{html}</p>") == []
+
+
+def test_the_last_line_has_its_colour_too() -> None:
+    assert coloured("- a\n+ b", "diff") == '<span class="t-removed">- a</span>\n<span class="t-added">+ b</span>'
 
 
 @pytest.mark.parametrize("language", sorted(LANGUAGES))

@@ -74,15 +74,15 @@ def coloured(code: str, lang: str) -> str:
     lexer = _lexer(_ALIASES.get(lang, lang))
     if lexer is None or not _quick(code):
         return in_code(code)
-    parts: list[str] = []
-    kind, text = "", ""
-    for token, value in lexer.get_tokens(code):
-        found = _class(token)
-        if found != kind:
-            parts.append(_span(kind, text))
-            kind, text = found, ""
-        text += value
-    return "".join([*parts, _span(kind, text)])
+    runs = [["", ""]]
+    # Some lexers know a line by its end, so the last one gets one too.
+    for token, value in lexer.get_tokens(code + "\n"):
+        kind = _class(token)
+        if kind != runs[-1][0]:
+            runs.append([kind, ""])
+        runs[-1][1] += value
+    runs[-1][1] = runs[-1][1].removesuffix("\n")
+    return "".join(_span(kind, text) for kind, text in runs)
 
 
 def _quick(code: str) -> bool:

@@ -20,8 +20,10 @@ _IN_PROSE = re.compile(
 )
 
 _RTL = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
-# From the first letter to the last, with numbers before it and with numbers and the signs of a sentence after it.
-_RTL_RUN = re.compile(rf"(?:\d[\d.,]*[ \t]+)?[{_RTL}](?:[^\n]*[{_RTL}])?(?:[ \t]*[\d.,:;!?%…]+)*")
+# From the first letter to the last, with a number before it.
+_RTL_RUN = re.compile(rf"(?:\d[\d.,]*[ \t]+)?[{_RTL}](?:[^\n]*[{_RTL}])?")
+_AFTER = frozenset("0123456789.,:;!?%… \t")  # what goes with the words before it
+_CLOSING = {")": "(", "]": "[", "}": "{", "»": "«"}
 
 
 def in_prose(text: str) -> str:
@@ -35,11 +37,30 @@ def in_code(text: str) -> str:
     """``text`` of code as HTML: each run of right-to-left letters isolated, so that what stands around it keeps its place."""
     if text.isascii() and (text.isprintable() or not _SUSPECT.search(text)):
         return escape(text, quote=False)
-    parts, at = [], 0
-    for run in _RTL_RUN.finditer(text):
-        parts += [_named(text[at : run.start()]), "<bdi>", _named(run[0]), "</bdi>"]
-        at = run.end()
+    parts: list[str] = []
+    at = 0
+    while run := _RTL_RUN.search(text, at):
+        end = _end_of(text, run.start(), run.end())
+        parts += [_named(text[at : run.start()]), "<bdi>", _named(text[run.start() : end]), "</bdi>"]
+        at = end
     return "".join([*parts, _named(text[at:])])
+
+
+def _end_of(text: str, start: int, end: int) -> int:
+    """With numbers and the signs of a sentence after it, and brackets that it opened itself."""
+    last, opened = end, {opening: text.count(opening, start, end) for opening in _CLOSING.values()}
+    for closing, opening in _CLOSING.items():
+        opened[opening] -= text.count(closing, start, end)
+    for at in range(end, len(text)):
+        char = text[at]
+        if opening := _CLOSING.get(char, ""):
+            if opened[opening] < 1:
+                break
+            opened[opening] -= 1
+        elif char not in _AFTER:
+            break
+        last = last if char in " \t" else at + 1
+    return last
 
 
 def suspicious(text: str) -> bool:
