@@ -79,9 +79,10 @@ class Supervisor:
         return self._status
 
     def _start_due(self) -> float | None:
-        """Start what is due, both at once: the daemon waits for the broker itself. Seconds until something else is."""
+        """Start what is due, both at once: the daemon first, which takes longer and waits for the broker itself. Seconds until
+        something else is."""
         now = time.monotonic()
-        for part in (self._broker, self._daemon):
+        for part in (self._daemon, self._broker):
             if part.pid is None and part.again_at <= now:
                 self._start(part)
         waits = [part.again_at - now for part in (self._broker, self._daemon) if part.pid is None]
