@@ -8,6 +8,7 @@ fatal; an answer that goes in circles or on and on is ended (AI-11).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -266,8 +267,25 @@ class Loop:
 
     async def _command(self, hands: Hands, step: _Step, line: str, why: str) -> str:
         conversation = self._live.message.conversation
-        ran = await hands.shell.propose(self._person, conversation, line, why, tainted=self._tainted)
-        step.run = ran.run
+        asking = asyncio.ensure_future(
+            hands.shell.propose(self._person, conversation, line, why, tainted=self._tainted)
+        )
+        try:
+            ran = await asyncio.shield(asking)
+            step.run = ran.run
+            return await self._follow(hands, step, line, ran)
+        except asyncio.CancelledError:
+            # Also one that is just being proposed: what nobody follows must neither wait nor run.
+            await asyncio.shield(self._withdraw(hands, conversation, asking))
+            raise
+
+    async def _withdraw(self, hands: Hands, conversation: str, asking: asyncio.Future[Ran]) -> None:
+        with contextlib.suppress(CroftError):  # it never came to be, or is over
+            await hands.shell.cancel(self._person, conversation, (await asking).run)
+
+    async def _follow(self, hands: Hands, step: _Step, line: str, ran: Ran) -> str:
+        """A command from its proposal to its end, in words for the model."""
+        conversation = self._live.message.conversation
         if ran.state == "refused":
             step.decision = "refused"
             self._live.step(step.number, run=ran.run, note=ran.reason)
@@ -275,11 +293,7 @@ class Loop:
         proposal = await hands.proposals.command(conversation, self._live.message.id, self._person, ran.run)
         step.proposal = proposal.id
         self._tell(step, ran)
-        try:
-            ran = await hands.shell.over(ran.run, lambda now: self._tell(step, now))
-        except asyncio.CancelledError:
-            await asyncio.shield(hands.shell.cancel(self._person, conversation, ran.run))
-            raise
+        ran = await hands.shell.over(ran.run, lambda now: self._tell(step, now))
         step.decision, step.exit, step.bytes = ran.state, ran.exit, ran.bytes
         if ran.state in _NOT_RUN:
             return _NOT_RUN[ran.state]
