@@ -100,7 +100,7 @@ class AnswerParts:
             return Caps(now.ai_steps, tokens=now.ai_answer_tokens, seconds=now.ai_answer_minutes * 60.0)
 
         async def speed() -> float | None:
-            return await self._models.made.speed() if self._models.made is not None else None
+            return await (await self._models.get()).speed()
 
         made: Answers = module.Answers(
             await self._conversations.get(),

@@ -105,13 +105,6 @@ class Models:
         model = await self.current()
         return model.tokens_per_second if model else None
 
-    async def saw_speed(self, tokens: int, seconds: float) -> None:
-        """A real answer of the model in use was this long and took this long to write; short ones say nothing."""
-        model = await self.current()
-        if model is not None and tokens >= 32 and seconds > 0:
-            seen, before = tokens / seconds, model.tokens_per_second
-            await self._shelf.measured(model.name, seen if before is None else before + 0.3 * (seen - before))
-
     async def offers(self) -> list[Offer]:
         """Every model of the catalogue and every other that is here, the smallest first."""
         here = {model.name: model for model in await self.installed()}

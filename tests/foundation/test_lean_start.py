@@ -45,6 +45,8 @@ LATE = {
     "csv",
     "webui.charts",
     "appliance.assistant.editor",
+    "appliance.assistant.models",
+    "appliance.jobs",
     "appliance.host.machine",
     "appliance.host.tools",
     "appliance.broker.images",
