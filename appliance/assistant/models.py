@@ -243,11 +243,18 @@ class Models:
         """Digest a file that was put there; the catalogue may know it by that."""
         file, loop = str(job.params["file"]), asyncio.get_running_loop()
 
+        given_up = False
+
         def report(seen: int, total: int) -> None:
+            if given_up:
+                raise InterruptedError
             loop.call_soon_threadsafe(job.report, "checking", seen, total)
 
         try:
             sha256 = await asyncio.to_thread(digest, self._shelf.folder / file, report)
+        except asyncio.CancelledError:
+            given_up = True  # the thread would read on to the end of a file of gigabytes
+            raise
         except OSError as error:
             raise NotFound(f"cannot read the file: {error.strerror}", hint="Put it there again.") from error
         known = catalogue.by_digest(sha256)

@@ -30,6 +30,7 @@ class Partial:
         self._digest = hashlib.sha256()
         # A caller that was cancelled leaves a write behind in its thread: the file is not closed under it.
         self._turn = threading.RLock()
+        self._given_up = False  # whoever reads gigabytes in its thread stops at the next block
         self.size = 0
         self.mark = ""  # the source's own name for this very content: an ETag, or a date
         self.first = b""  # how it begins
@@ -45,12 +46,13 @@ class Partial:
                 self.forget()
                 return
             self.mark = str(note["mark"])
-            while block := os.read(self._fd, BLOCK):
+            while not self._given_up and (block := os.read(self._fd, BLOCK)):
                 self._count(block)
             self.pieced = self.size > 0
 
     def close(self) -> None:
         """On disk when this returns, as far as it got."""
+        self._given_up = True
         with self._turn:
             if self._fd >= 0:
                 with contextlib.suppress(OSError):

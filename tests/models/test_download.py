@@ -12,6 +12,7 @@ from support.source import Source, Way, file_of, source
 from support.waiting import until
 
 from appliance.assistant.download import Downloader, DownloadFailed, Wanted
+from appliance.assistant.partial import Partial
 
 MIB = 1 << 20
 
@@ -251,3 +252,20 @@ async def test_a_link_in_the_place_of_the_file_is_not_followed(models: Path, ser
     (models / ".model.gguf.part").symlink_to(models / "elsewhere")
     assert await failing(models, served, wanted(served)) == "disk"
     assert not (models / "elsewhere").exists()
+
+
+async def test_giving_up_does_not_wait_for_gigabytes_to_be_read_again(models: Path) -> None:
+    """The daemon has seconds to stop; a part of gigabytes takes longer to digest."""
+    part = Partial(models, "model.gguf", "https://example.org/x")
+    part.open()
+    part.belongs_to('"one"')
+    part.close()
+    with (models / ".model.gguf.part").open("wb") as file:
+        file.truncate(64 << 30)  # zeros without blocks
+    again = Partial(models, "model.gguf", "https://example.org/x")
+    reading = asyncio.get_running_loop().run_in_executor(None, again.open)
+    await until(lambda: again.size > MIB, "it is being read")
+    async with asyncio.timeout(5):
+        await asyncio.to_thread(again.close)
+        await reading
+    assert again.size < 64 << 30
