@@ -44,6 +44,8 @@ from appliance.services.runtime import Runtime, RuntimeGone
 log = logging.getLogger(__name__)
 
 TOPIC = "services"
+# Whoever reads these wants fresh figures: how much of its model the engine has loaded is one of them.
+FOLLOWED = (TOPIC, "assistant")
 DEFAULTS: Mapping[ServiceName, Want] = {"proxy": Want.RUN, "ide": Want.ON_DEMAND, "ai": Want.ON_DEMAND}
 MOST_LINES = 5000
 FACTS_EVERY = 60.0
@@ -107,7 +109,7 @@ class Services:
             {name: Desired(name, DEFAULTS[name]) for name in SERVICES},
             jitter=jitter,
             changed=self._on_change,
-            watched=lambda: bus.watched(TOPIC),
+            watched=lambda: any(map(bus.watched, FOLLOWED)),
             tuning=self._tuning,
         )
         self._keeper = Keeper(
