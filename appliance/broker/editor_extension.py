@@ -80,10 +80,12 @@ def _is_there(folder: int, name: str, files: dict[str, bytes]) -> bool:
 
 
 def _enter(folder: int, path: str, name: str, number: str) -> None:
-    """In the list of installed extensions. Where there is none yet, the editor makes one of what it finds in the folder."""
+    """In the list of installed extensions. Where others lie without one, the editor makes it itself of what it finds."""
     text = _read(folder, _LIST)
     if text is None:
-        return
+        if any(not found.startswith((".", f"{ID}-")) for found in os.listdir(folder)):
+            return
+        text = b"[]"
     listed = json.loads(text)
     if not isinstance(listed, list):
         raise TypeError(f"{_LIST} is not a list")

@@ -118,6 +118,7 @@ def test_what_is_put_in_place_is_what_code_server_installs_from_the_vsix(tmp_pat
 
 def test_other_peoples_extensions_are_left_alone_and_an_older_one_of_ours_goes(tmp_path: Path) -> None:
     folder = prepare(tmp_path)
+    assert json.loads((folder / "extensions.json").read_text())[0]["metadata"]["pinned"], "from the first start on"
     other = {"identifier": {"id": "somebody.else"}, "version": "1.0.0", "relativeLocation": "somebody.else-1.0.0"}
     old = {"identifier": {"id": "Croft.croft"}, "version": "0.0.1", "relativeLocation": "croft.croft-0.0.1"}
     (folder / "extensions.json").write_text(json.dumps([old, other]))
