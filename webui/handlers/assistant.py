@@ -32,7 +32,6 @@ from webui.markup import render
 from webui.render import page
 
 LISTED = 40
-TEXT_MOST = 32_000
 SHOWN = (Role.USER, Role.ASSISTANT)
 
 
@@ -221,4 +220,4 @@ async def _command(request: web.Request, one: Proposed) -> Proposal:
 
 
 async def _typed(request: web.Request) -> str:
-    return (await read_form(request)).get("text", "").strip()[:TEXT_MOST]
+    return (await read_form(request)).get("text", "").strip()

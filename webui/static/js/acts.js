@@ -39,6 +39,8 @@ export function watchActs(chat, editor) {
       else complain(error);
     }
   });
+  // A place in a file is a link made of words: it has no address that Enter would follow.
+  chat.root.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.matches("[data-path]")) event.target.click(); });
   chat.root.addEventListener("croft:decided", ({ target, detail: run }) => {
     const box = target.closest("[data-proposal], [data-own-run]");
     if (box) showRun(box, run.id, (over) => ended(chat, box, over));

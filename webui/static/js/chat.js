@@ -9,6 +9,7 @@ import { piece, showProposal, showRun } from "./proposals.js";
 import { t } from "./text.js";
 
 const NEAR_END = 64;
+const DRAFT = "croft.assistant.draft.";
 const STEP_ICONS = { running: "state-starting", waiting: "clock", mistake: "state-unwell", failed: "state-failed", refused: "state-parked", denied: "close", rejected: "close", stopped: "state-stopped", stale: "state-unwell" };
 const TOOLS = new Set(["list_files", "search_files", "read_file", "write_file", "propose_command"]);
 const PHASES = new Set(["queued", "begun", "engine", "reading", "thinking", "writing", "choosing", "tool", "deciding"]);
@@ -23,12 +24,14 @@ export class Chat {
     this.queue = [];
     this.held = null;
     this.sending = false;
+    this.sought = new Set();
     this.composer = new Composer(find("[data-composer]", root), { onSend: (question) => this.send(question), onStop: () => this.stop(), conversation: () => this.id });
     this.following = true;
     this.scroller.addEventListener("scroll", () => { this.following = this.atEnd; this.showToEnd(); }, { passive: true });
     // Whatever grows, cards and outputs too: who is at the end stays there, who reads elsewhere is left alone.
     new ResizeObserver(() => (this.following ? this.toEnd() : this.showToEnd())).observe(this.scroller.firstElementChild);
     find("[data-to-end]", root).addEventListener("click", () => this.toEnd());
+    addEventListener("pagehide", () => this.keepDraft());
     this.begin();
   }
 
@@ -39,6 +42,8 @@ export class Chat {
 
   /** Take up what stands on the page. */
   begin() {
+    if (!this.composer.text) this.composer.write(sessionStorage.getItem(DRAFT + this.id) ?? "");
+    this.sought.clear();
     this.endStream?.();
     this.endStream = null;
     if (this.id) this.listen();
@@ -47,6 +52,13 @@ export class Chat {
     this.dressAll();
     for (const box of findAll("[data-proposal][data-kind=command]:is([data-state=waiting], [data-state=running])", this.turns)) showRun(box, box.dataset.run);
     this.toEnd();
+  }
+
+  /** What is written but not sent outlives a reload of this tab. */
+  keepDraft() {
+    const words = [...this.queue.map(({ text }) => text), this.composer.text].filter(Boolean).join("\n\n");
+    if (words) sessionStorage.setItem(DRAFT + this.id, words);
+    else sessionStorage.removeItem(DRAFT + this.id);
   }
 
   dressAll() {
@@ -67,11 +79,13 @@ export class Chat {
     }, undefined, { resumes: true });
   }
 
-  /** The answer with this id; one that this page has not seen was asked for elsewhere, or is on its way to us. */
+  /** The answer with this id; one that this page has not seen was asked for elsewhere, or is on its way to us. What is not there
+      either once the page was read again belongs to another version, and is left alone. */
   answer(id) {
     const found = this.turn(id);
     if (found || this.sending) return found ?? this.addAnswer(id);
-    this.reload();
+    if (!this.sought.has(id)) this.reload();
+    this.sought.add(id);
     return null;
   }
 
@@ -299,21 +313,26 @@ export class Chat {
   }
 
   /** Show conversation `id` here; none begins a new one. */
-  async open(id) {
+  async open(id, { focus = true } = {}) {
     let fresh;
     try {
       fresh = await piece(id ? `/assistant/${id}` : "/assistant", "[data-chat]");
     } catch (error) {
-      return complain(error);
+      // One that was deleted meanwhile: then a new one it is.
+      return error.status === 404 && id ? this.told.onOpened("") : complain(error);
     }
+    this.keepDraft();
     this.queue = [];
     this.showQueue();
+    this.composer.write("");
+    this.composer.setChips([]);
     this.turns.replaceWith(find("[data-field=turns]", fresh));
     Object.assign(this.root.dataset, { conversation: fresh.dataset.conversation, title: fresh.dataset.title });
     this.told.onOpened(id);
     this.told.onTitle(id, fresh.dataset.title);
     this.begin();
-    this.composer.focus();
+    if (focus) this.composer.focus();
+    return undefined;
   }
 
   addAsked({ text, context }) {

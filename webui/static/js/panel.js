@@ -20,7 +20,7 @@ export function fillPanel(panel, page) {
   const threads = document.adoptNode(find("[data-threads]", page));
   threads.hidden = true;
   panel.append(document.adoptNode(find("[data-chat]", page)), threads);
-  find(".empty", panel)?.closest("[data-panel-wait]")?.remove();
+  find("[data-panel-wait]", panel)?.remove();
   return begin(panel, threads);
 }
 
@@ -30,7 +30,6 @@ function begin(panel, threads) {
     onOpened(id) {
       localStorage.setItem(LAST, id);
       address.href = id ? `/assistant/${id}` : "/assistant";
-      panel.dataset.stale = "yes";
     },
   });
   const editor = tieEditor(chat);
@@ -39,7 +38,8 @@ function begin(panel, threads) {
   switchThreads(panel, chat, threads);
   watchKeys(chat);
   const last = localStorage.getItem(LAST);
-  if (last) chat.open(last).catch(complain);
+  // Where it was left; the editor keeps the keys.
+  if (last) chat.open(last, { focus: false });
   return { told: (state) => editor.told(state), focus: () => chat.composer.focus() };
 }
 
