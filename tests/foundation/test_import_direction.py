@@ -135,7 +135,7 @@ def test_every_module_imports_alone() -> None:
     names = [name for name in modules() if not name.endswith("__main__")]
     said = fresh(f"""
 import importlib, os, sys
-import aiohttp, aiosqlite, httpx2, jinja2, msgspec, openai, jwt, psutil, httptools, docker
+import aiohttp, aiosqlite, httpx2, jinja2, markdown_it, msgspec, nh3, pygments.lexers, openai, jwt, psutil, httptools, docker
 import cryptography.hazmat.primitives.asymmetric.ed25519
 for name in {names!r}:
     pid = os.fork()
