@@ -78,21 +78,29 @@ async def test_an_answer_goes_on_over_a_reload_and_on_another_device(place: Plac
 
 
 async def test_a_question_waits_its_turn(place: Place) -> None:
-    """Written while an answer runs, it stands in the queue, can be taken back, and goes when the answer is over."""
+    """Written while an answer runs, it goes when that is over; it can be taken back, and comes back when the answer is stopped."""
     place.engine.script(Say("slow " * 20, rate=20))
     place.engine.script(Say("The second answer."))
     page = await place.named()
-    turn = await ask(page, "First")
     field = page.locator("[data-composer] textarea")
-    for text in ("Not this one", "Second"):
+    await ask(page, "First")
+    await field.fill("Second")
+    await field.press("Enter")
+    await expect(page.locator(".turn.answer").nth(1)).to_contain_text("The second answer.", timeout=20_000)
+    await expect(page.locator(".turn.asked .said")).to_have_text(["First", "Second"])
+    await over(page.locator(".turn.answer").nth(1))
+    place.engine.script(Say("On and on. "), Stall())
+    turn = await ask(page, "Third")
+    await expect(turn).to_contain_text("On and on.")
+    for text in ("Not this one", "Fourth"):
         await field.fill(text)
         await field.press("Enter")
     await expect(page.locator(".queued")).to_have_count(2)
     await page.locator(".queued").first.get_by_role("button").click()
-    await over(turn)
-    await expect(page.locator(".turn.answer").nth(1)).to_contain_text("The second answer.")
-    await expect(page.locator(".turn.asked .said").nth(1)).to_have_text("Second")
+    await page.locator("[data-stop]").click()
+    await over(turn, "stopped")
     await expect(page.locator(".queued")).to_have_count(0)
+    await expect(field).to_have_value("Fourth")
 
 
 async def test_versions_of_answers_and_questions(place: Place) -> None:
