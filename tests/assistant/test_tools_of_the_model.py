@@ -93,38 +93,38 @@ async def test_secrets_never_reach_the_model(worker: Talk, scripted: ScriptedEng
     assert "hooks" not in said
 
 
-@pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../croft.db", "out/passwd", "src/../../state/croft.db", "a\0b", "none.py"]
-)
-async def test_nothing_outside_is_read(worker: Talk, scripted: ScriptedEngine, path: str) -> None:
+OUTSIDE = ("/etc/passwd", "../croft.db", "out/passwd", "src/../../state/croft.db", "a\0b", "none.py")
+
+
+async def test_nothing_outside_is_read(worker: Talk, scripted: ScriptedEngine) -> None:
     """AI-8."""
-    (text,) = await told(worker, scripted, Call("read_file", {"path": path}))
-    assert "root:" not in text
-    assert any(words in text for words in ("not in the workspace", "cannot be used", "nothing", "NUL")), text
+    calls = (Call("read_file", {"path": path}, f"c{n}", n) for n, path in enumerate(OUTSIDE))
+    for path, text in zip(OUTSIDE, await told(worker, scripted, *calls), strict=True):
+        assert "root:" not in text, path
+        assert any(words in text for words in ("not in the workspace", "cannot be used", "nothing", "NUL")), text
 
 
-@pytest.mark.parametrize(
-    ("call", "help_"),
-    [
-        (Call("rm_rf", {"path": "."}), "There is no tool"),
-        (Call("read_file", '{"path": "src/'), "not valid JSON"),
-        (Call("read_file", "[1, 2]"), "must be a JSON object"),
-        (Call("read_file", {}), "needs path"),
-        (Call("read_file", {"path": 7}), "must be text"),
-        (Call("read_file", {"path": "x" * 5000}), "longer than"),
-        (Call("read_file", {"path": "src/app.py", "from_line": "many"}), "whole number"),
-        (Call("read_file", {"path": "src/app.py", "from_line": 99}), "has 3 lines"),
-        (Call("read_file", {"path": "src"}), "not a file"),
-        (Call("", {}), "There is no tool"),
-        (Call("write_file", {"path": "src", "content": "x"}), "not a file"),
-        (Call("search_files", {"text": "\ud800"}), "characters"),
-    ],
+NONSENSE: tuple[tuple[str, Any, str], ...] = (
+    ("rm_rf", {"path": "."}, "There is no tool"),
+    ("read_file", '{"path": "src/', "not valid JSON"),
+    ("read_file", "[1, 2]", "must be a JSON object"),
+    ("read_file", {}, "needs path"),
+    ("read_file", {"path": 7}, "must be text"),
+    ("read_file", {"path": "x" * 5000}, "longer than"),
+    ("read_file", {"path": "src/app.py", "from_line": "many"}, "whole number"),
+    ("read_file", {"path": "src/app.py", "from_line": 99}, "has 3 lines"),
+    ("read_file", {"path": "src"}, "not a file"),
+    ("", {}, "There is no tool"),
+    ("write_file", {"path": "src", "content": "x"}, "not a file"),
+    ("search_files", {"text": "\ud800"}, "characters"),
 )
-async def test_a_call_that_makes_no_sense_is_answered(
-    worker: Talk, scripted: ScriptedEngine, call: Call, help_: str
-) -> None:
-    (text,) = await told(worker, scripted, call)
-    assert help_ in text
+
+
+async def test_calls_that_make_no_sense_are_answered(worker: Talk, scripted: ScriptedEngine) -> None:
+    """With words that help the model, never with a fault of ours."""
+    calls = (Call(name, given, f"c{n}", n) for n, (name, given, _) in enumerate(NONSENSE))
+    for (name, given, help_), text in zip(NONSENSE, await told(worker, scripted, *calls), strict=True):
+        assert help_ in text, (name, given)
 
 
 async def write(worker: Talk, scripted: ScriptedEngine, path: str, content: str) -> tuple[str, Any, Any]:
