@@ -17,6 +17,7 @@ from appliance.assistant.messages import Message, Role, State
 from appliance.assistant.taint import pasted, tainted
 from appliance.assistant.tokens import Tokens
 from appliance.assistant.tools import Mistake
+from appliance.commands import redact
 
 
 def turns(count: int, size: int = 200) -> list[dict[str, Any]]:
@@ -239,3 +240,22 @@ async def test_a_place_is_given_back_however_it_ends() -> None:
 async def _hold(line: Line) -> None:
     async with line.turn("a"):
         await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("text", "gone", "kept"),
+    [
+        ("user=amal\npassword=hunter2hunter2\nend", "hunter2hunter2", "end"),
+        ("a\n-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAK\nq1w2\n-----END RSA PRIVATE KEY-----\nb", "MIIEpAIBAAK", "b"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIEpAIBAAK and it is cut here", "MIIEpAIBAAK", ""),
+        ("https://amal:hunter2hunter2@example.org/x", "hunter2hunter2", "example.org/x"),
+        ("word " * 300 + "token: ghp_A1b2C3d4E5f6G7h8I9j0", "ghp_A1b2C3d4E5f6G7h8I9j0", "word"),
+        ("x" * 2000, "y", "x" * 2000),
+        ("plain\n\ntext\n", "secret", "plain\n\ntext\n"),
+    ],
+)
+def test_secrets_in_longer_texts(text: str, gone: str, kept: str) -> None:
+    """AI-7: blanked line by line; what is none stays as it is, line ends too."""
+    found = redact.body(text)
+    assert gone not in found
+    assert kept in found
