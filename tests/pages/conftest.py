@@ -22,6 +22,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from support.browser import FLAGS
 from support.screens import EVIL, SANDBOX_NOTE, axe_source
 
+from appliance.identity.users import Role
 from appliance.identity.visits import Visit
 from appliance.messages import Message
 from appliance.services.model import Health, Problem, Progress, ServiceView, State, Want
@@ -29,7 +30,7 @@ from appliance.settings import Paths, Settings, parse
 from appliance.telemetry.machine import Facts
 from appliance.telemetry.series import NAMES
 from appliance.telemetry.store import Points
-from webui import charts, filters, headers, log_lines, views
+from webui import charts, chat, filters, headers, log_lines, views
 from webui.assets import Assets
 from webui.i18n import Catalogue, Translator
 from webui.needs import Need
@@ -307,6 +308,7 @@ class Preview:
             "path": request.path,
             "notice": None,
             "can_mail": False,
+            "undecided": 0,
             "state": filters.summary(self.stage.services, self.stage.problems),
         }
         text = self.jinja.get_template(name).render(**{**common, **variables})
@@ -356,6 +358,7 @@ class Preview:
                     "enter_url": f"{self.settings.ide_origin}/__croft/enter",
                 },
             ),
+            "/assistant": lambda: ("assistant.html", NO_MODEL),
             "/sign-in": lambda: (
                 "sign_in.html",
                 {"user": None, "claimed": True, "mail": False, "email": "", "remember": False},
@@ -389,6 +392,30 @@ class Preview:
 
     def _ide(self) -> dict[str, Any]:
         return {"asset": self.assets.at("/__croft/static"), "origin_ui": self.settings.ui_origin, "user": None}
+
+
+# The assistant's page where nothing was asked and nobody would answer.
+NO_MODEL: dict[str, Any] = {
+    "page": "assistant",
+    "threads": [],
+    "more": "",
+    "archived": False,
+    "typed_search": "",
+    "typed": "",
+    "one": {"id": "", "title": "", "pinned": False, "archived": False, "turns": [], "running": False},
+    "engine": chat.engine_of(
+        {
+            "state": "none",
+            "reason": "no_model",
+            "remote": False,
+            "words": "No model is installed yet.",
+            "model": "",
+            "context": 0,
+            "progress": None,
+        }
+    ),
+    **chat.pieces(Role.operator),
+}
 
 
 @pytest.fixture(scope="session")

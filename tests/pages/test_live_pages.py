@@ -210,7 +210,7 @@ async def test_workspace_hands_over_and_keeps_the_panel(page: Page, stage: Any) 
     stage.push("services", {"services": [{"name": "ide", "shown": "sleeping"}]})
     await expect(page.locator(".top .pill")).to_have_text("Sleeping")
     await page.get_by_role("button", name="Assistant", exact=True).click()
-    await expect(page.locator("#assistant")).to_contain_text("not set up yet")
+    await expect(page.locator("#assistant")).to_contain_text("No model is installed yet.")
     await page.locator(".grip").focus()
     before = (await page.locator("#assistant").bounding_box() or {})["width"]
     await page.keyboard.press("ArrowLeft")
@@ -302,7 +302,7 @@ async def test_choosing_a_language_keeps_a_links_token(page: Page, stage: Any) -
     assert await page.locator("footer input[name=next]").first.input_value() == "/sign-in/link?t=lnk_1"
 
 
-@pytest.mark.parametrize("path", ["/", "/machine", "/machine/logs/ide", "/sessions", "/workspace", "/sign-in"])
+@pytest.mark.parametrize("path", ["/", "/machine", "/machine/logs/ide", "/sessions", "/workspace", "/assistant", "/sign-in"])
 async def test_pages_are_light(page: Page, stage: Any, path: str) -> None:
     """HTML, styles, scripts and icons of a page, compressed, stay under 100 kB."""
     sizes: list[int] = []
