@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,7 +46,6 @@ class Conversations:
         """``seconds``: how long a part of an answer may be in memory alone."""
         self._db, self._audit, self._clock, self._seconds = database, audit, clock, seconds
         self._drafts: dict[str, Draft] = {}
-        self._on_delete: list[Callable[[str], None]] = []
         self._untidy = True  # nobody knows what was deleted before this start
 
     # --- conversations
@@ -124,7 +123,7 @@ class Conversations:
         async with self._db.transaction() as tx:
             await self._audit.append(tx, "conversation.delete", actor, conversation=conversation.id)
             await erase(tx, conversation.seq)
-        self._gone(conversation.id)
+        self._untidy = True
 
     # --- messages
 
@@ -296,10 +295,6 @@ class Conversations:
 
     # --- keeping
 
-    def on_delete(self, callback: Callable[[str], None]) -> None:
-        """Call ``callback`` with the id of a conversation that was deleted: whoever works for it stops."""
-        self._on_delete.append(callback)
-
     async def expire(self, days: int, archived_days: int) -> int:
         """Delete what nobody has changed for so many days; 0 keeps a class for ever. Pinned ones stay. Returns how many went."""
         gone = 0
@@ -307,15 +302,15 @@ class Conversations:
             if not age:
                 continue
             rows = await self._db.rows(
-                "SELECT seq, id FROM conversations WHERE pinned = 0 AND archived = ? AND changed_at < ?",
+                "SELECT seq FROM conversations WHERE pinned = 0 AND archived = ? AND changed_at < ?",
                 (archived, self._clock.now() - age * DAY),
             )
             for row in rows:
                 async with self._db.transaction() as tx:
                     await erase(tx, row["seq"])
-                self._gone(row["id"])
             gone += len(rows)
         if gone:
+            self._untidy = True
             log.info("old conversations were deleted", extra={"conversations": gone})
         return gone
 
@@ -324,11 +319,6 @@ class Conversations:
         if self._untidy:
             self._untidy = False
             await word_index.tidy(self._db)
-
-    def _gone(self, conversation: str) -> None:
-        self._untidy = True
-        for callback in self._on_delete:
-            callback(conversation)
 
     async def recover(self) -> int:
         """After a start: answers that were under way are marked ``interrupted``, with what was saved; returns how many."""

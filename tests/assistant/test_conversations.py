@@ -225,16 +225,13 @@ async def test_kill_9_in_the_middle_of_an_answer(tmp_path: Path, caplog: pytest.
 async def test_deleting_leaves_nothing_behind(tmp_path: Path) -> None:
     """PRV-4: no row, no word in the index, and after tidying no byte in the files."""
     paths, words = Paths.under(tmp_path), ("zanzibarian", "quetzalcoatlus", "xylophonists")
-    stopped: list[str] = []
     async with open_store(load(paths), ManualClock()) as store:
         chats = await build_conversations(store).get()
-        chats.on_delete(stopped.append)
         for number in range(30):
             await talk(chats, await chats.create("amal", "kept"), f"kept words {number}", "and their answer")
         secret = await chats.create("amal", "Zanzibarian")
         await talk(chats, secret, "quetzalcoatlus flies", "xylophonists answer")
         await chats.delete(secret, "amal")
-        assert stopped == [secret.id]
         with pytest.raises(NotFound):
             await chats.get("amal", secret.id)
         for word in words:
