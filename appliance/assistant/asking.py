@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from appliance.assistant.quotas import Quotas
 
 TOPIC = "assistant"  # of the bus: how the engine is
+REMOTE_PLACES = 4
 MOST_CALLS = 16
 MOST_ARGUMENTS = 400_000
 MOST_TEXT = 400_000
@@ -80,9 +81,8 @@ class Asking:
         quotas: Callable[[], Awaitable[Quotas]],
         audit: AuditLog,
         bus: EventBus,
-        line: Line | None = None,
     ) -> None:
-        self.engine, self.line, self.tokens = engine, line or Line(), Tokens()
+        self.engine, self.line, self.tokens = engine, Line(self._places), Tokens()
         self._client, self._quotas, self._audit, self._bus = client, quotas, audit, bus
         self.speeds: dict[str, Speed] = {}
 
@@ -106,6 +106,10 @@ class Asking:
             await asyncio.wait({loading})
             if not loading.cancelled():
                 loading.exception()  # seen: it is raised above where it mattered
+
+    def _places(self) -> int:
+        """This machine does one thing at a time well; an endpoint elsewhere several."""
+        return REMOTE_PLACES if self.engine.status().remote else 1
 
     async def quietly(self, person: Person, compose: Compose, seconds: float) -> str:
         """Ask something of our own (a title) if nobody else waits. Raises CroftError, TimeoutError."""

@@ -22,9 +22,9 @@ class _Ticket:
 
 
 class Line:
-    """Tickets wait; ``places`` of them work."""
+    """Tickets wait; as many of them work as ``places`` says at the moment."""
 
-    def __init__(self, places: int = 1) -> None:
+    def __init__(self, places: Callable[[], int] = lambda: 1) -> None:
         self._places = places
         self._working = 0
         self._waiting: list[_Ticket] = []
@@ -67,7 +67,7 @@ class Line:
             self._call()
 
     def _call(self) -> None:
-        while self._working < self._places:
+        while self._working < self._places():
             # One that was given up this moment is still here until its owner hears of it.
             ticket = next((one for one in self._order() if not one.called.done()), None)
             if ticket is None:

@@ -222,7 +222,7 @@ async def test_the_line_is_fair() -> None:
 
 
 async def test_a_place_is_given_back_however_it_ends() -> None:
-    line = Line(2)
+    line = Line(lambda: 2)
 
     async def fail() -> None:
         async with line.turn("a"):
