@@ -90,6 +90,14 @@ def _start_appliance(accounts: dict[str, str], found: dict[str, list[float]]) ->
         appliance.close()
 
 
+def first_answer() -> float:
+    """Seconds from the start of an appliance to its daemon's first 200."""
+    found: dict[str, list[float]] = {"start": [], "pss": [], "broker": []}
+    with throwaway_accounts("f") as accounts:
+        _start_appliance(accounts, found)
+    return found["start"][0]
+
+
 def _healthy(appliance: Appliance) -> bool:
     from appliance.control import NotRunning
 

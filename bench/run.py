@@ -151,7 +151,7 @@ ITEMS = (
         relay_v1.beside_litellm,
         (
             ("R5", "daemon after relaying, PSS / LiteLLM proxy", 0.17, 0.13, True),
-            ("R5b", "start of the whole appliance to its first answer / LiteLLM proxy", 0.07, 0.045, True),
+            ("R5b", "start to the first answer, broker included / LiteLLM proxy", 0.07, 0.045, True),
         ),
     ),
     Item(relay.echo, (("RELAY", "WebSocket echo through Caddy and relay, added ms, p50", 1.0, 0.5, True),)),
