@@ -82,7 +82,8 @@ def fold(word: str) -> str:
     """The one spelling, hamza on its seat kept apart (see :func:`without_hamza`)."""
     if word.isascii():
         return word.lower()
-    text = unicodedata.normalize("NFKD", word.casefold())
+    # Twice: some letters have a case only once they are plain, some are plain only once they are small.
+    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", word).casefold())
     for pair, letter in _HAMZA_ON_A_SEAT.items():
         text = text.replace(pair, letter)
     plain = "".join(_digit(char) for char in text if unicodedata.category(char) not in ("Mn", "Me", "Cf"))

@@ -34,7 +34,7 @@ FOUND = (
     # Digits, Persian keyboards, presentation forms
     ("2026", "عام ٢٠٢٦"), ("٨٠٨٠", "port 8080"), ("کتاب", "كتاب"), ("علی", "علي"), ("لا", "\ufefb"), ("سلام", "\ufeb3\ufefc\ufee1"),
     # Latin letters
-    ("resume", "Résumé"), ("NAIVE", "naïve"), ("strasse", "Straße"), ("istanbul", "İstanbul"), ("file", "ﬁle"),
+    ("resume", "Résumé"), ("the", "𝑻𝒉𝒆"), ("NAIVE", "naïve"), ("strasse", "Straße"), ("istanbul", "İstanbul"), ("file", "ﬁle"),
     ("read_file", "read_file(x)"),
     ("systemctl", "`systemctl restart`"), ("c", "in C and"), ("don't", "don’t"),
     # Both in one text
