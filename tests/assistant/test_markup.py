@@ -154,9 +154,9 @@ def test_bare_addresses_are_words() -> None:
 def test_headings_are_below_those_of_the_page() -> None:
     assert re.findall(r"<(h\d)", html_of("# a\n\n## b\n\n### c\n\n#### d\n\n###### e\n\nf\n===\n")) == [
         "h3",
+        "h3",
         "h4",
         "h5",
-        "h6",
         "h6",
         "h3",
     ]

@@ -146,8 +146,8 @@ def _attributes(token: Token) -> str:
 
 
 def _lower(tokens: Sequence[Token], at: int) -> None:
-    """The page has h1 and h2 of its own."""
-    tag = f"h{min(int(tokens[at].tag[1]) + 2, 6)}"
+    """The page has h1 and h2 of its own; many models begin with a second one."""
+    tag = f"h{min(max(int(tokens[at].tag[1]) + 1, 3), 6)}"
     tokens[at].tag = tag
     closing = next(each for each in tokens[at:] if each.type == "heading_close" and each.level == tokens[at].level)
     closing.tag = tag
