@@ -39,7 +39,7 @@ async def main():
         await door.use_endpoint(f"http://127.0.0.1:{sys.argv[1]}/v1", "bench", context=8192)
         await door.desk.change({"ai.person_day": "0"}, "console")
         answers = await door.answering.answers.get()
-        answers._asking.line = Line(8)
+        answers._asking.line = Line(lambda: 8)
         await door.member("admin")
         cookies = []
         for number in range(8):
