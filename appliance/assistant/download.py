@@ -8,7 +8,6 @@ they ended, with the same content or from the start.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import random
 import re
 import shutil
@@ -24,6 +23,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
+from appliance.assistant import endpoint
 from appliance.assistant.gguf import MAGIC
 from appliance.assistant.partial import Partial
 from appliance.errors import CroftError
@@ -230,10 +230,11 @@ class Downloader:
         if url.scheme != "https" or not url.host or url.user or url.password:
             raise _unsafe("only plain https addresses are fetched from")
         try:
-            literal = ipaddress.ip_address(url.host)
+            inside = not endpoint.is_public(url.host)
         except ValueError:
-            return
-        if not literal.is_global and url.host != self._trusted:
+            # 127.1 and 2130706433 lead to this machine, and are connected to without being looked up.
+            inside = ":" in url.host or url.host.replace(".", "").isdigit()
+        if inside and url.host != self._trusted:
             raise _unsafe("this address lies inside the network")
 
     def _session(self) -> aiohttp.ClientSession:
@@ -270,7 +271,7 @@ class _Outside(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         found = await self._inner.resolve(host, port, family)
-        if host != self._trusted and not all(ipaddress.ip_address(one["host"]).is_global for one in found):
+        if host != self._trusted and not all(endpoint.is_public(one["host"]) for one in found):
             raise _unsafe("this name leads inside the network")
         return found
 

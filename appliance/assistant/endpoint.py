@@ -90,12 +90,18 @@ def _allowed(address: Address, endpoint: Endpoint) -> Address:
     """Raises Invalid unless the endpoint may be there."""
     for one in _meant(address):
         private = any(one in network for network in _PRIVATE)
-        if one in _METADATA or not ((private and endpoint.private) or (_public(one) and endpoint.scheme == "https")):
+        public = _public(one) and endpoint.scheme == "https"
+        if one in _METADATA or not ((private and endpoint.private) or public):
             raise Invalid(
                 f"{endpoint.host} leads to {address}, where no endpoint may be",
                 hint="A public endpoint needs https and a public address; one in a private network has to be set as such.",
             )
     return address
+
+
+def is_public(text: str) -> bool:
+    """Whether an address, and each that is written into it, is one of the internet's. Raises ValueError for what is none."""
+    return all(_public(one) and one not in _METADATA for one in _meant(ip_address(text)))
 
 
 def _public(address: Address) -> bool:

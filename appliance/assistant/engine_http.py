@@ -17,6 +17,8 @@ SECONDS = 5.0
 MOST = 1 << 20
 ALLOWED = frozenset({"/slots", "/backend/monitor"})
 _OK, _NOT_THERE = 200, 404
+# Gone, silent (a TimeoutError is an OSError), cut off, or no HTTP and no JSON.
+_UNREADABLE = (OSError, EOFError, asyncio.LimitOverrunError, ValueError, LookupError, RecursionError)
 _BUSY = 1  # LocalAI's StatusResponse.State
 
 
@@ -27,13 +29,15 @@ async def idle_slots(place: Place, model: str) -> bool:
         return await idle_backend(place, model)
     if status != _OK:
         raise Unavailable(f"cannot ask the engine: it answered with status {status}")
-    return not any(slot.get("is_processing", True) for slot in slots)
+    if not isinstance(slots, list):
+        raise Unavailable("cannot ask the engine: what it answered cannot be read")
+    return not any(not isinstance(slot, dict) or slot.get("is_processing", True) for slot in slots)
 
 
 async def idle_backend(place: Place, model: str) -> bool:
     """Whether LocalAI's backend works on nothing; one that is not loaded does not. Raises Unavailable."""
     status, found = await _ask(place, "/backend/monitor", f"?model={quote(model)}")
-    return status != _OK or found.get("state") != _BUSY
+    return status != _OK or not isinstance(found, dict) or found.get("state") != _BUSY
 
 
 async def _ask(place: Place, path: str, query: str = "") -> tuple[int, Any]:
@@ -44,7 +48,7 @@ async def _ask(place: Place, path: str, query: str = "") -> tuple[int, Any]:
         async with asyncio.timeout(SECONDS):
             status, body = await _exchange(place, path + query)
             return status, json.loads(body or b"null")
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+    except _UNREADABLE as error:
         raise Unavailable(f"cannot ask the engine: {error or 'no answer in time'}") from error
 
 

@@ -37,7 +37,7 @@ class Facts:
 
 def read(path: Path) -> Facts:
     """Raises Invalid for a file that is no model of this format, OSError when it cannot be read."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         try:
             return _facts(_keys(file))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -218,10 +219,17 @@ def _look_at(models: Path) -> Found | None:
     if chosen is None:
         return None
     try:
-        with (models / chosen.file).open("rb") as file:
-            return Found(chosen, os.fstat(file.fileno()).st_size, file.read(len(_MAGIC)) == _MAGIC)
+        # The engine may write into that folder too: what it plants there must not hold the daemon up.
+        fd = os.open(models / chosen.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            state = os.fstat(fd)
+            if stat.S_ISREG(state.st_mode):
+                return Found(chosen, state.st_size, os.read(fd, len(_MAGIC)) == _MAGIC)
+        finally:
+            os.close(fd)
     except OSError:
-        return Found(chosen, 0, whole=False)
+        pass
+    return Found(chosen, 0, whole=False)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

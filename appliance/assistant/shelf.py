@@ -158,7 +158,7 @@ class Shelf:
 
 def digest(path: Path, report: Any) -> str:
     """The sha256 of a file; ``report`` is told bytes so far and in all. Raises OSError. Blocks for as long as reading takes."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb", buffering=0) as file:
         total, seen, made = os.fstat(fd).st_size, 0, hashlib.sha256()
         while block := file.read(BLOCK):

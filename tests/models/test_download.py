@@ -248,6 +248,33 @@ def test_other_addresses_are_refused_before_anything_is_asked(tmp_path: Path, ur
         Downloader(tmp_path).check(url)
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.1",
+        "2130706433",
+        "0177.0.0.1",
+        "127.0.0.1.",
+        "169.254.43518",
+        "[::1]",
+        "[::ffff:7f00:1]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[ff02::1]",
+        "192.0.0.192",
+    ],
+)
+async def test_an_address_inside_the_network_is_refused_however_it_is_spelt(
+    models: Path, served: Source, host: str
+) -> None:
+    """NET-8: also where a source leads there. Some spellings are no address to Python, and no name to what connects."""
+    url = f"https://{host}/model.gguf"
+    with pytest.raises(DownloadFailed) as told:
+        Downloader(models).check(url)
+    assert told.value.code == "unsafe_url"
+    served.ways.append(Way(status=302, location=url))
+    assert await failing(models, served, wanted(served)) == "unsafe_url"
+
+
 async def test_a_link_in_the_place_of_the_file_is_not_followed(models: Path, served: Source) -> None:
     (models / ".model.gguf.part").symlink_to(models / "elsewhere")
     assert await failing(models, served, wanted(served)) == "disk"
