@@ -63,8 +63,10 @@ class RemoteEngine:
             raise NoEngine("no_endpoint", error.message, hint=error.hint) from error
         if not settings.ai_model:
             raise NoEngine("no_endpoint", "no model is set for the endpoint", hint=_HINT)
+        # Before anything is waited for: meanwhile it may be another endpoint, and the key another's. Not in a thread: changing to
+        # one and back takes longer, for every question (R2).
+        key = read_key(settings)
         address = await endpoint.resolve(where, self._look_up)
-        key = read_key(settings)  # not in a thread: changing to one and back takes longer, for every question (R2)
         self._count(1)
         try:
             yield Upstream(
@@ -92,14 +94,18 @@ def key_file(settings: Settings) -> Path:
 
 
 def has_key(settings: Settings) -> bool:
-    """Whether one is kept. Looks at the disk."""
-    return key_file(settings).exists()
+    """Whether one is kept for the endpoint that is set. Looks at the disk."""
+    try:
+        return bool(read_key(settings))
+    except Unavailable:
+        return False
 
 
 def read_key(settings: Settings) -> str:
-    """The key; '' where none is kept. Raises Unavailable."""
+    """The key; '' where none is kept for the endpoint that is set. Raises Unavailable."""
     try:
-        return key_file(settings).read_text("utf-8")
+        whose, _, key = key_file(settings).read_text("utf-8").rpartition("\n")
+        return key if whose == _whose(settings) else ""
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
@@ -118,7 +124,13 @@ def write_key(settings: Settings, text: str) -> None:
             hint=f"Give one line of up to {KEY_MAX} printable characters without spaces.",
             code="endpoint_key",
         )
-    keys.write_private(key_file(settings), key.encode())
+    keys.write_private(key_file(settings), f"{_whose(settings)}\n{key}".encode())
+
+
+def _whose(settings: Settings) -> str:
+    """What the key is kept with. The endpoint may become another where :func:`let_key_go` does not see it: in croft.toml, or in the
+    moment in which the daemon ends."""
+    return f"{settings.ai_network} {settings.ai_url}"
 
 
 def let_key_go(before: Settings, after: Settings) -> None:

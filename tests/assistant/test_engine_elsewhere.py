@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from support.front import front
 
 from appliance.assistant import endpoint
 from appliance.assistant.engine import EngineState, NoEngine
-from appliance.assistant.remote_engine import key_file
+from appliance.assistant.remote_engine import RemoteEngine, has_key, key_file, let_key_go, read_key, write_key
 from appliance.errors import Invalid, Unavailable
+from appliance.settings import Paths, load
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -172,6 +174,28 @@ async def test_the_key_is_sealed_goes_nowhere_and_stays_behind_with_its_endpoint
         assert "sk-very-secret" not in str(await door.audit.records(event="assistant.key"))
         await door.desk.change({"ai.url": "http://127.0.0.1:10/v1"}, "test")
         assert not file.exists()
+
+
+async def test_the_key_is_sent_to_its_endpoint_alone_however_that_changed(tmp_path: Path) -> None:
+    """AI-10: root may write another one into croft.toml, and an admin may change it while the name of the old one is looked up."""
+    old = replace(load(Paths.under(tmp_path)), ai_url="https://old.example.org/v1", ai_model="m")
+    old.paths.keys.mkdir(parents=True)
+    new = replace(old, ai_url="https://new.example.org/v1")
+    write_key(old, "sk-old")
+    assert (read_key(old), read_key(new)) == ("sk-old", "")
+    assert not has_key(new)
+    now = old
+
+    async def look_up(host: str, port: int) -> list[str]:
+        nonlocal now
+        let_key_go(now, new)
+        now = new
+        write_key(now, "sk-new")
+        return ["93.184.215.14"]
+
+    async with RemoteEngine(lambda: now, look_up=look_up).hold("a question") as upstream:
+        assert (upstream.base, upstream.key) == ("https://old.example.org/v1", "sk-old")
+    assert read_key(new) == "sk-new"
 
 
 @pytest.mark.parametrize("key", ["with space", "line\nbreak", "x" * 4001, "schlüssel"])
