@@ -60,7 +60,7 @@ class Exchange(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._fields: dict[str, str] = {}
         self._pieces: list[bytes] = []
-        self._received = 0
+        self._received = self._beside = 0
         self._complete = self._stays = False
         self._sink: Sink | None = None
         self._heard = self._loop.time()
@@ -146,6 +146,7 @@ class Exchange(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
         self._received += len(data)
+        self._beside += len(data)
         if self._complete:
             self.close()  # nobody asked for more
             return
@@ -155,8 +156,8 @@ class Exchange(asyncio.Protocol):
             self._complete = False
             self._fail(EngineFault("it does not speak HTTP"))
         self._hand_on()
-        if not self.head.done() and self._received > HEAD_MAX:
-            self._fail(EngineFault("the head of its answer is too long"))
+        if self._beside > HEAD_MAX:
+            self._fail(EngineFault("its answer has too long a head, or fields without end"))
 
     def connection_lost(self, error: Exception | None) -> None:
         if self.head.done() and not self.head.cancelled() and not self._framed and error is None:
@@ -178,6 +179,7 @@ class Exchange(asyncio.Protocol):
 
     def on_body(self, piece: bytes) -> None:
         self._pieces.append(piece)
+        self._beside = 0  # bytes in a row that are none of the body, which the parser keeps: the head, trailers
 
     def on_message_complete(self) -> None:
         self._complete = self.head.done()

@@ -149,6 +149,31 @@ async def test_what_is_no_answer(door: Front, programs: Any, said: bytes, stream
             assert found.status >= 500 or '"error"' in told
 
 
+@pytest.mark.parametrize("field", [b"X: " + b"y" * 60_000, b"X%d: y\r\n"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_fields_behind_an_answer_end_soon(door: Front, programs: Any, field: bytes, stream: bool) -> None:
+    """WEB-16: trailers (RFC 9112 7.1.2) are kept until they are whole, so an engine may not send them for ever."""
+    sent = 0
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(HEAD + b"text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+        for number in range(1 << 20):
+            writer.write(field % number if b"%d" in field else field)
+            await writer.drain()
+            sent += len(field)
+            if sent > 8 << 20:
+                return
+
+    async with raw_engine(answer) as upstream:
+        door.engine.upstream = upstream  # type: ignore[attr-defined]
+        _, text = await programs.token()
+        async with programs.ask("POST", "/v1/chat/completions", text, json={**BODY, "stream": stream}) as found:
+            told = await found.text()
+            assert found.status >= 500 or '"error"' in told
+    assert sent < 8 << 20, "nobody listens to the end"
+
+
 async def test_a_slow_client_slows_the_engine_and_not_the_daemon(door: Front, programs: Any) -> None:
     """WEB-16: what nobody takes is not read; after a minute the client is cut off."""
     sent = 0
