@@ -302,7 +302,9 @@ async def test_choosing_a_language_keeps_a_links_token(page: Page, stage: Any) -
     assert await page.locator("footer input[name=next]").first.input_value() == "/sign-in/link?t=lnk_1"
 
 
-@pytest.mark.parametrize("path", ["/", "/machine", "/machine/logs/ide", "/sessions", "/workspace", "/assistant", "/sign-in"])
+@pytest.mark.parametrize(
+    "path", ["/", "/machine", "/machine/logs/ide", "/sessions", "/workspace", "/assistant", "/sign-in"]
+)
 async def test_pages_are_light(page: Page, stage: Any, path: str) -> None:
     """HTML, styles, scripts and icons of a page, compressed, stay under 100 kB."""
     sizes: list[int] = []
