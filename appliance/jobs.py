@@ -151,8 +151,7 @@ class Jobs:
 
     async def create(self, kind: str, subject: str, params: Mapping[str, Any], actor: str) -> Job:
         """Queue one. Raises Conflict when the same kind of work is under way for this subject."""
-        if any(job.kind == kind and job.subject == subject for job in self._live.values()):
-            raise Conflict("this is under way already", hint="Wait for it, or cancel it.", code="job_exists")
+        self._check_alone(kind, subject)
         job = Job(
             id="job-" + secrets.token_hex(8),
             kind=kind,
@@ -181,6 +180,8 @@ class Jobs:
                 f"a job that is {job.state} cannot be told to {action}", hint="Look at it again.", code="job_state"
             )
         if action == "resume":
+            if self._live.get(job.id) is not job:  # it failed; somebody may have begun it anew by now, or resumed it
+                self._check_alone(job.kind, job.subject)
             job.attempt, job.state = 0, "queued"
             job.code = job.cause = ""
             job.ended_at = None
@@ -191,6 +192,10 @@ class Jobs:
             await self._stop(job, "paused" if action == "pause" else "cancelled")
         self._tell()
         return job
+
+    def _check_alone(self, kind: str, subject: str) -> None:
+        if any(job.kind == kind and job.subject == subject for job in self._live.values()):
+            raise Conflict("this is under way already", hint="Wait for it, or cancel it.", code="job_exists")
 
     async def _stop(self, job: Job, state: State) -> None:
         task = self._tasks.get(job.id)

@@ -155,6 +155,25 @@ async def test_a_failure_says_why_and_can_be_tried_again(bench: Bench) -> None:
     assert len(bench.work.begun) == 2
 
 
+async def test_what_failed_is_resumed_once_and_not_beside_the_same_work(bench: Bench) -> None:
+    """Two who press the button at once, and one who began it anew instead."""
+    jobs = bench.jobs()
+    job = await running(jobs, name="a", fails=True)
+    bench.work.go.set()
+    await jobs.wait(job.id)
+    bench.work.go.clear()
+    both = await asyncio.gather(*(jobs.act(job.id, "resume") for _ in range(2)), return_exceptions=True)
+    assert sorted(type(one).__name__ for one in both) == ["Conflict", "Job"]
+    bench.work.go.set()
+    await jobs.wait(job.id)
+    assert bench.work.begun == ["a", "a"]
+    bench.work.go.clear()
+    anew = await running(jobs, name="a")
+    with pytest.raises(Conflict):
+        await jobs.act(job.id, "resume")
+    await jobs.act(anew.id, "cancel")
+
+
 async def test_a_fault_of_ours_ends_the_job_without_telling_more(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
