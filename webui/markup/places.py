@@ -15,7 +15,8 @@ _NAME = r"[\w@+][\w@+.-]*|\.[\w@+][\w@+.-]*"
 _PATH = rf"(?:\./)?(?:(?:{_NAME})/)*(?:{_NAME})"
 _LINE = r"(?::(?P<line>\d{1,6})(?::\d{1,5}|-\d{1,6})?)"
 _WHOLE = re.compile(rf"(?P<path>{_PATH}){_LINE}?")
-_IN_TEXT = re.compile(rf"(?<![\w/.:@-])(?P<path>{_PATH}){_LINE}(?![\w/])")
+# Nothing that a name may hold stands before one, so a run of such characters is tried once and not from each of them.
+_IN_TEXT = re.compile(rf"(?<![\w/.:@+-])(?P<path>{_PATH}){_LINE}(?![\w/])")
 _LINK = re.compile(rf"(?P<path>{_PATH})(?:#L(?P<line>\d{{1,6}})(?:-L?\d{{1,6}})?|:(?P<colon>\d{{1,6}}))?")
 _EXTENSION = re.compile(r"\.[A-Za-z]\w{0,9}\Z")
 LONGEST = 400

@@ -21,7 +21,8 @@ START = 512
 _MARKUP = re.compile(r"[\n\t`*_~\[\])<>|\\&:#]")
 # A last line that may become a list, a heading, a rule or a fence with the next character: it is held back rather than shown wrongly.
 _UNDECIDED = re.compile(
-    r"(?:\A|(?<=\n))(?:[ \t>]*(?:[-=*+#>|~`:]+|\d{1,9}[.)]?)?[ \t]*| {0,3}(?:`{3,}|~{3,})[^`\n]*)\Z"
+    # Each character fits one part alone: otherwise a long line of them takes time with the square of its length.
+    r"(?:\A|(?<=\n))(?:[ \t>]*(?:(?:[-=*+#|~`:][-=*+#>|~`:]*|\d{1,9}[.)]?)[ \t]*)?| {0,3}(?:`{3,}|~~~)[^`\n]*)\Z"
 )
 _CLOSING = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*")
 _MAY_CLOSE = re.compile(r"(?:\A|(?<=\n)) {0,3}[`~]*[ \t]*\Z")

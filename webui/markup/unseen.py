@@ -20,8 +20,8 @@ _IN_PROSE = re.compile(
 )
 
 _RTL = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
-# From the first letter to the last, with a number before it.
-_RTL_RUN = re.compile(rf"(?:\d[\d.,]*[ \t]+)?[{_RTL}](?:[^\n]*[{_RTL}])?")
+# From the first letter to the last, with a number before it; of a longer number no more is looked at, for each digit begins one.
+_RTL_RUN = re.compile(rf"(?:\d[\d.,]{{0,30}}[ \t]{{1,8}})?[{_RTL}](?:[^\n]*[{_RTL}])?")
 _AFTER = frozenset("0123456789.,:;!?%… \t")  # what goes with the words before it
 _CLOSING = {")": "(", "]": "[", "}": "{", "»": "«"}
 
