@@ -1,7 +1,8 @@
 """What the assistant proposed: files to write, which a person accepts or rejects here; commands, which are decided where all are.
 
 Rules: nothing is written but by :meth:`Proposals.accept`, on a person's word, after its audit record is on disk (AI-1, LOG-2), and only
-in place of exactly the file that the difference was made against. What a person rejected is not put to them again for ten minutes.
+in place of exactly the file that the difference was made against. What cannot be shown whole is not proposed (AI-4). What a person
+rejected is not put to them again for ten minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from appliance.errors import Conflict, CroftError, Forbidden, Invalid, NotFound
 MOST_OPEN = 10  # of one person
 MOST_SHOWN = 50
 MOST_OLD = 512 * 1024  # bytes of a file that a difference is made against
-MOST_DIFF = 200_000
+MOST_DIFF = 200_000  # characters that are shown
+MOST_COMPARED = 9_000_000  # lines before by lines after: hostile ones take difflib seconds there
 MUTE_SECONDS = 600.0
 FORGET_SECONDS = 30 * 86_400.0
 
@@ -124,7 +126,7 @@ class Proposals:
             )
         if old == content and row is not None:
             raise Mistake(f"{name} is like that already.")
-        diff = difference(name, old, content, new=row is None)
+        diff = await asyncio.to_thread(difference, name, old, content, new=row is None)
         proposal = Proposal(
             f"prop-{secrets.token_hex(8)}", conversation, message, person.id, Kind.WRITE, State.OPEN, self._clock.now(),
             path=name, version=row["version"] if row else "", content=content, diff=diff,
@@ -285,11 +287,19 @@ class Proposals:
 
 
 def difference(path: str, old: str, content: str, *, new: bool) -> str:
-    """A unified diff, cut where nobody would read on."""
+    """A unified diff, whole. Raises Mistake when it is more than can be shown: nobody accepts what they have not seen."""
     before, after = old.splitlines(keepends=True), content.splitlines(keepends=True)
+    if len(before) * len(after) > MOST_COMPARED:
+        raise _too_much(path)
     lines = difflib.unified_diff(before, after, "/dev/null" if new else f"a/{path}", f"b/{path}")
     text = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
-    return text if len(text) <= MOST_DIFF else text[:MOST_DIFF] + "\n[... cut ...]\n"
+    if len(text) > MOST_DIFF:
+        raise _too_much(path)
+    return text
+
+
+def _too_much(path: str) -> Mistake:
+    return Mistake(f"This changes more of {path} than can be shown to the person at once. Propose less.")
 
 
 def _sha(content: str) -> str:
