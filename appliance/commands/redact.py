@@ -28,8 +28,9 @@ _KNOWN = re.compile(
 )
 _DENSE = re.compile(r"[A-Za-z0-9+/_-]{20,}={0,2}")
 _DIGEST = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")  # commits and checksums are not secrets
+# What stands between holds no other such mark: a file full of beginnings is read once, not from each of them.
 _PEM = re.compile(
-    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.{0,20000}?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----(?:[^-]|-(?!----)){0,20000}(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----|\Z)"
 )
 _BITS = 3.7  # per character: words and paths of people lie below, random base64 and hexadecimal of this length above
 
