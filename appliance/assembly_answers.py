@@ -24,6 +24,7 @@ from appliance.commands.model import Actor, Role
 from appliance.commands.output import saved
 from appliance.commands.policy_text import packaged
 from appliance.commands.values import Exclusions
+from appliance.errors import Forbidden
 from appliance.events import EventBus
 from appliance.messages import Message
 from appliance.settings import Settings
@@ -129,6 +130,12 @@ class CommandsForAssistant:
 
     def __init__(self, commands: Commands, bus: EventBus, say: Callable[[Message], str]) -> None:
         self._commands, self._bus, self._say = commands, bus, say
+
+    async def check(self, person: Person, conversation: str) -> None:
+        """Raises Forbidden where the person may not use tools any more."""
+        asker = await self._commands.as_now(_asker(person, conversation, True))
+        if asker.role == "viewer":
+            raise Forbidden("files and commands need the role operator", hint="Ask an admin of this appliance.")
 
     async def propose(self, person: Person, conversation: str, line: str, why: str, *, tainted: bool) -> Ran:
         """Ask for a command in the person's name. Raises CroftError."""

@@ -99,6 +99,7 @@ class Answers:
         check_question(person, text, context, tools)
         conversation = await self._store.get(person.id, conversation_id)
         with _Begun(self._begun, conversation.id, person.id) as begun:
+            self._check_room(person)
             path = await self._store.path(conversation)
             after = parent if parent != END else (path[-1].id if path else None)
             asked = await self._store.add(conversation, after, Role.USER, text, context=context)
@@ -118,6 +119,7 @@ class Answers:
         if old.role is not Role.ASSISTANT or old.parent is None:
             raise Invalid("only an answer can be given again", hint="Edit the question instead.")
         with _Begun(self._begun, conversation.id, person.id) as begun:
+            self._check_room(person)
             answer = await self._begin(person, conversation, old.parent, tools)
             begun.keep()
         return answer
@@ -243,11 +245,14 @@ class Answers:
 
     # --- an answer under way
 
-    async def _begin(self, person: Person, conversation: Conversation, question: str, tools: bool) -> Message:
+    def _check_room(self, person: Person) -> None:
+        """Before anything is kept: a question that is refused must not stay behind in the conversation."""
         if sum(owner == person.id for owner in self._begun.values()) > MOST_UNDER_WAY:
             raise Conflict(
                 f"{MOST_UNDER_WAY} answers are under way for you already", hint="Wait for one, or stop it.", code="busy"
             )
+
+    async def _begin(self, person: Person, conversation: Conversation, question: str, tools: bool) -> Message:
         if self._title is not None:
             self._title.cancel()  # a name can wait
         answer = await self._store.add(conversation, question, Role.ASSISTANT, "", state=State.RUNNING)

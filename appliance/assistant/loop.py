@@ -54,6 +54,9 @@ class Ran:
 class Shell(Protocol):
     """Where commands are proposed: the commands room, as the assistant may use it."""
 
+    async def check(self, person: Person, conversation: str) -> None:
+        """Raises Forbidden where the person may not use tools any more: an answer goes on when roles change."""
+
     async def propose(self, person: Person, conversation: str, line: str, why: str, *, tainted: bool) -> Ran:
         """Ask for a command in the person's name, as actor ai. Raises CroftError."""
 
@@ -204,6 +207,7 @@ class Loop:
         try:
             call = tools.understood(raw.id, raw.name, raw.arguments)
             self._live.step(number, about=_about(call))
+            await hands.shell.check(self._person, self._live.message.conversation)
             text = await self._do(hands, call, step)
         except Mistake as mistake:
             step.decision, text = "mistake", str(mistake)

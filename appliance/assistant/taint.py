@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from appliance.assistant.messages import Message, Role
+from appliance.assistant.messages import Message, Role, State
 
 PASTED_CHARACTERS = 400
 PASTED_LINES = 4
@@ -16,9 +16,16 @@ PASTED_LINES = 4
 
 def tainted(path: Iterable[Message]) -> bool:
     """Whether anything of these messages came from a file, an output, a page or the clipboard."""
-    return any(
-        message.context or message.steps or (message.role is Role.USER and pasted(message.text)) for message in path
-    )
+    return any(message.context or message.steps or _unknown(message) or _pasted(message) for message in path)
+
+
+def _unknown(message: Message) -> bool:
+    """An answer that Croft did not see the end of: the words are on disk, what had been looked at for them is not."""
+    return message.state in (State.RUNNING, State.INTERRUPTED)
+
+
+def _pasted(message: Message) -> bool:
+    return message.role is Role.USER and pasted(message.text)
 
 
 def pasted(text: str) -> bool:

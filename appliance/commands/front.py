@@ -145,6 +145,8 @@ class Commands:
         _check_size(proposal)
         if proposal.view == REHEARSAL:
             check_rehearser(asker, proposal.scope)
+        if asker.actor is Actor.AI:
+            asker = await self.as_now(asker)
         judgement = self.judge(asker, proposal).judgement
         taken = budgets(asker, judgement.rule, judgement.rate)
         self._limits.take(taken)
@@ -162,6 +164,15 @@ class Commands:
         if judgement.verdict is Verdict.ALLOW:
             return await self._starter.start(run, judgement, taken)
         return await self._ask(run, judgement, taken)
+
+    async def as_now(self, asker: Asker) -> Asker:
+        """The asker in the role they have now: an answer of the assistant may outlive that of its person, and the person.
+
+        Raises Forbidden for who is gone or suspended by now."""
+        role = await self._role(asker)
+        if role is None:
+            raise Forbidden("who asked may use nothing here any more", hint="Ask an admin of this appliance.")
+        return replace(asker, role=role)
 
     async def rerun(self, asker: Asker, run_id: str) -> Run:
         """Ask for the same again; it is judged anew. Raises CroftError."""

@@ -60,6 +60,13 @@ class Stall:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """Silence until ``go`` is set."""
+
+    go: asyncio.Event
+
+
+@dataclass(frozen=True)
 class Raw:
     """Bytes of the event stream as they stand: giant lines, unknown events, invalid UTF-8, malformed JSON."""
 
@@ -88,7 +95,7 @@ class Fail:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Step = Say | Call | Stall | Raw | Delta | Cut | Fail
+Step = Say | Call | Stall | Hold | Raw | Delta | Cut | Fail
 
 
 @dataclass(frozen=True)
@@ -218,6 +225,8 @@ class ScriptedEngine:
                 asked.sent += len(tokens(step.text))
             elif isinstance(step, Stall):
                 await asyncio.sleep(step.seconds)
+            elif isinstance(step, Hold):
+                await step.go.wait()
             elif isinstance(step, Call):
                 calls.append(
                     {"id": step.id, "type": "function", "function": {"name": step.name, "arguments": step.text}}
@@ -247,6 +256,8 @@ class ScriptedEngine:
                     await response.write(step.data)
                 case Stall():
                     await asyncio.sleep(step.seconds)
+                case Hold():
+                    await step.go.wait()
                 case Cut():
                     assert request.transport is not None
                     request.transport.abort()
