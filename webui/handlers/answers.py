@@ -5,6 +5,7 @@ Rule: a conversation is its owner's alone. Whoever asks may go; the answer goes 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -91,7 +92,8 @@ async def ask(request: web.Request) -> web.Response:
         context=_chips(body.context),
         tools=body.tools,
     )
-    return answer({"message": message_json(message), "answer": message_json(begun)}, 201)
+    asked, coming = await _told([message, begun])
+    return answer({"message": asked, "answer": coming}, 201)
 
 
 async def regenerate(request: web.Request) -> web.Response:
@@ -108,7 +110,8 @@ async def branch(request: web.Request) -> web.Response:
     """Go to another version; the messages that are read from then on."""
     body = await read_json(request, Branch)
     answers = await _answers(request)
-    return answer({"messages": _told(await answers.branch(person_of(request), request.match_info["id"], body.message))})
+    path = await answers.branch(person_of(request), request.match_info["id"], body.message)
+    return answer({"messages": await _told(path)})
 
 
 async def stop(request: web.Request) -> web.Response:
@@ -185,8 +188,8 @@ async def ask_about_run(request: web.Request) -> web.Response:
     except CroftError:
         await store.delete(made, principal_of(request).actor)
         raise
-    told = {"message": message_json(message), "answer": message_json(begun)}
-    return answer({"conversation": conversation_json(made), **told}, 201)
+    asked, coming = await _told([message, begun])
+    return answer({"conversation": conversation_json(made), "message": asked, "answer": coming}, 201)
 
 
 def person_of(request: web.Request) -> Person:
@@ -245,5 +248,6 @@ def _chips(chips: list[Chip]) -> list[dict[str, str]]:
     return [{"kind": chip.kind, "path": chip.path[:1000], "text": chip.text} for chip in chips]
 
 
-def _told(messages: list[Message]) -> list[dict[str, Any]]:
-    return [message_json(message) for message in messages]
+async def _told(messages: list[Message]) -> list[dict[str, Any]]:
+    """In a thread: a long question takes longer to render than others should wait."""
+    return await asyncio.to_thread(lambda: [message_json(message) for message in messages])

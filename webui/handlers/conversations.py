@@ -113,13 +113,17 @@ async def export(request: web.Request) -> web.Response:
     await request.app[keys.AUDIT].note(
         "conversation.export", principal_of(request).actor, conversation=conversation.id, format=form
     )
-    if form == "json":
-        data = as_data(conversation, await store.all_messages(conversation))
-        text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
-    else:
-        text = as_markdown(conversation, await store.path(conversation), _names(views.translator(request)))
+    whole = form == "json"
+    messages = await (store.all_messages if whole else store.path)(conversation)
+    names = _names(views.translator(request))
+
+    def written() -> bytes:
+        if not whole:
+            return as_markdown(conversation, messages, names).encode()
+        return (json.dumps(as_data(conversation, messages), ensure_ascii=False, indent=2) + "\n").encode()
+
     return web.Response(
-        body=text.encode(),
+        body=await asyncio.to_thread(written),
         headers={
             "Content-Type": FORMATS[form],
             "Content-Disposition": f'attachment; filename="croft-{conversation.id}.{form}"',
