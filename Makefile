@@ -50,5 +50,5 @@ pins:                       ## look up image digests where the image registries 
 .venv/ready: requirements.txt requirements-build.txt
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet --require-hashes --only-binary :all: -r requirements-build.txt -r requirements.txt
-	.venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	.venv/bin/pip install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 	touch $@
