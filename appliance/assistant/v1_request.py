@@ -6,8 +6,9 @@ engine fetch anything: pictures and sounds come along as ``data:`` or not at all
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -42,27 +43,18 @@ class _Options(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class _Link(msgspec.Struct):
-    url: str = ""
-
-
-class _Part(msgspec.Struct):
-    image_url: _Link | str | None = None
-    audio_url: _Link | str | None = None
-    video_url: _Link | str | None = None
-
-
-class _Message(msgspec.Struct):
-    content: str | list[_Part] | None = None
+_Object = dict[str, msgspec.Raw]
+_LINKS = ("image_url", "audio_url", "video_url")
 
 
 class _Chat(msgspec.Struct):
     model: str
-    messages: list[_Message]
+    messages: list[_Object]
     stream: bool | None = None
     stream_options: _Options | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    n: int | None = None
 
 
 class _Embeddings(msgspec.Struct):
@@ -95,12 +87,21 @@ def chat(body: bytes) -> Ask:
     """Read the body of a chat request. Raises Invalid."""
     head, fields = _read(body, _Chat, _CHAT)
     for message in head.messages:
-        for part in message.content if isinstance(message.content, list) else ():
-            _check_part(part)
+        for content in _named(message, ("content",), str | list[_Object] | None):
+            for part in content if isinstance(content, list) else ():
+                _check_part(part)
     prompt = len(body) // BYTES_PER_TOKEN
-    answer = head.max_completion_tokens or head.max_tokens or ANSWER_TOKENS
+    answer = max(0, head.max_completion_tokens or head.max_tokens or 0) or ANSWER_TOKENS  # -1 has no end
     wants = head.stream_options is not None and head.stream_options.include_usage is True
-    return Ask("/chat/completions", head.model, fields, prompt, prompt + max(0, answer), head.stream is True, wants)
+    return Ask(
+        "/chat/completions",
+        head.model,
+        fields,
+        prompt,
+        prompt + answer * max(1, head.n or 1),
+        head.stream is True,
+        wants,
+    )
 
 
 def embeddings(body: bytes) -> Ask:
@@ -123,21 +124,30 @@ def check_model(asked: str, known: str) -> None:
 
 
 def _read(body: bytes, kind: type[Head], known: str) -> tuple[Head, dict[str, msgspec.Raw]]:
-    try:
-        head = msgspec.json.decode(body, type=kind)
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise Invalid(f"cannot read the request: {error}", hint="It takes what OpenAI's interface takes.") from error
+    head = _decoded(body, kind)
+    fields: _Object = _decoded(body, _Object)
     names = known.split()
     return head, {name: value for name, value in fields.items() if name in names}
 
 
-def _check_part(part: _Part) -> None:
-    for link in (part.image_url, part.audio_url, part.video_url):
-        url = link.url if isinstance(link, _Link) else link
-        if url is not None and not url.startswith("data:"):
-            raise Invalid(
-                "cannot use an address in a message: nothing is fetched from elsewhere",
-                hint="Send the file itself, as a data: address.",
-                code="remote_content",
-            )
+def _decoded(data: bytes | msgspec.Raw, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Invalid(f"cannot read the request: {error}", hint="It takes what OpenAI's interface takes.") from error
+
+
+def _named(found: _Object, names: Collection[str], kind: Any) -> Iterator[Any]:
+    """What stands under ``names``, in whatever case: LocalAI is written in Go, which takes ``Content`` for ``content``."""
+    return (_decoded(value, kind) for name, value in found.items() if name.lower() in names)
+
+
+def _check_part(part: _Object) -> None:
+    for link in _named(part, _LINKS, _Object | str | None):
+        for url in _named(link, ("url",), str) if isinstance(link, dict) else (link,):
+            if url is not None and not url.startswith("data:"):
+                raise Invalid(
+                    "cannot use an address in a message: nothing is fetched from elsewhere",
+                    hint="Send the file itself, as a data: address.",
+                    code="remote_content",
+                )

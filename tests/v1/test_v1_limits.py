@@ -16,6 +16,7 @@ from support.front import Front, front
 from support.scripted_engine import OverHttp, Say, ScriptedEngine, Stall
 from support.waiting import until
 
+from appliance.assistant import v1_request
 from appliance.assistant.quotas import Client, QuotaReached, Quotas
 
 QUESTION: Any = [{"role": "user", "content": "Hello"}]
@@ -165,6 +166,17 @@ async def test_what_cannot_be_asked_is_told_in_openai_s_shape(
     assert engine.chats == []
 
 
+@pytest.mark.parametrize(
+    ("more", "answer"),
+    [({}, 256), ({"max_tokens": 10}, 10), ({"max_tokens": -1}, 256), ({"max_tokens": 0}, 256), ({"max_completion_tokens": -(10**30)}, 256),
+     ({"max_tokens": 10, "n": 20}, 200), ({"max_tokens": 10, "n": -5}, 10), ({"n": 3}, 768)],
+)  # fmt: skip
+def test_what_is_under_way_counts_for_all_that_was_asked_for(more: dict[str, int], answer: int) -> None:
+    """No limit, several answers and nonsense gain nothing either."""
+    asked = v1_request.chat(json.dumps(BODY | more).encode())
+    assert asked.estimate - asked.prompt == answer
+
+
 @pytest.mark.parametrize("kind", ["image_url", "audio_url", "video_url"])
 @pytest.mark.parametrize(
     "spelt", ["http://169.254.169.254/x", "HTTPS://example.org/", "file:///etc/passwd", "/etc/passwd"]
@@ -172,11 +184,16 @@ async def test_what_cannot_be_asked_is_told_in_openai_s_shape(
 async def test_nothing_in_a_request_makes_the_engine_fetch(
     engine: ScriptedEngine, programs: Any, kind: str, spelt: str
 ) -> None:
-    """AI-9, AI-10: an address in a message, also where its name is spelt with escapes."""
+    """AI-9, AI-10: an address in a message, also where its name is spelt with escapes, or in letters that LocalAI takes for these."""
     _, text = await programs.token()
-    name = kind.replace("_", "\\u005f")
-    for value in (json.dumps(spelt), json.dumps({"url": spelt})):
-        body = f'{{"model": "croft", "messages": [{{"role": "user", "content": [{{"type": "{kind}", "{name}": {value}}}]}}]}}'
+    escaped, address = kind.replace("_", "\\u005f"), json.dumps(spelt)
+    for content, name, value in (
+        ("content", escaped, address),
+        ("content", escaped, f'{{"url": {address}}}'),
+        ("content", kind.title(), f'{{"url": "data:", "URL": {address}}}'),
+        ("Content", kind, address),
+    ):
+        body = f'{{"model": "croft", "messages": [{{"role": "user", "{content}": [{{"type": "{kind}", "{name}": {value}}}]}}]}}'
         how = {"Content-Type": "application/json"}
         async with programs.ask("POST", "/v1/chat/completions", text, data=body, headers=how) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (400, "remote_content")
