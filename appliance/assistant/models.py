@@ -224,6 +224,9 @@ class Models:
     async def run_pull(self, job: Running) -> Mapping[str, Any]:
         """Download, take in, and use it if none is in use."""
         wanted, name = Wanted(**job.params["wanted"]), str(job.params["name"])
+        if any(model.file == wanted.file and model.name != name for model in await self.installed()):
+            # It came while this one waited: what is served under a checked model's name stays what was checked.
+            raise Conflict("another model has a file of this name", hint="Remove it first.", code="model_exists")
         wanted = replace(wanted, sha256=wanted.sha256 or await self._shelf.digest_of(wanted.url))
         sha256 = await self._placed(wanted) or await self._downloader.fetch(wanted, job.report)
         await self._set_up(catalogue.by_digest(sha256), job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,20 @@ async def test_the_digest_seen_first_is_held(made: Front, trusted: Source) -> No
         trusted.content = before
     assert (job["state"], job["code"]) == ("failed", "wrong_hash")
     assert list(folder(made).iterdir()) == []
+
+
+async def test_a_file_that_came_meanwhile_is_not_replaced(made: Front, trusted: Source) -> None:
+    """SUP-7: two downloads of one file name under two names of models; the engine would serve the second as the first."""
+    go = threading.Event()
+    trusted.ways.append(Way(hold=go))
+    first = await ask(made, "POST", "/api/models", json={"url": trusted.url, "sha256": trusted.sha256, "name": "tiny"})
+    other = await ask(made, "POST", "/api/models", json={"url": f"{trusted.url}?other", "name": "other"})
+    go.set()
+    assert (await ended(made, first))["state"] == "done"
+    job = await ended(made, other)
+    assert (job["state"], job["code"]) == ("failed", "model_exists")
+    assert (await row(made, "tiny") or {})["sha256"] == trusted.sha256
+    assert await row(made, "other") is None
 
 
 async def test_what_is_no_model_is_not_kept(made: Front, trusted: Source) -> None:
