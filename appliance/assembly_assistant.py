@@ -103,7 +103,7 @@ def _owned(room: str, store: Store) -> tuple[Callable[[User], Awaitable[Any]], C
 class EditorSurroundings:
     """What the editor's bridge needs of its surroundings (``appliance.assistant.editor.Surroundings``).
 
-    ``opener`` and ``alone`` are the relay's, which knows whose browser has which sockets.
+    ``opener``, ``alone`` and ``sockets`` (open ones of a session) are the relay's, which knows whose browser has which.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class EditorSurroundings:
         bus: EventBus,
         opener: Callable[[float], Session | None],
         alone: Callable[[], Session | None],
+        sockets: Callable[[str], int],
     ) -> None:
         self.workspace = str(settings.paths.workspace)
         self.page = f"{settings.ui_origin}/assistant"
@@ -120,6 +121,7 @@ class EditorSurroundings:
         self._bus = bus
         self._opener = opener
         self._alone = alone
+        self._sockets = sockets
 
     def owner(self, started: float) -> Owner | None:
         return _owner(self._opener(started))
@@ -128,6 +130,8 @@ class EditorSurroundings:
         return _owner(self._alone())
 
     def active(self, session: str) -> None:
+        if not self._sockets(session):
+            return  # nobody sits there: a program of the workspace must not keep a person signed in
         with suppress(NotFound):  # it may have ended while the window lives on
             self._sessions.slide(self._sessions.get(session))
 

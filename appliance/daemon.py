@@ -218,7 +218,8 @@ async def _serve(
         speech.message,
         markup="webui.markup",
     )
-    editors = build_editors(store, EditorSurroundings(settings, sessions, bus, relay.opener, relay.alone))
+    around = EditorSurroundings(settings, sessions, bus, relay.opener, relay.alone, relay.count)
+    editors = build_editors(store, around)
     terminals = Terminals(engine, quotas, streams)
 
     def let_go(session: Session) -> None:
