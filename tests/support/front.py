@@ -196,7 +196,9 @@ class Front:
             self.settings.paths.socket("ide"), os.getuid(), self.services.socket_opened, self.services.socket_closed
         )
         self.streams = Streams()
-        around = EditorSurroundings(self.settings, self.sessions, self.bus, self.relay.opener, self.relay.alone, self.relay.count)
+        around = EditorSurroundings(
+            self.settings, self.sessions, self.bus, self.relay.opener, self.relay.alone, self.relay.count
+        )
         self.editors = build_editors(store, around)
         self.terminals = Terminals(self.engine, self.quotas, self.streams)
         self.models = ModelParts(
