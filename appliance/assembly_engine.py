@@ -8,14 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.assistant.chosen_engine import ChosenEngine
 from appliance.assistant.engine import Engine, EngineState, EngineStatus
-from appliance.assistant.engine_http import idle_backend, idle_slots
 from appliance.assistant.local_engine import LocalEngine, Look, Place
-from appliance.assistant.remote_engine import RemoteEngine, let_key_go
-from appliance.assistant.workshop import Workshop
 from appliance.broker.client import BrokerError
 from appliance.broker.client import call as broker_call
 from appliance.errors import CroftError, Unavailable
@@ -26,6 +23,9 @@ from appliance.services.manager import Services
 from appliance.services.model import Progress, State, Want
 from appliance.settings import Settings
 from appliance.settings_desk import SettingsDesk
+
+if TYPE_CHECKING:
+    from appliance.assistant.workshop import Workshop
 
 TOPIC = "assistant"
 EGRESS_TRIES = 150  # 15 seconds; it takes some 300 ms
@@ -41,13 +41,21 @@ def build_engine(settings: Settings, desk: SettingsDesk, services: Services, bus
         ServiceEnd(services, shares["ai"].memory_mb << 20),
         settings.paths.state / "models",
         place_of(settings, docker=docker),
-        idle_backend if docker else idle_slots,
+        _idle_in_a_container if docker else _idle_on_a_socket,
         teller.look,
     )
-    engine = ChosenEngine(lambda: desk.current.ai_engine, local, RemoteEngine(lambda: desk.current, teller.look))
+
+    def remote() -> Engine:
+        from appliance.assistant.remote_engine import RemoteEngine
+
+        return RemoteEngine(lambda: desk.current, teller.look)
+
+    engine = ChosenEngine(lambda: desk.current.ai_engine, local, remote)
     teller.status = engine.status
 
     def follow(before: Settings, after: Settings) -> None:
+        from appliance.assistant.remote_engine import let_key_go
+
         let_key_go(before, after)
         services.rest_after("ai", after.ai_idle_minutes)
         teller.look()
@@ -60,6 +68,8 @@ def build_engine(settings: Settings, desk: SettingsDesk, services: Services, bus
 
 def build_workshop(settings: Settings, services: Services) -> Workshop:
     """Where models are fetched into LocalAI and taken out of it; the Docker runtime's alone."""
+    from appliance.assistant.workshop import Workshop
+
     path = settings.paths.socket("broker")
 
     async def let_out(seconds: int) -> None:
@@ -74,6 +84,18 @@ def build_workshop(settings: Settings, services: Services) -> Workshop:
         raise Unavailable("the engine's way out did not open or close in time")
 
     return Workshop(ServiceEnd(services, 0), place_of(settings, docker=True), let_out)
+
+
+async def _idle_on_a_socket(place: Place, model: str) -> bool:
+    from appliance.assistant.engine_http import idle_slots
+
+    return await idle_slots(place, model)
+
+
+async def _idle_in_a_container(place: Place, model: str) -> bool:
+    from appliance.assistant.engine_http import idle_backend
+
+    return await idle_backend(place, model)
 
 
 def place_of(settings: Settings, *, docker: bool) -> Callable[[], Awaitable[Place]]:

@@ -13,11 +13,13 @@ from appliance.assistant.engine import Engine, EngineState, EngineStatus, NoEngi
 
 
 class ChosenEngine:
-    """See :class:`~appliance.assistant.engine.Engine`. ``choice`` is the setting ai.engine as it counts now."""
+    """See :class:`~appliance.assistant.engine.Engine`. ``choice`` is the setting ai.engine as it counts now; ``remote`` makes the
+    engine elsewhere, once it is chosen."""
 
-    def __init__(self, choice: Callable[[], str], local: Engine, remote: Engine) -> None:
+    def __init__(self, choice: Callable[[], str], local: Engine, remote: Callable[[], Engine]) -> None:
         self._choice = choice
-        self._engines: dict[str, Engine] = {"local": local, "remote": remote, "nobody": _NoEngine()}
+        self._remote = remote
+        self._engines: dict[str, Engine] = {"local": local, "nobody": _NoEngine()}
 
     def status(self) -> EngineStatus:
         return self._engine.status()
@@ -30,7 +32,10 @@ class ChosenEngine:
 
     @property
     def _engine(self) -> Engine:
-        return self._engines[self._choice()]
+        choice = self._choice()
+        if choice == "remote" and choice not in self._engines:
+            self._engines[choice] = self._remote()
+        return self._engines[choice]
 
 
 class _NoEngine:
