@@ -162,7 +162,7 @@ UI: tuple[Route, ...] = (
     Route("GET", "/audit", audit.audit, ADMIN, "The audit log as sentences"),
     Route("GET", "/audit/export", audit.export, ADMIN, "The audit log as a file", fresh=True),
     Route("POST", "/settings/restart", settings.restart, ADMIN, "Restart the daemon", form=True, fresh=True),
-    Route("POST", "/settings/engine/key", settings.keep_key, ADMIN, "Keep the key of an endpoint elsewhere", form=True),
+    Route("POST", "/settings/engine/key", settings.keep_key, ADMIN, "Keep the key of an endpoint elsewhere", form=True, fresh=True),
     Route("POST", "/settings/mail/test", settings.send_test, ADMIN, "Send oneself a test mail", form=True),
     Route("POST", "/settings/{group}", settings.change, ADMIN, "Change settings", form=True, fresh=True),
     Route("GET", "/api/openapi.json", system.openapi, VIEWER, "This API", scope="read"),

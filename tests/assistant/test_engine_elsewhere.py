@@ -176,6 +176,22 @@ async def test_the_key_is_sealed_goes_nowhere_and_stays_behind_with_its_endpoint
         assert not file.exists()
 
 
+async def test_the_key_is_changed_by_who_proved_who_they_are(tmp_path: Path) -> None:
+    """AUTH-10, PRV-3: with a key of somebody else's account, what people ask would stand in that account."""
+    async with front(tmp_path) as door:
+        _, admin = await door.sign_in_as("admin")
+        await door.use_endpoint("http://127.0.0.1:9/v1")
+        post = {"method": "POST", "path": "/settings/engine/key", "cookie": admin}
+        async with door.ask(**post, data={"key": "sk-ours"}, headers=FORM) as said:
+            assert said.status == 303
+        async with door.ask(**post, data={}, headers=FORM) as said:
+            assert (said.status, said.headers["Location"]) == (303, "/settings#engine")
+        door.clock.advance(301)
+        async with door.ask(**post, data={"key": "sk-theirs"}, headers=FORM | {"Accept": "text/html"}) as said:
+            assert "sk-theirs" not in await said.text()
+        assert read_key(door.desk.current) == "sk-ours"
+
+
 async def test_the_key_is_sent_to_its_endpoint_alone_however_that_changed(tmp_path: Path) -> None:
     """AI-10: root may write another one into croft.toml, and an admin may change it while the name of the old one is looked up."""
     old = replace(load(Paths.under(tmp_path)), ai_url="https://old.example.org/v1", ai_model="m")

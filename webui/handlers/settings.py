@@ -101,8 +101,10 @@ async def send_test(request: web.Request) -> web.StreamResponse:
 async def keep_key(request: web.Request) -> web.StreamResponse:
     """Keep the key of the endpoint elsewhere; an empty one forgets it."""
     form = await read_form(request)
+    if "key" not in form:  # it was not carried along while its person proved who they are: it is typed again
+        return see("/settings#engine")
     try:
-        await engine.keep(request, form.get("key", ""))
+        await engine.keep(request, form["key"])
     except CroftError as fault:
         return await _page(request, notice=Message(f"fault.{fault.code}"), status=fault.status)
     return see("/settings?saved=engine#engine")

@@ -32,7 +32,7 @@ from webui.handlers import mailed
 from webui.handlers.passkeys import Credential, browser_of, offering, own
 from webui.render import page
 
-_SECRET = re.compile(r"password|secret", re.IGNORECASE)
+_SECRET = re.compile(r"password|secret|^key$", re.IGNORECASE)
 
 
 class Proof(msgspec.Struct, forbid_unknown_fields=True):
