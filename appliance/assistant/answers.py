@@ -10,7 +10,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from appliance.assistant import prompts, titles
@@ -25,7 +25,7 @@ from appliance.assistant.messages import Conversation, Message, Role, State
 from appliance.assistant.person import Person
 from appliance.assistant.proposals import Proposal
 from appliance.assistant.tools import Mistake
-from appliance.errors import Conflict, CroftError, Forbidden, Invalid
+from appliance.errors import Conflict, CroftError, Forbidden, Invalid, NotFound
 from appliance.events import LOST, EventBus
 
 if TYPE_CHECKING:
@@ -204,17 +204,25 @@ class Answers:
 
     async def _picture(self, conversation: Conversation, text: bool) -> tuple[list[tuple[str, Mapping[str, Any]]], int]:
         """The state of the last answer and of what waits, and the event it is as of."""
-        proposals = await self._hands.proposals.of(conversation.owner, conversation.id)
-        path = [] if conversation.id in self._live else await self._store.path(conversation)
-        # Nothing is awaited from here on, so nothing happens between the picture and its number.
-        live = self._live.get(conversation.id)
-        found = live.events(text=text) if live else self._finished(path, text)
-        return found + [("proposal", one.data()) for one in proposals], self._feed.last_id
+        proposed = [
+            ("proposal", one.data()) for one in await self._hands.proposals.of(conversation.owner, conversation.id)
+        ]
+        seen, found = self._feed.last_id, []
+        if conversation.id not in self._live:
+            path = await self._store.path(conversation)
+            # In a thread, for a long answer takes longer than others should wait; what is told meanwhile comes after it.
+            found = await asyncio.to_thread(self._finished, path, text)
+        if live := self._live.get(conversation.id):
+            # Nothing is awaited between such a picture and its number, so nothing happens there.
+            seen, found = self._feed.last_id, live.events(text=text)
+        return found + proposed, seen
 
     def _finished(self, path: Sequence[Message], text: bool) -> list[tuple[str, Mapping[str, Any]]]:
         if not path or path[-1].role is not Role.ASSISTANT:
             return []
         last = path[-1]
+        if last.state is State.RUNNING:
+            last = replace(last, state=State.INTERRUPTED)  # how it ended could not be saved
         live = Live(last, self._painter(), lambda name, data: None, lambda text: None)
         live.text, live.usage, live.model = last.text, dict(last.usage), last.model
         live.steps = [dict(step) for step in last.steps]
@@ -329,7 +337,10 @@ class Answers:
 
     async def _entitle(self, person: Person, conversation: Conversation) -> None:
         """A better title after the first exchange, if nobody waits for the engine."""
-        path = await self._store.path(conversation)
+        try:
+            path = await self._store.path(conversation)
+        except NotFound:
+            return  # deleted meanwhile
         if len(path) != 2 or conversation.named or not self._asking.line.quiet:
             return
         said = prompts.title(prompts.turns(path))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
@@ -38,6 +38,22 @@ class Painter(Protocol):
 
     def finish(self, text: str) -> Sequence[Patch]:
         """The last changes."""
+
+
+class Words(Mapping[str, str]):
+    """``message`` and ``text``, as it is when it is looked at: a reader that is behind keeps no copy of each state it has not read."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def __getitem__(self, key: str) -> str:
+        return {"message": self._live.message.id, "text": self._live.text}[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("message", "text"))
+
+    def __len__(self) -> int:
+        return 2
 
 
 class Live:
@@ -110,9 +126,6 @@ class Live:
 
     # --- what readers get
 
-    def _words(self) -> dict[str, Any]:
-        return {"message": self.message.id, "text": self.text}
-
     def events(self, *, text: bool = False) -> list[tuple[str, Mapping[str, Any]]]:
         """All of it as it is now, with its words as ``text`` or as blocks of a page."""
         found: list[tuple[str, Mapping[str, Any]]] = [("message", self._message())]
@@ -120,7 +133,7 @@ class Live:
             found.append(("status", {"message": self.message.id, **self._status}))
         found += [("step", {"message": self.message.id, **step}) for step in self.steps]
         if text:
-            return [*found, ("text", self._words())]
+            return [*found, ("text", Words(self))]
         return found + [("block", {"message": self.message.id, **block.data()}) for block in self._painter.blocks]
 
     def _message(self) -> dict[str, Any]:
@@ -140,7 +153,7 @@ class Live:
     def _patch(self, patches: Sequence[Patch]) -> None:
         for patch in patches:
             self._publish("block", {"message": self.message.id, **patch.data()})
-        self._publish("text", self._words())
+        self._publish("text", Words(self))
 
     def _paint(self) -> None:
         self._timer = None

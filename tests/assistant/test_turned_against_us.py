@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from support.broker import Home
@@ -13,6 +15,7 @@ from support.scripted_engine import Call, Hold, Say, Script, ScriptedEngine, Sta
 from support.talk import Talk
 from support.waiting import until
 
+from appliance.assistant.live import Live
 from appliance.assistant.messages import Message, Role, State
 from appliance.assistant.proposals import MOST_DIFF, difference
 from appliance.assistant.taint import tainted
@@ -135,3 +138,29 @@ async def test_an_answer_loses_what_its_person_loses(
     finally:
         secret.unlink()
         await shop.front.users.change(user, "test", role=Rights.operator, suspended=False)
+
+
+async def test_an_end_that_could_not_be_saved_reads_as_interrupted(
+    worker: Talk, shop: Room, scripted: ScriptedEngine
+) -> None:
+    """A full disk: whoever comes back is not left waiting for an answer that nobody gives."""
+    scripted.script(Say("Nearly done."))
+    conversation = await worker.begin()
+    answer, _ = await worker.answer(conversation, "Go")
+    await shop.front.store.database.execute("UPDATE messages SET state = 'running' WHERE id = ?", (answer,))
+    async with worker.reading(conversation) as reader:
+        assert await reader.over(answer) == "interrupted"
+        await reader.until(lambda now: "Nearly done." in now.html(answer), "what was saved is shown")
+
+
+async def test_who_reads_slowly_holds_no_copies() -> None:
+    """WEB-16: hundreds of events may wait for a reader; they share the one text there is."""
+    told: list[tuple[str, Mapping[str, Any]]] = []
+    asked = Message("msg-2", "chat-1", "msg-1", Role.ASSISTANT, "", State.RUNNING, 0.0)
+    live = Live(asked, Streaming(), lambda name, data: told.append((name, data)), lambda text: None)
+    live.put("one")
+    live.put(" two")
+    live.ended(asked)
+    first, last = (data for name, data in told if name == "text")
+    assert first["text"] is last["text"]
+    assert dict(first) == {"message": "msg-2", "text": "one two"}
