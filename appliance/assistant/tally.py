@@ -34,7 +34,7 @@ class Tally:
 
     def __init__(self, prompt: int, *, wants_usage: bool) -> None:
         self._prompt, self._wants_usage, self._key, self._asked = prompt, wants_usage, b"", False
-        self._rest, self._events = b"", 0
+        self._rest, self._events = bytearray(), 0
         self._usage: _Usage | None = None
         self.ended = False
         self.fault: CroftError | None = None
@@ -56,14 +56,8 @@ class Tally:
         and nothing goes on after it. Raises EngineFault for an event that is too long."""
         if b"\r" in data:
             data = data.replace(b"\r", b"")  # of line ends; in JSON it stands escaped
-        if self._rest:
-            data, self._rest = self._rest + data, b""
-        if not data.endswith(b"\n\n"):
-            last = data.rfind(b"\n\n")
-            end = last + 2 if last >= 0 else 0
-            data, self._rest = data[:end], data[end:]
-            if len(self._rest) > EVENT_MAX:
-                raise EngineFault("an event of the answer is too long")
+        if self._rest or not data.endswith(b"\n\n"):
+            data = self._whole_ones(data)
         if not data or self.ended:
             return b""
         if self._key and self._key in data:
@@ -72,6 +66,19 @@ class Tally:
             self._events += count
             return _as_text(data)
         return _as_text(b"".join(self._look(event) for event in data.split(b"\n\n") if event))
+
+    def _whole_ones(self, data: bytes) -> bytes:
+        """The events that are whole now. What came before is neither copied nor searched again: it may come byte by byte."""
+        before = len(self._rest)
+        self._rest += data
+        end = self._rest.rfind(b"\n\n", max(0, before - 1)) + 2
+        if end < 2:
+            end = 0
+        data = bytes(self._rest[:end])
+        del self._rest[:end]
+        if len(self._rest) > EVENT_MAX:
+            raise EngineFault("an event of the answer is too long")
+        return data
 
     def whole(self, body: bytes) -> bytes:
         """An answer in one piece, which goes on as it came; its usage is noted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from support.scripted_engine import Cut, Fail, OverHttp, Raw, Say, ScriptedEngin
 from support.waiting import until
 
 from appliance.assistant.engine import NoEngine, Upstream
+from appliance.assistant.tally import Tally
 from webui import keys, outlet
 
 KEY = "sk-the-engine-s-own-key"
@@ -55,6 +57,17 @@ async def test_only_answers_pass(engine: ScriptedEngine, programs: Any) -> None:
 async def test_what_is_not_utf8_is_mended(engine: ScriptedEngine, programs: Any) -> None:
     engine.script(Raw(b'data: {"choices":[{"index":0,"delta":{"content":"a\xff\xfeb"}}]}\n\n'))
     assert '"a\ufffd\ufffdb"' in await stream_of(programs)
+
+
+def test_an_event_that_comes_byte_by_byte_costs_no_more_for_it() -> None:
+    """WEB-16: a quarter of a megabyte in single bytes; looked at from its start each time, that took twenty seconds."""
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"x" * (256 << 10) + b'"}}]}\n\n'
+    tally, came, begun = Tally(1, wants_usage=False), [], time.process_time()
+    for at in range(2 * len(event)):
+        came.append(tally.feed(event[at % len(event)].to_bytes()))
+    assert b"".join(came) == event * 2
+    assert tally.tokens_out == 2
+    assert time.process_time() - begun < 5
 
 
 async def test_nothing_after_the_end_passes(engine: ScriptedEngine, programs: Any) -> None:
