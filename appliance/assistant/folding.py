@@ -20,6 +20,7 @@ _INSIDE = (
 )
 _WORD = re.compile(rf"[^\W_]+(?:[{_INSIDE}]+[^\W_]*)*")
 _LONGEST = 64  # letters of a word that count
+_READ = 4 * _LONGEST  # characters of it that are looked at, and kept with what they fold to
 
 _HAMZA_ON_A_SEAT = {"\u0648\u0654": "\u0624", "\u064a\u0654": "\u0626", "\u0649\u0654": "\u0626"}
 _LETTERS = str.maketrans(
@@ -62,7 +63,7 @@ class Word:
 def words(text: str) -> Iterator[tuple[int, int, Word]]:
     """Every word of ``text`` with where it begins and ends, in the order of the text."""
     for found in _WORD.finditer(text):
-        word = folded(found[0])
+        word = folded(found[0][:_READ])
         if word.base:
             yield found.start(), found.end(), word
 
