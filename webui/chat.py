@@ -188,7 +188,7 @@ def steps_of(steps: Iterable[Mapping[str, Any]]) -> list[Step]:
 def diff_lines(diff: str) -> list[tuple[str, str]]:
     """The lines of a unified difference with their signs, its two head lines left out."""
     signs = {"+": "add", "-": "cut", "@": "place"}
-    lines = diff.splitlines()
+    lines = diff.removesuffix("\n").split("\n") if diff else []
     while lines and lines[0].startswith(("--- ", "+++ ")):
         del lines[0]
     return [(signs.get(line[:1], "same"), line) for line in lines]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import hashlib
+import io
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -288,7 +289,8 @@ class Proposals:
 
 def difference(path: str, old: str, content: str, *, new: bool) -> str:
     """A unified diff, whole. Raises Mistake when it is more than can be shown: nobody accepts what they have not seen."""
-    before, after = old.splitlines(keepends=True), content.splitlines(keepends=True)
+    # Only \n ends a line: whatever else some program takes for an end stays inside one, where readers see it named (AI-4).
+    before, after = (list(io.StringIO(text, newline="\n")) for text in (old, content))
     if len(before) * len(after) > MOST_COMPARED:
         raise _too_much(path)
     lines = difflib.unified_diff(before, after, "/dev/null" if new else f"a/{path}", f"b/{path}")

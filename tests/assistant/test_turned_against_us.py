@@ -15,13 +15,16 @@ from support.scripted_engine import Call, Hold, Say, Script, ScriptedEngine, Sta
 from support.talk import Talk
 from support.waiting import until
 
+from appliance.assistant import folding
 from appliance.assistant.live import Live
 from appliance.assistant.messages import Message, Role, State
 from appliance.assistant.proposals import MOST_DIFF, difference
 from appliance.assistant.taint import tainted
 from appliance.assistant.tools import MOST_CONTENT, Mistake
 from appliance.commands import redact
+from appliance.commands.hidden import hidden_in_text
 from appliance.identity.users import Role as Rights
+from webui.chat import diff_lines
 from webui.markup import Streaming, render
 from webui.markup.unseen import in_code
 
@@ -39,6 +42,15 @@ def test_what_cannot_be_shown_whole_is_not_proposed() -> None:
     shown = difference("a.py", "", ("y = 1\n" * 20_000) + end, new=True)
     assert len(shown) <= MOST_DIFF
     assert shown.endswith(f"+{end}")
+
+
+@pytest.mark.parametrize("end", ["\r", "\u2028", "\x85", "\x0b", "\x1c"])
+def test_what_ends_a_line_for_some_is_seen(end: str) -> None:
+    """AI-4: a remark that ends earlier than it seems to; the page names the character, so it must get there."""
+    diff = difference("a.js", "x()\n", f"x()\n// fine{end}evil()\n", new=False)
+    assert diff_lines(diff)[-1] == ("add", f"+// fine{end}evil()")
+    assert "No newline" not in diff
+    assert hidden_in_text(diff_lines(diff)[-1][1])
 
 
 def test_comparing_is_given_up_before_it_takes_long() -> None:
@@ -151,6 +163,16 @@ async def test_an_end_that_could_not_be_saved_reads_as_interrupted(
     async with worker.reading(conversation) as reader:
         assert await reader.over(answer) == "interrupted"
         await reader.until(lambda now: "Nearly done." in now.html(answer), "what was saved is shown")
+
+
+def test_words_without_end_are_not_kept() -> None:
+    """WEB-16: what was folded once is remembered; thousands of words of a hundred thousand letters would fill the memory."""
+    folding.folded.cache_clear()
+    ((begin, end, word),) = folding.words("\u0628\u064e" * 50_000)
+    assert (begin, end, len(word.base)) == (0, 100_000, 64)
+    asked = folding.folded.cache_info().misses
+    list(folding.words("\u0628\u064e" * 50_001))
+    assert folding.folded.cache_info().misses == asked
 
 
 async def test_who_reads_slowly_holds_no_copies() -> None:
