@@ -10,6 +10,7 @@ import errno
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
+from weakref import WeakValueDictionary
 
 from aiohttp import web
 from msgspec import Struct
@@ -39,6 +40,7 @@ FOR_PROGRAMS = ("/api/", "/healthz", "/readyz", "/metrics")
 # The scope of a route that every token may use: what it learns about, or does to, the token itself.
 ANY_SCOPE = "any"
 DENIALS_MAX = 1000
+BODIES_MAX = 8
 DENIAL_SECONDS = 60.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -135,6 +137,7 @@ class Guard:
         self._console_uids = console_uids
         self._hosts = {settings.host: "ui", settings.ide_host: "ide"}
         self._finishing: set[asyncio.Task[web.StreamResponse]] = set()
+        self._bodies: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._denied: dict[tuple[str, Route], float] = {}
 
     @web.middleware
@@ -184,13 +187,22 @@ class Guard:
         principal = await self._admit(request, route, sent)
         if route.role is not None and request.method in UNSAFE and request.body_exists:
             # It may dribble in for a minute, in which a session ends or a role is lost: judged again when it is whole.
-            await read_body(request)
+            await self._read(request, route, principal)
             principal = await self._admit(request, route, sent)
         self._slide(request, route, principal)
         await self._arrive(route)
         response = await handler(request)
         await self._rotate(request, principal, response)
         return response
+
+    async def _read(self, request: web.Request, route: Route, principal: Principal | None) -> None:
+        """Take the body in. Large ones come a few at a time from each session or token: the others wait where they are sent from."""
+        if not route.body_max or principal is None:
+            await read_body(request)
+            return
+        turn = self._bodies.setdefault(principal.tag, asyncio.Semaphore(BODIES_MAX))
+        async with turn:
+            await read_body(request)
 
     async def _admit(self, request: web.Request, route: Route, sent: list[str]) -> Principal | None:
         """Who is asking, if they may come here. Raises Unauthenticated or Forbidden."""

@@ -18,6 +18,7 @@ from support.waiting import until
 
 from appliance.assistant import v1_request
 from appliance.assistant.quotas import Client, QuotaReached, Quotas
+from webui.guard import BODIES_MAX
 
 QUESTION: Any = [{"role": "user", "content": "Hello"}]
 BODY = {"model": "croft", "messages": QUESTION}
@@ -175,6 +176,32 @@ def test_what_is_under_way_counts_for_all_that_was_asked_for(more: dict[str, int
     """No limit, several answers and nonsense gain nothing either."""
     asked = v1_request.chat(json.dumps(BODY | more).encode())
     assert asked.estimate - asked.prompt == answer
+
+
+async def test_large_bodies_of_one_token_come_a_few_at_a_time(door: Front, programs: Any) -> None:
+    """WEB-16: four megabytes on every connection that somebody opens would be the daemon's memory."""
+    _, text = await programs.token()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: croft.localhost\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {text}\r\nContent-Length: {4 << 20}\r\n\r\n"
+    ).encode()
+    writers = [(await door.raw())[1] for _ in range(BODIES_MAX + 2)]
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        writer.write(head + b"x" * (3 << 20))
+        await writer.drain()
+
+    sending = {asyncio.ensure_future(send(writer)): writer for writer in writers}
+    try:
+        taken, _ = await asyncio.wait(sending, timeout=2)
+        assert len(taken) == BODIES_MAX
+        sending[taken.pop()].transport.abort()
+        await until(lambda: sum(one.done() for one in sending) == BODIES_MAX + 1, "the next one comes in")
+    finally:
+        for task, writer in sending.items():
+            task.cancel()
+            writer.transport.abort()
+        await asyncio.gather(*sending, return_exceptions=True)
 
 
 @pytest.mark.parametrize("kind", ["image_url", "audio_url", "video_url"])
