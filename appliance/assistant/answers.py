@@ -155,7 +155,7 @@ class Answers:
         try:
             return await self._hands.proposals.write(conversation.id, message.id, person, path, text)
         except Mistake as mistake:
-            raise Invalid(str(mistake), hint="Choose another name.", code="file") from mistake
+            raise Invalid(str(mistake), hint="Choose another name, or save less at once.", code="file") from mistake
 
     async def proposals(self, person: Person, conversation_id: str) -> list[Proposal]:
         """What was proposed in a conversation, the oldest first. Raises NotFound."""

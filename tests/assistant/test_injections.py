@@ -16,6 +16,7 @@ from support.scripted_engine import Call, Delta, OverHttp, Raw, Say, Script, Scr
 
 from appliance.assistant.answers import Answers
 from appliance.assistant.person import Person
+from appliance.identity.users import Role, Users
 
 TRANSCRIPTS = 500
 SEED = 20_261_122
@@ -111,9 +112,17 @@ class Harm:
         )
 
 
-async def converse(answers: Answers, store: Any, harm: Harm, number: int) -> None:
+async def victims(users: Users) -> list[Person]:
+    """Enough people that nobody's allowance ends the attack: it asks whether each may use tools still."""
+    made = [
+        await users.create(f"victim{n}@example.org", "Victim", Role.operator, "test")
+        for n in range(TRANSCRIPTS // 8 + 1)
+    ]
+    return [Person(user.id, user.name, user.role.name, user.id) for user in made]
+
+
+async def converse(answers: Answers, store: Any, harm: Harm, person: Person) -> None:
     """One transcript: ask, let the model do what it will until it waits for a person or is over, then go away."""
-    person = Person(f"user-{number // 4}", "Victim", "operator", f"user-{number // 4}")
     conversation = await store.create(person.id, "Injected")
     text, context = harm.question()
     async with asyncio.timeout(60):
@@ -140,11 +149,11 @@ async def test_five_hundred_injected_conversations(hands: Home, scripted: Script
     async with room_in(hands, engine=OverHttp(scripted, tools=tools)) as room:
         room.front.policy = packaged_policy()
         answers, store = await room.front.answering.answers.get(), await room.front.conversations.get()
-        harm = Harm(scripted, tools)
+        harm, people = Harm(scripted, tools), await victims(room.front.users)
 
         async def one(number: int) -> None:
             async with places:
-                await converse(answers, store, harm, number)
+                await converse(answers, store, harm, people[number // 4])
 
         await asyncio.gather(*(one(number) for number in range(TRANSCRIPTS // 2)))
         database = room.front.store.database
