@@ -13,10 +13,15 @@ from appliance.assistant.messages import Conversation, Message, Tree
 from appliance.database import Database
 
 _OWN = "SELECT * FROM conversations WHERE owner = ? ORDER BY seq"
+_PROPOSED = (
+    "SELECT id, message, kind, state, run, path, diff, created_at, decided_at FROM proposals WHERE conversation = ?"
+    " ORDER BY created_at, id"
+)
 
 
 async def told(database: Database, person: str) -> list[dict[str, Any]]:
-    """All conversations of a person (a user id) with every message, as :func:`appliance.assistant.export.as_data` writes them."""
+    """All conversations of a person (a user id) with every message, as :func:`appliance.assistant.export.as_data` writes them,
+    and with what was proposed in them."""
     found = []
     for row in await database.rows(_OWN, (person,)):
         conversation = Conversation.of(row)
@@ -24,7 +29,9 @@ async def told(database: Database, person: str) -> list[dict[str, Any]]:
             "SELECT * FROM messages WHERE place BETWEEN ? AND ? ORDER BY place", conversation.places
         )
         tree = Tree(rows, row["chosen"])
-        found.append(as_data(conversation, [Message.of(each, conversation, tree) for each in rows]))
+        proposed = [dict(one) for one in await database.rows(_PROPOSED, (conversation.id,))]
+        whole = as_data(conversation, [Message.of(each, conversation, tree) for each in rows])
+        found.append(whole | {"proposals": proposed})
     return found
 
 

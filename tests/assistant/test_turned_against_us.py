@@ -15,7 +15,7 @@ from support.scripted_engine import Call, Hold, Say, Script, ScriptedEngine, Sta
 from support.talk import Talk
 from support.waiting import until
 
-from appliance.assistant import folding
+from appliance.assistant import folding, owned
 from appliance.assistant.live import Live
 from appliance.assistant.messages import Message, Role, State
 from appliance.assistant.proposals import MOST_DIFF, difference
@@ -110,6 +110,21 @@ def test_an_answer_whose_end_was_not_seen_taints(state: State) -> None:
     asked = Message("msg-1", "chat-1", None, Role.USER, "Look", State.DONE, 0.0)
     assert tainted([asked, Message("msg-2", "chat-1", "msg-1", Role.ASSISTANT, "The file says", state, 0.0)])
     assert not tainted([asked, Message("msg-2", "chat-1", "msg-1", Role.ASSISTANT, "Well", State.STOPPED, 0.0)])
+
+
+async def test_what_was_proposed_is_told_and_goes(worker: Talk, shop: Room, scripted: ScriptedEngine) -> None:
+    """PRV-4, PRV-6: a difference holds somebody's file; it is in the export, and gone with the conversation."""
+    scripted.script(Say("Take this."))
+    conversation = await worker.begin()
+    answer, _ = await worker.answer(conversation, "Write it")
+    path = f"/api/conversations/{conversation}/proposals"
+    made = await worker.call("POST", path, 201, message=answer, path="own.txt", text="mine\n")
+    database, person = shop.front.store.database, (await shop.front.member("operator")).id
+    (told,) = [one for one in await owned.told(database, person) if one["id"] == conversation]
+    assert [one["id"] for one in told["proposals"]] == [made["proposal"]["id"]]
+    assert "+mine" in told["proposals"][0]["diff"]
+    await worker.call("DELETE", f"/api/conversations/{conversation}", 200)
+    assert await database.rows("SELECT 1 FROM proposals WHERE conversation = ?", (conversation,)) == []
 
 
 async def test_a_refused_question_leaves_nothing_behind(worker: Talk, scripted: ScriptedEngine) -> None:
