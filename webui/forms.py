@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 from urllib.parse import parse_qsl
+from weakref import WeakValueDictionary
 
 import msgspec
 from aiohttp import web
@@ -16,6 +17,7 @@ FORM = "application/x-www-form-urlencoded"
 FIELDS_MAX = 32
 # In which the largest body (1 MiB) comes over a line of 18 KiB a second.
 BODY_SECONDS = 60.0
+BODIES_MAX = 8
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
@@ -28,6 +30,19 @@ async def read_body(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError as error:
         raise Invalid("the request did not come in time", hint="Send it again.", code="too_slow") from error
+
+
+class Bodies:
+    """Large bodies, a few at a time of each session or token: the others wait where they are sent from, and not in our memory."""
+
+    def __init__(self) -> None:
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    async def read(self, request: web.Request, tag: str) -> bytes:
+        """As :func:`read_body`, when it is the turn of a body of ``tag``."""
+        turn = self._turns.setdefault(tag, asyncio.Semaphore(BODIES_MAX))
+        async with turn:
+            return await read_body(request)
 
 
 async def read_form(request: web.Request) -> dict[str, str]:

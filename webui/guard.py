@@ -10,7 +10,6 @@ import errno
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
-from weakref import WeakValueDictionary
 
 from aiohttp import web
 from msgspec import Struct
@@ -26,7 +25,7 @@ from appliance.identity.tokens import TokenRefused
 from appliance.identity.users import Role, User
 from appliance.settings import Settings
 from webui import cookies
-from webui.forms import FORM, read_body
+from webui.forms import FORM, Bodies, read_body
 from webui.relay import peer_uid
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,6 @@ FOR_PROGRAMS = ("/api/", "/healthz", "/readyz", "/metrics")
 # The scope of a route that every token may use: what it learns about, or does to, the token itself.
 ANY_SCOPE = "any"
 DENIALS_MAX = 1000
-BODIES_MAX = 8
 DENIAL_SECONDS = 60.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -137,7 +135,7 @@ class Guard:
         self._console_uids = console_uids
         self._hosts = {settings.host: "ui", settings.ide_host: "ide"}
         self._finishing: set[asyncio.Task[web.StreamResponse]] = set()
-        self._bodies: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._bodies = Bodies()
         self._denied: dict[tuple[str, Route], float] = {}
 
     @web.middleware
@@ -196,12 +194,10 @@ class Guard:
         return response
 
     async def _read(self, request: web.Request, route: Route, principal: Principal | None) -> None:
-        """Take the body in. Large ones come a few at a time from each session or token: the others wait where they are sent from."""
-        if not route.body_max or principal is None:
-            await read_body(request)
-            return
-        turn = self._bodies.setdefault(principal.tag, asyncio.Semaphore(BODIES_MAX))
-        async with turn:
+        """Take the body in."""
+        if route.body_max and principal is not None:
+            await self._bodies.read(request, principal.tag)
+        else:
             await read_body(request)
 
     async def _admit(self, request: web.Request, route: Route, sent: list[str]) -> Principal | None:

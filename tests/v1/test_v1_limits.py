@@ -18,7 +18,7 @@ from support.waiting import until
 
 from appliance.assistant import v1_request
 from appliance.assistant.quotas import Client, QuotaReached, Quotas
-from webui.guard import BODIES_MAX
+from webui.forms import BODIES_MAX
 
 QUESTION: Any = [{"role": "user", "content": "Hello"}]
 BODY = {"model": "croft", "messages": QUESTION}
@@ -178,14 +178,18 @@ def test_what_is_under_way_counts_for_all_that_was_asked_for(more: dict[str, int
     assert asked.estimate - asked.prompt == answer
 
 
-async def test_large_bodies_of_one_token_come_a_few_at_a_time(door: Front, programs: Any) -> None:
+@pytest.mark.parametrize("terminal", [False, True])
+async def test_large_bodies_of_one_asker_come_a_few_at_a_time(door: Front, programs: Any, terminal: bool) -> None:
     """WEB-16: four megabytes on every connection that somebody opens would be the daemon's memory."""
     _, text = await programs.token()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: croft.localhost\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {text}\r\nContent-Length: {4 << 20}\r\n\r\n"
     ).encode()
-    writers = [(await door.raw())[1] for _ in range(BODIES_MAX + 2)]
+    socket = str(door.settings.paths.run / "editor/v1.sock")
+    writers = [
+        (await (asyncio.open_unix_connection(socket) if terminal else door.raw()))[1] for _ in range(BODIES_MAX + 2)
+    ]
 
     async def send(writer: asyncio.StreamWriter) -> None:
         writer.write(head + b"x" * (3 << 20))

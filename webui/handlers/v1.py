@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from appliance.assistant import v1_request
 from appliance.assistant.engine import Engine, EngineState
@@ -25,7 +26,7 @@ from appliance.assistant.v1_request import Ask
 from appliance.errors import CroftError
 from webui import keys
 from webui.answers import answer
-from webui.forms import read_body
+from webui.forms import Bodies, read_body
 from webui.guard import Handler, as_error, principal_of
 from webui.openai_shape import error_body
 from webui.outlet import Outlet
@@ -52,7 +53,7 @@ def add_to(app: web.Application, engine: Engine, quotas: Late[Quotas], streams: 
     """Serve ``/v1`` from another application, for ``caller`` alone. Make it with ``client_max_size=webui.routes.V1_MAX``."""
     app[keys.ENGINE], app[keys.QUOTAS], app[keys.STREAMS], app[CALLER] = engine, quotas, streams, caller
     app[keys.SHARED] = {}
-    app.middlewares.append(_errors)
+    app.middlewares.extend((_errors, _reader(caller)))
     app.router.add_get("/v1/models", models)
     app.router.add_get("/v1/models/{model:.+}", model)
     app.router.add_post("/v1/chat/completions", chat)
@@ -68,6 +69,17 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception as error:  # noqa: BLE001 - as_error logs what it does not know
         status, words, extra = as_error(error)
         return web.json_response(error_body(words, status), status=status, headers=extra)
+
+
+def _reader(caller: Caller) -> Middleware:
+    bodies = Bodies()
+
+    @web.middleware
+    async def read(request: web.Request, handler: Handler) -> web.StreamResponse:
+        await bodies.read(request, caller.tag)
+        return await handler(request)
+
+    return read
 
 
 async def models(request: web.Request) -> web.Response:
