@@ -148,6 +148,16 @@ async def test_the_estimate_comes_while_typing_and_a_draft_stays(place: Place) -
     await expect(page.locator("[data-composer] textarea")).to_have_value("How many tokens is this question?")
 
 
+async def test_a_draft_goes_with_who_signs_out(place: Place) -> None:
+    """PRV-4: whoever signs in next in this tab does not find it."""
+    page = await place.named()
+    await page.locator("[data-composer] textarea").fill("What nobody else should read")
+    await page.locator("form[action='/sign-out']").first.evaluate("form => form.requestSubmit()")
+    await page.wait_for_url("**/sign-in**")
+    kept = await page.evaluate("Object.entries(sessionStorage).flat().join(' ')")
+    assert "nobody else" not in kept
+
+
 async def test_without_scripts_one_reads_and_asks(place: Place) -> None:
     """A plain form asks; the page shows the answer as far as it is and comes again while it runs."""
     place.engine.script(Say("Plain **answer**."))

@@ -32,6 +32,8 @@ export class Chat {
     new ResizeObserver(() => (this.following ? this.toEnd() : this.showToEnd())).observe(this.scroller.firstElementChild);
     find("[data-to-end]", root).addEventListener("click", () => this.toEnd());
     addEventListener("pagehide", () => this.keepDraft());
+    // The page is left only after the answer to it has cleared what is stored here.
+    addEventListener("submit", ({ target }) => { this.leaving = target.matches("[action='/sign-out']"); });
     this.begin();
   }
 
@@ -54,10 +56,10 @@ export class Chat {
     this.toEnd();
   }
 
-  /** What is written but not sent outlives a reload of this tab. */
+  /** What is written but not sent outlives a reload of this tab, not who wrote it. */
   keepDraft() {
     const words = [...this.queue.map(({ text }) => text), this.composer.text].filter(Boolean).join("\n\n");
-    if (words) sessionStorage.setItem(DRAFT + this.id, words);
+    if (words && !this.leaving) sessionStorage.setItem(DRAFT + this.id, words);
     else sessionStorage.removeItem(DRAFT + this.id);
   }
 
