@@ -109,7 +109,15 @@ EVENTS: dict[str, str] = {
 # Events whose effect lies outside the database: an outcome must follow, or the action counts as interrupted.
 ANNOUNCED = frozenset(
     {
-        *("service.start", "service.stop", "service.restart", "service.update", "tool.add", "tool.remove", "image.packages"),
+        *(
+            "service.start",
+            "service.stop",
+            "service.restart",
+            "service.update",
+            "tool.add",
+            "tool.remove",
+            "image.packages",
+        ),
         *("ai.ask", "ai.write"),
         *("model.add", "model.use", "model.remove", "model.measure", "model.check"),
     }
