@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
 from support import screens
-from support.accounts import throwaway_accounts
 from support.appliance import free_port
-from support.broker import Home, home_folder
+from support.broker import Home
 from support.chats import Place, place_in
-
-
-@pytest.fixture(scope="session")
-def names() -> Iterator[dict[str, str]]:
-    with throwaway_accounts("ap") as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def shared_broker(names: dict[str, str]) -> Iterator[Home]:
-    with home_folder(names) as made:
-        made.start()
-        yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.accounts import throwaway_accounts
 from support.broker import ROOT, Home, end_home, home_folder
 from support.waiting import poll
 
@@ -23,25 +22,10 @@ def poll_fixture() -> Callable[..., object]:
     return poll
 
 
-@pytest.fixture(scope="session")
-def names() -> Iterator[dict[str, str]]:
-    """Accounts croft-tN and workspace-tN and the group croft-tN-web, removed at the end."""
-    with throwaway_accounts("t") as made:
-        yield made
-
-
 @pytest.fixture
 def home(names: dict[str, str]) -> Iterator[Home]:
     """A folder, configured but not started; whatever is started in it is stopped."""
     with home_folder(names) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def shared_broker(names: dict[str, str]) -> Iterator[Home]:
-    """One running broker for many examples."""
-    with home_folder(names) as made:
-        made.start()
         yield made
 
 

@@ -5,23 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.accounts import throwaway_accounts
-from support.broker import Home, home_folder
 from support.source import Source, Way, source
 from support.tiny_model import tiny_model
-
-
-@pytest.fixture(scope="session")
-def names() -> Iterator[dict[str, str]]:
-    with throwaway_accounts("m") as made:
-        yield made
-
-
-@pytest.fixture
-def broker(names: dict[str, str]) -> Iterator[Home]:
-    with home_folder(names) as made:
-        made.start()
-        yield made
 
 
 @pytest.fixture(scope="session")

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.accounts import throwaway_accounts
 from support.broker import Home, home_folder
-
-
-@pytest.fixture(scope="session")
-def names() -> Iterator[dict[str, str]]:
-    with throwaway_accounts("r") as made:
-        yield made
 
 
 @pytest.fixture

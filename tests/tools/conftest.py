@@ -9,15 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.accounts import throwaway_accounts
 from support.broker import Home, home_folder
 from support.toolchains import Source, certificates, tiny_python
-
-
-@pytest.fixture(scope="module")
-def names() -> Iterator[dict[str, str]]:
-    with throwaway_accounts("o") as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
