@@ -16,7 +16,8 @@ from appliance.broker.client import BrokerClient
 from appliance.broker.client import call as broker_call
 from appliance.commands import people as history_of_people
 from appliance.commands import runbooks
-from appliance.commands.front import Commands, Machine
+from appliance.commands.assessing import Machine
+from appliance.commands.front import Commands
 from appliance.commands.history import History
 from appliance.commands.host import HostVerbs
 from appliance.commands.judge import Policy

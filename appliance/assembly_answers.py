@@ -17,8 +17,9 @@ from appliance.assistant.engine import Engine
 from appliance.assistant.room import Late
 from appliance.commands import redact
 from appliance.commands.asker import Asker
+from appliance.commands.assessing import Proposal
 from appliance.commands.display import render
-from appliance.commands.front import Commands, Proposal
+from appliance.commands.front import Commands
 from appliance.commands.history import OPEN, Run, State
 from appliance.commands.model import Actor, Role
 from appliance.commands.output import saved

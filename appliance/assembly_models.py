@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from appliance.assistant.engine import Engine
 from appliance.assistant.room import Late
 from appliance.commands.asker import CONSOLE, Asker
-from appliance.commands.front import REHEARSAL, Commands, Proposal
+from appliance.commands.assessing import REHEARSAL, Proposal
+from appliance.commands.front import Commands
 from appliance.commands.history import OPEN, State
 from appliance.commands.model import Actor, Role
 from appliance.commands.output import STDOUT, saved

@@ -11,72 +11,39 @@ import hmac
 import logging
 import secrets
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from appliance.commands.access import check_decider, check_rehearser, may_see, sees_all
 from appliance.commands.asker import Asker
+from appliance.commands.assessing import REHEARSAL, Assessor, Machine, Proposal, check_size
 from appliance.commands.execution import Execution, shape
 from appliance.commands.history import OPEN, History, Run, State
 from appliance.commands.judge import Policy
 from appliance.commands.leases import Lease, Leases, Terms
 from appliance.commands.limits import DAY, LimitReached, RateLimits, budgets
-from appliance.commands.lines import JudgedLine, judge_line
-from appliance.commands.model import Actor, Judgement, Request, Role, Scope, Verdict
+from appliance.commands.lines import JudgedLine
+from appliance.commands.model import Actor, Judgement, Request, Verdict
 from appliance.commands.records import Records, name_of, said
 from appliance.commands.rehearsal import Rehearsals
 from appliance.commands.rehearsal_rows import Rehearsal
-from appliance.commands.runs import Live, Runs, Work
+from appliance.commands.runs import Live, Runs
 from appliance.commands.starter import Starter, executed
 from appliance.commands.tokenizer import joined
-from appliance.commands.values import lexical
-from appliance.commands.verify import Check, verified
 from appliance.commands.workspace import WorkspaceFiles
 from appliance.errors import Conflict, CroftError, Forbidden, Invalid, NotFound
 from appliance.messages import Message
 
 log = logging.getLogger(__name__)
 
-REHEARSAL = "rehearsal"
 APPROVAL_SECONDS = 300.0
 MUTE_SECONDS = 600.0
 MOST_PENDING = 10
-MOST_BYTES = 48_000  # of all words together: a request to the broker is one packet
 MOST_WHY = 2000
 TICK_SECONDS = 5.0
 FORGET_SECONDS = 3600.0
-
-
-class Machine(Struct, frozen=True):
-    """What commands need of the rest of the appliance, as callables.
-
-    ``role_of`` answers None for a person who is gone or suspended. ``ready`` returns once commands can run (it wakes the
-    IDE in the docker runtime). ``verbs`` carries out the host's typed verbs: it raises NotFound for one that is none.
-    """
-
-    runtime: str
-    uid: int
-    instance: str
-    workspace: str
-    policy: Callable[[], Policy]
-    role_of: Callable[[str], Awaitable[Role | None]]
-    ready: Callable[[], Awaitable[None]]
-    check: Check
-    verbs: Callable[[tuple[str, ...]], Work]
-
-
-class Proposal(Struct, frozen=True):
-    """What somebody asks for. ``line`` or ``stages``; ``why`` is what the asker says, shown apart from what we say."""
-
-    line: str = ""
-    stages: tuple[tuple[str, ...], ...] = ()
-    cwd: str = ""
-    why: str = ""
-    view: str = "plain"
-    scope: Scope = "workspace"
 
 
 class Commands:
@@ -86,6 +53,7 @@ class Commands:
         self, machine: Machine, records: Records, runs: Runs, files: WorkspaceFiles, rehearsals: Rehearsals
     ) -> None:
         self._machine, self._records, self._runs, self._files = machine, records, runs, files
+        self._assessor = Assessor(machine, runs, files)
         self.rehearsals = rehearsals
         self._limits = RateLimits(records.database, records.clock, records.boot_id)
         self._leases = Leases(records.database, records.clock, records.boot_id)
@@ -129,20 +97,11 @@ class Commands:
 
     def judge(self, asker: Asker, proposal: Proposal) -> JudgedLine:
         """What the policy alone says; nothing is recorded. Raises Invalid for a folder that is none."""
-        cwd = self._folder(proposal.cwd)
-        policy, actor, role = self._machine.policy(), asker.actor, asker.role
-        if not proposal.stages:
-            judged = judge_line(policy, proposal.line, actor, role, scope=proposal.scope, cwd=cwd)
-        else:
-            judged = JudgedLine(policy.judge(Request(proposal.stages, actor, role, proposal.scope, cwd)))
-        if asker.tainted and judged.judgement.verdict is Verdict.ALLOW and judged.judgement.effect != "read":
-            asks = replace(judged.judgement, verdict=Verdict.ASK, reason=Message("policy.ask.tainted"))
-            return replace(judged, judgement=asks)
-        return judged
+        return self._assessor.judge(asker, proposal)
 
     async def propose(self, asker: Asker, proposal: Proposal) -> Run:
         """Ask for a command. The run is refused, waiting or running then. Raises CroftError, LimitReached."""
-        _check_size(proposal)
+        check_size(proposal)
         if proposal.view == REHEARSAL:
             check_rehearser(asker, proposal.scope)
         if asker.actor is Actor.AI:
@@ -153,7 +112,7 @@ class Commands:
         run = self._fresh(asker, proposal, judgement)
         if judgement.verdict is not Verdict.DENY and run.scope == "workspace":
             await self._machine.ready()
-            judgement = await self._verified(judgement, run.cwd)
+            judgement = await self._assessor.verified(judgement, run.cwd)
             run = replace(run, verdict=judgement.verdict, reason=judgement.reason, stages=executed(judgement))
             if judgement.digest != self._machine.policy().digest:
                 raise Conflict("the policy was changed meanwhile", hint="Ask for the command again.", code="changed")
@@ -169,7 +128,7 @@ class Commands:
         """The asker in the role they have now: an answer of the assistant may outlive that of its person, and the person.
 
         Raises Forbidden for who is gone or suspended by now."""
-        role = await self._role(asker)
+        role = await self._assessor.role(asker)
         if role is None:
             raise Forbidden("who asked may use nothing here any more", hint="Ask an admin of this appliance.")
         return replace(asker, role=role)
@@ -352,7 +311,7 @@ class Commands:
 
     async def entries(self, folder: str) -> list[dict[str, Any]]:
         """The rows of a workspace folder, for who completes a path. Raises CroftError."""
-        return await self._files.entries(self._folder(folder) or ".")
+        return await self._files.entries(self._assessor.folder(folder) or ".")
 
     def changed(self) -> list[dict[str, str]]:
         """The runs that changed last, by id and state: what a page needs to know what to look at again."""
@@ -367,7 +326,7 @@ class Commands:
 
     def _fresh(self, asker: Asker, proposal: Proposal, judgement: Judgement) -> Run:
         typed = tuple(stage.typed for stage in judgement.stages) or proposal.stages
-        cwd = self._folder(proposal.cwd)
+        cwd = self._assessor.folder(proposal.cwd)
         return Run(
             id=f"run-{secrets.token_hex(8)}",
             state=State.REFUSED,
@@ -390,11 +349,6 @@ class Commands:
             boot_id=self._records.boot_id,
         )
 
-    async def _verified(self, judgement: Judgement, cwd: str) -> Judgement:
-        if not (cwd or judgement.paths or judgement.checks or any("/" in one.argv[0] for one in judgement.stages)):
-            return judgement
-        return await verified(judgement, cwd, self._machine.workspace, self._files, self._machine.check)
-
     async def _refuse(self, run: Run, taken: Mapping[str, Any]) -> Run:
         refused = replace(run, state=State.REFUSED, ended_at=self._records.clock.now())
         async with self._records.transaction() as tx:
@@ -409,7 +363,7 @@ class Commands:
         since = self._records.clock.uptime() - MUTE_SECONDS
         if await self._records.history.denied_since(run.shape, run.asker, self._records.boot_id, since):
             return await self._refuse(replace(run, reason=Message("command.refused.muted")), taken)
-        execution = await self._execution(run, judgement)
+        execution = await self._assessor.execution(run, judgement)
         run = replace(run, hash=execution.digest(), leasable=judgement.leasable)
         expected = _expected(execution)
         if not (run.asker.unattended or run.asker.tainted) and (
@@ -430,28 +384,6 @@ class Commands:
         self._records.tell(waiting)
         return waiting
 
-    async def _execution(self, run: Run, judgement: Judgement) -> Execution:
-        """Everything that an approval binds, looked at now. Raises CroftError."""
-        stages = executed(judgement)
-        look = {"folder": "", "programs": [""] * len(stages)}
-        if run.scope == "workspace":
-            look = await self._runs.fingerprint([argv[0] for argv in stages], run.cwd)
-        return Execution(
-            scope=run.scope,
-            runtime=self._machine.runtime,
-            uid=self._machine.uid,
-            workspace=self._machine.instance,
-            cwd=run.cwd,
-            folder=str(look["folder"]),
-            programs=tuple(look["programs"]),
-            stages=stages,
-            env=dict(judgement.env),
-            limits=judgement.limits,
-            rule=judgement.rule,
-            policy=judgement.digest,
-            view=run.view,
-        )
-
     async def _waiting(self, decider: Asker, run_id: str) -> Run:
         """A proposal that waits and that ``decider`` may decide. Raises CroftError."""
         run = await self.get(decider, run_id)
@@ -466,16 +398,16 @@ class Commands:
 
     async def _unchanged(self, run: Run) -> tuple[Judgement, Mapping[str, Any] | None]:
         """The judgement and the fingerprints if all that was hashed is as it was. Raises Conflict after closing the proposal."""
-        role = await self._role(run.asker)
+        role = await self._assessor.role(run.asker)
         reason = Message("command.gone")
         if role is not None:
             request = Request(run.typed, run.asker.actor, role, run.scope, run.cwd)
             judgement = self._machine.policy().judge(request)
             if run.scope == "workspace":
                 await self._machine.ready()
-                judgement = await self._verified(judgement, run.cwd)
+                judgement = await self._assessor.verified(judgement, run.cwd)
             if judgement.verdict is not Verdict.DENY:
-                execution = await self._execution(run, judgement)
+                execution = await self._assessor.execution(run, judgement)
                 same = judgement.digest == self._machine.policy().digest  # it took a while
                 if same and hmac.compare_digest(execution.digest(), run.hash):
                     return judgement, _expected(execution)
@@ -491,15 +423,6 @@ class Commands:
             hint="Ask for the command again.",
             code="changed",
         )
-
-    async def _role(self, asker: Asker) -> Role | None:
-        """The role the asker has now: a token or the assistant never more than it was given."""
-        if not asker.person:
-            return asker.role
-        found = await self._machine.role_of(asker.person)
-        if found is None or (asker.actor is Actor.HUMAN and not asker.token):
-            return found
-        return min(found, asker.role, key=("viewer", "operator", "admin").index)
 
     # Inside: small things
 
@@ -530,27 +453,6 @@ class Commands:
     def _as_of_now(self, run: Run) -> Run:
         over = run.state is State.WAITING and self.remaining(run) <= 0
         return replace(run, state=State.EXPIRED) if over else run
-
-    def _folder(self, cwd: str) -> str:
-        """``cwd`` relative to the workspace, without dots. Raises Invalid."""
-        root = self._machine.workspace
-        inner = cwd[len(root) :].lstrip("/") if cwd == root or cwd.startswith(f"{root}/") else cwd
-        found = None if inner.startswith("/") or "\0" in inner else lexical("", inner)
-        if found is None:
-            raise Invalid("the folder is not in the workspace", hint="Name one beneath it.", code="outside")
-        return found
-
-
-def _check_size(proposal: Proposal) -> None:
-    if bool(proposal.line) == bool(proposal.stages) and not proposal.stages:
-        raise Invalid("there is no command", hint="Type one.", code="empty")
-    if proposal.view not in ("plain", REHEARSAL):
-        raise Invalid("there is no such view", hint="There are plain and rehearsal.")
-    size = len(proposal.line.encode("utf-8", "replace")) + sum(
-        len(word.encode("utf-8", "replace")) + 8 for argv in proposal.stages for word in argv
-    )
-    if size > MOST_BYTES:
-        raise Invalid("the command is too long", hint=f"At most {MOST_BYTES} bytes.", code="too_long")
 
 
 def _expected(execution: Execution) -> Mapping[str, Any] | None:

@@ -19,7 +19,8 @@ from msgspec import Struct
 from appliance.audit import AuditLog
 from appliance.clock import Clock
 from appliance.commands.asker import Asker
-from appliance.commands.front import Commands, Proposal
+from appliance.commands.assessing import Proposal
+from appliance.commands.front import Commands
 from appliance.commands.hidden import hidden_in_text
 from appliance.commands.history import Run
 from appliance.commands.model import ROLES, Actor, Role

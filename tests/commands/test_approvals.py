@@ -8,8 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from appliance.commands.asker import Asker
+from appliance.commands.assessing import Proposal
 from appliance.commands.execution import Execution
-from appliance.commands.front import MOST_PENDING, Proposal
+from appliance.commands.front import MOST_PENDING
 from appliance.commands.judge import Policy
 from appliance.commands.language import load
 from appliance.commands.model import Actor, Limits

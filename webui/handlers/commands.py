@@ -13,8 +13,8 @@ import msgspec
 from aiohttp import web
 
 from appliance.commands.asker import Asker
+from appliance.commands.assessing import Proposal
 from appliance.commands.display import render
-from appliance.commands.front import Proposal
 from appliance.commands.history import PAGE_MOST, Run, State
 from appliance.commands.leases import Lease, Terms
 from appliance.commands.model import Actor, Scope

@@ -10,8 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.commands.assessing import Proposal
 from appliance.commands.completion import complete, folder_of
-from appliance.commands.front import Proposal
 from appliance.commands.history import Run, State
 from appliance.commands.model import Verdict
 from appliance.commands.output import saved
