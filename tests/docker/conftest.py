@@ -88,7 +88,7 @@ def images(engine: docker.DockerClient, builder: ModuleType) -> Iterator[dict[st
     _untag(engine, "ide", "proxy")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ai_image(engine: docker.DockerClient, builder: ModuleType) -> Iterator[str]:
     """croft/ai:pin: the real engine with a tiny random model behind it."""
     image = engine.images.get(builder.build(engine, "ai"))

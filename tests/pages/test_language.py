@@ -108,8 +108,11 @@ def test_no_script_glues_a_sentence(path: Path) -> None:
     assert [found[0] for pattern in GLUED_IN_SCRIPTS for found in pattern.finditer(text)] == []
 
 
-# What may stand in a template as it is: names, signs, the shape of a code.
-PLAIN = re.compile(r"(Croft|CSV|JSONL|JSON|Ctrl K|XXXX|ABCD-EFGH-JKMN-PQRS|[\s·:,.()/–—+×%#$|0-9-]|U\+[0-9A-F]+)*\Z")
+# What may stand in a template as it is: names, signs, what is printed on keys, the shape of a code or an address.
+PLAIN = re.compile(
+    r"(Croft|CSV|JSONL|JSON|Ctrl K|Enter|Shift|XXXX|ABCD-EFGH-JKMN-PQRS|https://…/model\.gguf"
+    r"|[\s·:,.()/–—+×%#$|0-9-]|U\+[0-9A-F]+)*\Z"
+)
 
 
 # What is no text: blocks with names for style sheets and scripts, comments, expressions, data, character references.
