@@ -170,7 +170,9 @@ def test_limits_hold_on_the_installed_proxy(harbour: Booted, owned: dict[str, st
 
 @pytest.fixture(scope="module")
 def browser(harbour: Booted) -> Iterator[Browser]:
-    harbour.do("cp", "/run/croft/proxy/root.crt", "/var/tmp/root.crt")
+    # The broker looks for it every two seconds, from when Caddy has made it.
+    published = ("cp", "/run/croft/proxy/root.crt", "/var/tmp/root.crt")
+    wait(lambda: harbour.do(*published, check=False).returncode == 0, "the proxy's own root is published", 30)
     root = harbour.tree / "var/tmp/root.crt"
     rules = ", ".join(f"MAP {name} {harbour.network}.2" for name in ("croft.localhost", "*.croft.localhost"))
     with chromium(root, f"--host-resolver-rules={rules}") as running:

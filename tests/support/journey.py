@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from playwright.sync_api import Error as PlaywrightError
@@ -35,17 +36,20 @@ def edit_and_save(page: Page, frame: Frame, workspace: Path) -> None:
 
 
 def _show_explorer(page: Page, frame: Frame, name: str) -> None:
-    """Until ``name`` is seen there: a command typed while the editor still starts can get lost, and is typed again."""
+    """Until ``name`` is seen there: a command typed while the editor still starts can get lost, and so can the news of a file."""
+    tries = itertools.count()
 
     def shown() -> bool:
         run_command(page, frame, "View: Show Explorer")
+        if next(tries):
+            run_command(page, frame, "File: Refresh Explorer")
         try:
             frame.get_by_role("treeitem", name=name).wait_for(timeout=8000)
         except PlaywrightError:
             return False
         return True
 
-    poll(shown, f"{name} is in the editor's list of files", 40)
+    poll(shown, f"{name} is in the editor's list of files", 60)
 
 
 def trust_the_folder(page: Page, frame: Frame) -> None:
