@@ -198,6 +198,10 @@ def measure(item: Item, rounds: int) -> list[Figure]:
     return figures
 
 
+def _shown(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
 def table(figures: list[Figure]) -> None:
     print(f"{'id':<6} {'value':>8} {'must':>8} {'stretch':>8}  verdict  what")
     for figure in figures:
@@ -206,7 +210,7 @@ def table(figures: list[Figure]) -> None:
         goals = f"{sign}{figure.must:>6g} {sign}{figure.stretch:>6g}"
         print(f"{figure.id:<6} {value:>8} {goals}  {figure.verdict:<8} {figure.what}")
         if figure.detail:
-            print("       " + ", ".join(f"{name} {number:.1f}" for name, number in figure.detail.items()))
+            print("       " + ", ".join(f"{name} {_shown(value)}" for name, value in figure.detail.items()))
 
 
 def facts(rounds: int) -> dict[str, object]:
