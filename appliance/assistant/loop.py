@@ -123,7 +123,7 @@ class Loop:
         """The model's next reply; None when there is another request to make first."""
         try:
             if self._calls_tools:
-                reply = await self._ask(tools=True)
+                reply = await self._ask(calling=True)
                 return reply if self._calls_tools else None
             choice = await self._choose()
         except Unavailable as error:
@@ -136,30 +136,34 @@ class Loop:
             choice = Reply()
         return choice if choice is None or choice.calls else await self._ask()
 
-    async def _ask(self, *, tools: bool = False, choose: bool = False) -> Reply:
+    async def _ask(self, *, calling: bool = False, choose: bool = False) -> Reply:
         def compose(upstream: Upstream, question: type[Question]) -> Question:
-            return self._compose(upstream, question, tools=tools, choose=choose)
+            return self._compose(upstream, question, calling=calling, choose=choose)
 
         try:
             return await self._asking.ask(self._person, self._live, self._meter, compose, show=not choose)
         except _NoTools:
             return Reply()
 
-    def _compose(self, upstream: Upstream, question: type[Question], *, tools: bool, choose: bool) -> Question:
-        if tools and not upstream.tools:
+    def _compose(self, upstream: Upstream, question: type[Question], *, calling: bool, choose: bool) -> Question:
+        if calling and not upstream.tools:
             self._calls_tools = False
             raise _NoTools
         self._context = upstream.context or UNKNOWN_CONTEXT
         room = min(answer_room(self._context, CHOICE_TOKENS if choose else self._most), max(1, self._meter.tokens_left))
-        text = prompts.system(tools=tools or choose, data=self._data or bool(self._steps), choose=choose)
-        described = _described() if tools else []
+        text = prompts.system(tools=calling or choose, data=self._data or bool(self._steps), choose=choose)
+        described = tools.described() if calling else []
         taken = self._asking.tokens.of(json.dumps(described), upstream.model) if tools else 0
         fitted = fit(text, self._turns, self._steps, self._context - room - taken, self._asking.tokens, upstream.model)
         self._live.usage |= {"context": self._context, "context_used": fitted.tokens + taken}
         if fitted.left_out or fitted.cut:
             self._live.usage |= {"left_out": fitted.left_out, "cut": fitted.cut}
         return question(
-            fitted.messages, room, described, _schema() if choose else None, temperature=0.0 if choose else None
+            fitted.messages,
+            room,
+            described,
+            tools.choice_schema() if choose else None,
+            temperature=0.0 if choose else None,
         )
 
     # --- models that do not call tools: one choice at a time, in JSON of a fixed shape
@@ -343,14 +347,6 @@ _NOT_RUN = {
     "expired": "Nobody decided in time, so it did not run.",
     "cancelled": "It was cancelled.",
 }
-
-
-def _described() -> list[dict[str, Any]]:
-    return tools.described()
-
-
-def _schema() -> dict[str, Any]:
-    return tools.choice_schema()
 
 
 def _echo(call: RawCall, number: int) -> dict[str, Any]:
