@@ -50,7 +50,7 @@ run_from() {
       "Without --dry-run the installer installs it first."
     install_python
     python=$(find_python)
-    [[ -n $python ]] || die "this distribution offers no Python 3.11 or newer" "Use Debian 12 or 13, or Ubuntu 24.04."
+    [[ -n $python ]] || die "this distribution offers no Python 3.11 or newer" "Use Debian 12 or 13, or Ubuntu 22.04 or 24.04."
   fi
   case " $* " in
     *" --dry-run "* | *" --help "* | *" -h "*) phase "$python" "$tree" check "$@" && exit 0 || exit $? ;;
