@@ -22,6 +22,7 @@ from appliance.broker.processes import Processes
 from appliance.broker.proxy_root import ProxyRoot
 from appliance.broker.runs import Runs
 from appliance.broker.server import Server
+from appliance.broker.spawn import Container
 from appliance.broker.toolchains import ToolHelpers
 from appliance.broker.verbs import Verbs
 from appliance.errors import CroftError
@@ -44,7 +45,7 @@ class Broker:
             settings, installed, self.accounts, self.processes, Logs(settings, self.accounts), self._notify
         )
         contained = self.backend.runtime == "docker"
-        self.runs = Runs(settings, self.accounts, self.processes, self._notify, self._ide_pid if contained else None)
+        self.runs = Runs(settings, self.accounts, self.processes, self._notify, self._ide if contained else None)
         files = Files(settings, self.accounts, self.processes)
         self.fence = Fence(settings, self.accounts)
         tools = ToolHelpers(settings, self.accounts, self.processes)
@@ -93,9 +94,9 @@ class Broker:
             return False
         return not (self.processes or self.backend.busy()) or time.monotonic() > self._deadline
 
-    def _ide_pid(self) -> int | None:
-        pid: int | None = next(row["pid"] for row in self.backend.services() if row["service"] == "ide")
-        return pid
+    def _ide(self) -> Container | None:
+        row = next(row for row in self.backend.services() if row["service"] == "ide")
+        return Container(row["pid"], row["image"]) if row["pid"] else None
 
     def _notify(self, event: dict[str, object]) -> None:
         self.server.notify(event)

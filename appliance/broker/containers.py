@@ -51,6 +51,7 @@ class Seen:
         """The fields of a broker row that come from the container."""
         code, number = self.outcome
         row: dict[str, Any] = {"state": self.state, "since": self.since, "pid": self.pid or None, "run_id": self.run_id}
+        row["image"] = self.image
         if self.running:
             figures = group(self.pid).figures()
             return row | {"memory_bytes": figures["memory_bytes"], "cpu_usec": figures["cpu_usec"]}

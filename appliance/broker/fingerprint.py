@@ -30,11 +30,12 @@ def program(word: str) -> str:
     return ""
 
 
-def report(words: Sequence[str]) -> Callable[[int], None]:
-    """For a child without a program: says the fingerprint of its folder and of each word on standard output."""
+def report(words: Sequence[str], image: str) -> Callable[[int], None]:
+    """For a child without a program: says the fingerprint of its folder and of each word on standard output, and ``image``."""
 
     def entry(root: int) -> None:
-        os.write(1, json.dumps({"folder": folder(), "programs": [program(word) for word in words]}).encode("ascii"))
+        found = {"image": image, "folder": folder(), "programs": [program(word) for word in words]}
+        os.write(1, json.dumps(found).encode("ascii"))
 
     return entry
 

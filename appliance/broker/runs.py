@@ -19,7 +19,7 @@ from appliance.broker.backend import Notify
 from appliance.broker.cgroups import Group, Limits
 from appliance.broker.processes import Process, Processes
 from appliance.broker.protocol import Field, Object, Peer, Reply, Verb, many, nested, one_of, table, text, whole, words
-from appliance.broker.spawn import Expected, Pipeline, Spawner, held
+from appliance.broker.spawn import Container, Expected, Pipeline, Spawner, held
 from appliance.broker.views import Views
 from appliance.errors import Conflict, Invalid, NotFound, TooMany, Unavailable
 from appliance.settings import Settings
@@ -43,9 +43,9 @@ class Runs:
         accounts: Accounts,
         processes: Processes,
         notify: Notify,
-        container: Callable[[], int | None] | None = None,
+        container: Callable[[], Container | None] | None = None,
     ) -> None:
-        """``container`` says the pid of the IDE's container where runs belong into one; None means on the host."""
+        """``container`` says which is the IDE's where runs belong into one; None means on the host."""
         self._settings = settings
         self._accounts = accounts
         self._processes = processes
@@ -61,7 +61,11 @@ class Runs:
             "pids": Field(whole(1, MOST_PIDS), False),
             "memory_mb": Field(whole(16, most_memory_mb()), False),
         }
-        expected = {"folder": Field(text(longest=64)), "programs": Field(many(MOST_STAGES, text()))}
+        expected = {
+            "folder": Field(text(longest=64)),
+            "programs": Field(many(MOST_STAGES, text())),
+            "image": Field(text(longest=128), False),
+        }
         return self._views.verbs() | {
             "spawn": Verb(
                 self.spawn,
@@ -138,7 +142,7 @@ class Runs:
             self._spawner.spares.close()
 
     def fingerprint(self, peer: Peer, programs: list[str], cwd: str = ".") -> Reply:
-        """A descriptor to read ``{"folder", "programs"}`` from: what a run here and now would start. Raises CroftError."""
+        """A descriptor to read ``{"image", "folder", "programs"}`` from: what a run here and now would start. Raises CroftError."""
         if len(self._processes.of_kind("look")) >= MOST_LOOKS:
             raise TooMany("too many commands are being looked at", retry_after=1)
         return Reply({}, [self._spawner.look(programs, cwd or ".")])
@@ -205,7 +209,7 @@ def _expected(given: dict[str, Any] | None, stages: tuple[tuple[str, ...], ...])
         return None
     if len(given["programs"]) != len(stages):
         raise Invalid("expected must name one program for each stage")
-    return Expected(given["folder"], tuple(given["programs"]))
+    return Expected(given["folder"], tuple(given["programs"]), given.get("image", ""))
 
 
 def outcome(process: Process) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from appliance.broker import fingerprint, kernel, layout
 from appliance.broker.accounts import Accounts
@@ -30,10 +30,11 @@ _RLIMITS = ((resource.RLIMIT_NOFILE, 1024), (resource.RLIMIT_FSIZE, MOST_FILE_BY
 
 @dataclass(frozen=True)
 class Expected:
-    """The fingerprints an approval was given for: of the folder, and of each stage's program."""
+    """The fingerprints an approval was given for: of the folder and of each stage's program, and the container's image."""
 
     folder: str
     programs: tuple[str, ...]
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,13 @@ class Pipeline:
     stdin: bool
     expected: Expected | None = None
     rehearsal: float = 0.0  # seconds it may take, where it is one
+
+
+class Container(NamedTuple):
+    """The IDE's: its first process, and the id of the image it was made of."""
+
+    pid: int
+    image: str
 
 
 class RoomMaker(Protocol):
@@ -66,10 +74,10 @@ class Spawner:
         settings: Settings,
         accounts: Accounts,
         processes: Processes,
-        container: Callable[[], int | None] | None,
+        container: Callable[[], Container | None] | None,
         views: RoomMaker,
     ) -> None:
-        """``container`` says the pid of the IDE's container where runs belong into one; None means on the host."""
+        """``container`` says which is the IDE's where runs belong into one; None means on the host."""
         self._views = views
         self._settings, self._accounts, self._processes, self._container = settings, accounts, processes, container
         kernel.last_capability()  # children are born knowing it
@@ -83,6 +91,8 @@ class Spawner:
         """The run, and our ends of stdout, stderr and, if asked for, stdin. Raises CroftError; nothing is left then."""
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             base = self._base(theirs, plan.cwd)
+            if plan.expected and plan.expected.image != base.image:
+                raise Conflict(fingerprint.CHANGED, code="changed")
             if plan.rehearsal:
                 base = replace(base, inside=self._views.open(plan.name, base.root, plan.rehearsal, base.inside))
                 ours.callback(self._views.close, plan.name, failed=True)
@@ -107,7 +117,9 @@ class Spawner:
             null = held(theirs, _null())
             name = f"look-{os.urandom(8).hex()}"
             group = theirs.enter_context(fresh_group(self._processes, name, Limits(128, None, 2)))
-            pid = launch(self._plan(base, (), null, out[1], null, {}, cwd, group, fingerprint.report(words)))
+            pid = launch(
+                self._plan(base, (), null, out[1], null, {}, cwd, group, fingerprint.report(words, base.image))
+            )
             ours.pop_all()
         process = Process(name, "look", pid, 0, time.time(), group)
         process.kill_at = time.clock_gettime(time.CLOCK_BOOTTIME) + 2
@@ -195,27 +207,23 @@ class Spawner:
     def _base(self, stack: contextlib.ExitStack, cwd: str) -> _Base:
         workspace = self._settings.paths.workspace
         root = held(stack, layout.open_folder(workspace, self._accounts.workspace.uid))
-        inside = self._inside(str(workspace))
-        if inside:
-            held(stack, inside.pidfd)
-        return _Base(root, inside)
-
-    def _inside(self, workspace: str) -> Inside | None:
-        """The container to run in. Raises Unavailable while the IDE is not running."""
         if self._container is None:
-            return None
-        pid = self._container()
-        if pid is None:
+            return _Base(root, None)
+        container = self._container()
+        if container is None:
             raise Unavailable("cannot run a command: the IDE is not running", code="ide_stopped")
-        return enter(pid, workspace, self._accounts.workspace.uid)
+        inside = enter(container.pid, str(workspace), self._accounts.workspace.uid)
+        held(stack, inside.pidfd)
+        return _Base(root, inside, container.image)
 
 
 @dataclass(frozen=True)
 class _Base:
-    """Where runs start: the workspace's descriptor, and the container if there is one."""
+    """Where runs start: the workspace's descriptor, and the container with its image's id if there is one."""
 
     root: int
     inside: Inside | None
+    image: str = ""
 
 
 def enter(pid: int, workspace: str, uid: int) -> Inside:

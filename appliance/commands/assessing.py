@@ -85,12 +85,13 @@ class Assessor:
     async def execution(self, run: Run, judgement: Judgement) -> Execution:
         """Everything that an approval binds, looked at now. Raises CroftError."""
         stages = executed(judgement)
-        look = {"folder": "", "programs": [""] * len(stages)}
+        look = {"image": "", "folder": "", "programs": [""] * len(stages)}
         if run.scope == "workspace":
             look = await self._runs.fingerprint([argv[0] for argv in stages], run.cwd)
         return Execution(
             scope=run.scope,
             runtime=self._machine.runtime,
+            image=str(look["image"]),
             uid=self._machine.uid,
             workspace=self._machine.instance,
             cwd=run.cwd,

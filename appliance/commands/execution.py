@@ -14,15 +14,20 @@ from msgspec import Struct, to_builtins
 
 from appliance.commands.model import Limits, Scope
 
-VERSION = 1
+VERSION = 2  # 2: image
 NO_INPUT = hashlib.sha256(b"").hexdigest()
 
 
 class Execution(Struct, frozen=True):
-    """``folder`` and ``programs`` are the broker's fingerprints: path, device and inode as the run itself would see them."""
+    """``folder`` and ``programs`` are the broker's fingerprints: path, device and inode as the run itself would see them.
+
+    ``image`` is the id of the image that the run's container was made of, empty where there is none: what a program loads
+    besides itself changes with that.
+    """
 
     scope: Scope
     runtime: str
+    image: str
     uid: int
     workspace: str
     cwd: str

@@ -458,4 +458,4 @@ class Commands:
 def _expected(execution: Execution) -> Mapping[str, Any] | None:
     if execution.scope == "host":
         return None
-    return {"folder": execution.folder, "programs": list(execution.programs)}
+    return {"image": execution.image, "folder": execution.folder, "programs": list(execution.programs)}

@@ -107,7 +107,7 @@ class Runs:
             await self._broker.close()
 
     async def fingerprint(self, programs: Sequence[str], cwd: str) -> dict[str, Any]:
-        """``{"folder", "programs"}`` of what would be started here and now. Raises CroftError."""
+        """``{"image", "folder", "programs"}`` of what would be started here and now. Raises CroftError."""
         reply = await self._call("fingerprint", programs=list(programs), cwd=cwd or ".")
         try:
             said = await _read_all(reply.fds.pop())

@@ -20,7 +20,8 @@ from appliance.identity.users import Role
 MODEL = Asker(Actor.AI, "operator", person="nobody-yet", name="Assistant", session="conversation-1")
 SHOWN = Execution(
     scope="workspace",
-    runtime="process",
+    runtime="docker",
+    image="sha256:1",
     uid=1000,
     workspace="croft-1",
     cwd="src",
@@ -38,9 +39,9 @@ SHOWN = Execution(
 def test_every_field_is_in_the_hash(field):
     """POL-10, DECIDED 26: nothing that is bound can change without the hash."""
     other = {
-        "scope": "host", "runtime": "docker", "uid": 1001, "workspace": "croft-2", "cwd": "src/", "folder": "801-11",
+        "scope": "host", "runtime": "process", "image": "sha256:2", "uid": 1001, "workspace": "croft-2", "cwd": "src/", "folder": "801-11",
         "programs": ("/usr/bin/make 801-3",), "stages": (("make", "all", ""),), "env": {"LANG": "C", "TERM": ""},
-        "limits": Limits(seconds=31), "rule": "make2", "policy": "abd", "view": "rehearsal", "stdin": "x", "version": 2,
+        "limits": Limits(seconds=31), "rule": "make2", "policy": "abd", "view": "rehearsal", "stdin": "x", "version": 3,
     }[field]  # fmt: skip
     assert replace(SHOWN, **{field: other}).digest() != SHOWN.digest()
     assert replace(SHOWN).digest() == SHOWN.digest()

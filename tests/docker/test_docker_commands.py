@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import docker
 import pytest
+from support.commands import room_in
 
-from appliance.broker.client import BrokerClient
+from appliance.broker.client import BrokerClient, BrokerError
 from appliance.commands.model import Limits
 from appliance.commands.output import saved
 from appliance.commands.runs import NotStarted, Order, Runs
@@ -71,6 +74,40 @@ async def test_commands_run_in_the_container_and_end_there(runs: Runs, broker, t
     await runs.kill(wanted.id)
     outcome = await asyncio.wait_for(live.over, 5)
     assert (outcome.cause, count(mark)) == ("killed", 0)
+
+
+async def test_an_approval_is_not_for_a_container_of_another_image(broker, engine: docker.DockerClient) -> None:
+    """POL-10, DECIDED 26: the image was rebuilt between what was shown and the run; the programs are the same files."""
+    broker.up("ide")
+    first = engine.containers.get("croft-ide")
+    other = first.commit("croft-test/ide", "rebuilt", changes="LABEL rebuilt=yes")
+    try:
+        async with room_in(broker) as room:
+            shown = await room.propose("sh", "-c", "echo ok")
+            assert (await room.approve(shown, wait=20))["run"]["state"] == "done"
+            waiting, seen = await room.propose("sh", "-c", "touch ran"), await look(broker)
+            assert seen["image"] == first.image.id
+            broker.call("stop", service="ide")
+            broker.poll(lambda: broker.row("ide")["state"] == "stopped", "the IDE to stop", 30)
+            other.tag("croft/ide", "pin")
+            broker.up("ide")
+            assert await look(broker) == seen | {"image": other.id}
+            assert (await room.approve(waiting, status=409))["error"]["code"] == "changed"
+            assert (await room.over(waiting["id"]))["state"] == "expired"
+        with pytest.raises(BrokerError) as refused:
+            broker.call("spawn", argv=["sh", "-c", "touch ran"], expected=seen)
+        assert refused.value.code == "changed"
+        assert not (broker.paths.workspace / "ran").exists()
+    finally:
+        engine.containers.get("croft-ide").remove(force=True)
+        engine.images.get(first.image.id).tag("croft/ide", "pin")
+        engine.images.remove(other.id, force=True)
+
+
+async def look(broker) -> dict[str, object]:
+    reply = await asyncio.to_thread(broker.call, "fingerprint", programs=["sh"])
+    with os.fdopen(reply.fds[0], "rb") as pipe:
+        return json.loads(await asyncio.to_thread(pipe.read))
 
 
 def own(path: str) -> str:
