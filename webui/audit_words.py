@@ -21,7 +21,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 HEAD = ("seq", "time", "event", "actor", "name", "intent", "detail")
 # Excel takes a file without it for the machine's own eight-bit encoding, and Arabic names are lost.
 BOM = "\ufeff"
-KNOWN_ACTORS = ("console", "daemon", "anyone")
+KNOWN_ACTORS = ("console", "daemon", "anyone", "setup-link")
 
 
 class Names:
@@ -51,7 +51,9 @@ def sentence(t: Translator, record: Record, names: Names) -> str:
     values = _Values({name: _plain(value) for name, value in record.detail.items()})
     for name in ("user", "person"):
         if name in record.detail:
-            values[name] = names(t, str(record.detail[name]))
+            # Only the set-up link is made for somebody who has no account yet.
+            person = record.detail[name]
+            values[name] = t("audit.actor.first-admin") if person is None else names(t, str(person))
     if isinstance(stages := record.detail.get("stages"), list):
         values["line"] = " | ".join(shlex.join(map(str, argv)) for argv in stages)
     values["intent"] = str(record.intent or "–")

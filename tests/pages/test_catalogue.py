@@ -138,7 +138,7 @@ FAMILIES = {
     "leaving.": [f"{one.id}.{part}" for one in LEAVES for part in ("title", "when")]
     + sorted({f"field.{field}" for one in LEAVES for field in one.fields}),
     "audit.": [f"{part}.{event}" for event in EVENTS for part in ("kind", "said")]
-    + [f"actor.{who}" for who in (*KNOWN_ACTORS, "token")],
+    + [f"actor.{who}" for who in (*KNOWN_ACTORS, "token", "first-admin")],
     "fault.audit_": sorted(set(FAULTS.values())),
     "welcome.": [f"{step}.{part}" for step in STEPS for part in ("title", "about")],
     "console.": ["link", "person", "doctor"],

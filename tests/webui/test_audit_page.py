@@ -150,3 +150,14 @@ async def test_only_what_is_newer_follows(door: Front) -> None:
     async with door.ask("GET", f"/api/audit?after={first}", cookie) as answer:
         records = (await answer.json())["records"]
     assert [(record["seq"], record["said"]) for record in records] == [(second, "Took along: two.")]
+
+
+async def test_the_set_up_link_is_for_the_first_admin_who_has_no_name_yet(door: Front) -> None:
+    """What the log's first page says is words, never a value of the program."""
+    _, cookie = await door.sign_in_as("admin")
+    await door.audit.note("link.create", "console", kind="setup", user=None)
+    await door.audit.note("user.create", "setup-link", user="u1", role="admin")
+    text = await text_of(door, "/audit", cookie)
+    assert "the first admin" in text
+    assert "The set-up link" in text
+    assert "None" not in re.sub(r"<[^>]*>", "", text)
