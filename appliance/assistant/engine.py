@@ -66,7 +66,7 @@ class Upstream:
     ``key`` is sent as Bearer where it is not empty. ``model`` is the engine's name for the model in use.
 
     Ask with ``stream``: llama.cpp's server (2026-10) notices that nobody waits any more only where it sends an answer piece by piece,
-    and works on an unstreamed one to its end. Who leaves such a one early makes the engine begin anew, which takes it a second.
+    and works on an unstreamed one to its end; then it has to begin anew, which takes a second and more.
     """
 
     base: str

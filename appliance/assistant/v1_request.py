@@ -16,6 +16,7 @@ from appliance.errors import Invalid, NotFound
 
 # Our name for whatever model is in use, so that settings of programs outlive a change of the model.
 OWN_NAME = "croft"
+CHAT = "/chat/completions"
 BYTES_PER_TOKEN = 4
 ANSWER_TOKENS = 256  # what an answer counts for until its length is known
 
@@ -64,8 +65,8 @@ class _Embeddings(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Ask:
-    """One request. ``path`` follows ``/v1``; ``wants_usage``: the client asked for a last chunk with the usage; ``estimate``:
-    tokens it may take; ``prompt``: those of them that are read."""
+    """One request. ``path`` follows ``/v1``; ``stream``, ``wants_usage``: the client asked for a stream, and for a last chunk with the
+    usage in it; ``estimate``: tokens it may take; ``prompt``: those of them that are read."""
 
     path: str
     model: str
@@ -76,9 +77,11 @@ class Ask:
     wants_usage: bool = False
 
     def body(self, model: str) -> bytes:
-        """The request for the engine, which calls its model ``model``. A stream always ends with its usage."""
+        """The request for the engine, which calls its model ``model``. It always answers a chat as a stream that ends with its usage:
+        of one that it answers whole it does not notice that nobody waits any more (AI-13)."""
         fields = self.fields | {"model": msgspec.Raw(msgspec.json.encode(model))}
-        if self.stream:
+        if self.path == CHAT:
+            fields["stream"] = msgspec.Raw(b"true")
             fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
         return msgspec.json.encode(fields)
 
@@ -94,7 +97,7 @@ def chat(body: bytes) -> Ask:
     answer = max(0, head.max_completion_tokens or head.max_tokens or 0) or ANSWER_TOKENS  # -1 has no end
     wants = head.stream_options is not None and head.stream_options.include_usage is True
     return Ask(
-        "/chat/completions",
+        CHAT,
         head.model,
         fields,
         prompt,

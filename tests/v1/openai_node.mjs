@@ -29,6 +29,9 @@ const called = await client.chat.completions.create({ model: "croft", messages, 
 said.called = "";
 for await (const chunk of called) said.called += chunk.choices[0]?.delta.tool_calls?.[0]?.function?.arguments ?? "";
 
+const asked = await client.chat.completions.create({ model: "croft", messages, tools });
+said.asked = [asked.choices[0].finish_reason, asked.choices[0].message.tool_calls.map((call) => call.function.arguments), asked.object];
+
 said.vector = (await client.embeddings.create({ model: "croft", input: "abc", encoding_format: "float" })).data[0].embedding;
 
 const failing = async (ask) => {

@@ -41,9 +41,13 @@ async def test_a_whole_answer(engine: ScriptedEngine, programs: Any) -> None:
     assert said.usage is not None
     assert said.usage.completion_tokens == 5
     got = engine.chats[-1].body
-    assert got == {"model": "scripted-7b", "messages": QUESTION, "temperature": 0.5}, (
-        "what is for the provider stays here"
-    )
+    assert got == {
+        "model": "scripted-7b",
+        "messages": QUESTION,
+        "temperature": 0.5,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }, "what is for the provider stays here; asked for a stream, the engine notices that nobody waits"
 
 
 @pytest.mark.parametrize("asked", [False, True])
@@ -150,6 +154,7 @@ async def test_a_client_that_goes_ends_the_engine_s_work(
     await until(lambda: not engine.busy, "the engine is free")
     assert time.monotonic() - began < 2
     assert engine.chats[-1].gone
+    assert engine.chats[-1].body["stream"] is True, "llama.cpp notices it only where it streams"
     quotas = await door.quotas.get()
     await until(lambda: not quotas.under_way, "the request is over here too")
 

@@ -67,6 +67,13 @@ def llama() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+async def idle_within_two_seconds(engine: Running) -> None:
+    began = time.monotonic()
+    while not await engine.idle():
+        assert time.monotonic() - began < 2
+        await asyncio.sleep(0.02)
+
+
 async def test_answers_usage_vectors_and_an_end_within_two_seconds(llama: Path) -> None:
     """AI-13, at the engine itself; the tokens that the quota counts are those the engine says it used."""
     folder = Path(tempfile.mkdtemp(prefix="croft-"))
@@ -96,9 +103,67 @@ async def test_answers_usage_vectors_and_an_end_within_two_seconds(llama: Path) 
             )
             await anext(aiter(stream))
             await stream.close()
-            began = time.monotonic()
-            while not await engine.idle():
-                assert time.monotonic() - began < 2
+            await idle_within_two_seconds(engine)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def test_who_asks_for_a_whole_answer_and_goes_frees_the_engine_too(llama: Path) -> None:
+    """AI-13: llama.cpp's server works on an unstreamed answer to its end, so it is never asked for one."""
+    folder = Path(tempfile.mkdtemp(prefix="croft-"))
+    engine = Running(llama)
+    try:
+        async with front(folder, engine=engine) as door, AsyncExitStack() as stack:
+            await door.member("admin")
+            client = await Programs(door, stack).client()
+            asking = asyncio.ensure_future(
+                client.chat.completions.create(
+                    model="croft", messages=QUESTION, max_tokens=1900, logit_bias={"2": -100}, temperature=0
+                )
+            )
+            while await engine.idle():  # noqa: ASYNC110 - another process is looked at
                 await asyncio.sleep(0.02)
+            assert not asking.done()
+            asking.cancel()
+            await idle_within_two_seconds(engine)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def test_a_whole_answer_is_the_one_that_streams(llama: Path) -> None:
+    """Folded here or by llama.cpp itself: the same text, probabilities, end and usage."""
+    folder = Path(tempfile.mkdtemp(prefix="croft-"))
+    how: Any = {
+        "messages": QUESTION,
+        "max_tokens": 12,
+        "temperature": 0,
+        "seed": 1,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    # Letters: of the bytes of one that is not whole yet llama.cpp streams no probabilities.
+    how["logit_bias"] = {str(token): 50 for token in range(70, 95)}
+    engine = Running(llama)
+    try:
+        async with front(folder, engine=engine) as door, AsyncExitStack() as stack:
+            await door.member("admin")
+            client = await Programs(door, stack).client()
+            ours = await client.chat.completions.create(model="croft", **how)
+            connector = aiohttp.UnixConnector(str(llama))
+            async with (
+                aiohttp.ClientSession(connector=connector) as web,
+                web.post("http://engine/v1/chat/completions", json={"model": "tiny", **how}) as answer,
+            ):
+                theirs = await answer.json()
+            made = ours.model_dump()
+            for name in ("content", "role"):
+                assert made["choices"][0]["message"][name] == theirs["choices"][0]["message"][name]
+            assert made["choices"][0]["finish_reason"] == theirs["choices"][0]["finish_reason"]
+            assert (
+                len(made["choices"][0]["logprobs"]["content"]) == len(theirs["choices"][0]["logprobs"]["content"]) == 12
+            )
+            for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+                assert made["usage"][name] == theirs["usage"][name]
+            assert (made["object"], made["model"]) == (theirs["object"], theirs["model"])
     finally:
         shutil.rmtree(folder, ignore_errors=True)

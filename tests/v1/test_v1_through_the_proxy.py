@@ -76,6 +76,11 @@ async def test_openai_python(whole: Appliance, port: int) -> None:
         engine.script(Say("one two three"))
         stream = await client.chat.completions.create(model="croft", messages=QUESTION, stream=True)
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "one two three"
+        engine.script(Call("read_file", {"path": "a"}))
+        said = await client.chat.completions.create(model="croft", messages=QUESTION)
+        calls = said.choices[0].message.tool_calls or []
+        assert [call.function.arguments for call in calls if call.type == "function"] == ['{"path": "a"}']
+        assert said.usage is not None
         with pytest.raises(openai.NotFoundError):
             await client.chat.completions.create(model="gpt-4o", messages=QUESTION)
         engine.script(Say("word "), Stall())
@@ -93,6 +98,7 @@ async def test_openai_node(whole: Appliance, port: int) -> None:
         engine.script(Say("whole answer"))
         engine.script(Say("streamed answer"))
         engine.script(Call("read_file", {"path": "a"}))
+        engine.script(Call("read_file", {"path": "b"}))
         engine.script(Fail(500))
         engine.script(Say("word " * 3, 100), Stall())
         said = await asyncio.to_thread(_node, whole, program.parent, good, reader)
@@ -106,6 +112,7 @@ async def test_openai_node(whole: Appliance, port: int) -> None:
         "streamed": "streamed answer",
         "usage": 2,
         "called": '{"path": "a"}',
+        "asked": ["tool_calls", ['{"path": "b"}'], "chat.completion"],
         "vector": [3, 1],
         "errors": [
             "AuthenticationError 401 invalid_api_key",

@@ -120,7 +120,7 @@ async def _relay(request: web.Request, ask: Ask) -> web.StreamResponse:
     caller = _caller(request)
     v1_request.check_model(ask.model, request.app[keys.ENGINE].status().model)
     use = (await request.app[keys.QUOTAS].get()).begin(caller.client, ask.estimate)
-    tally = Tally(ask.prompt, wants_usage=ask.wants_usage)
+    tally = Tally(ask.prompt, wants_usage=ask.wants_usage or not ask.stream)
     try:
         work = _stream if ask.stream else _whole
         return await request.app[keys.STREAMS].run(caller.tag, work(request, ask, tally))
@@ -147,8 +147,26 @@ def _caller(request: web.Request) -> Caller:
 
 async def _whole(request: web.Request, ask: Ask, tally: Tally) -> web.StreamResponse:
     async with _asked(request.app[keys.ENGINE], _links(request), ask, tally) as reply:
-        body = tally.whole(await reply.read(ANSWER_MAX))
+        if reply.head.result().kind == EVENTS:
+            body = await _folded(reply, tally)
+        else:
+            body = tally.whole(await reply.read(ANSWER_MAX))
     return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+async def _folded(reply: Exchange, tally: Tally) -> bytes:
+    """A streamed answer as a whole one: for a client that does not stream, of an engine that works on till it does (AI-13)."""
+    from appliance.assistant.whole_answer import WholeAnswer
+
+    answer = WholeAnswer()
+
+    def fold(data: bytes) -> None:
+        answer.add(tally.feed(data))
+        _end_with(tally, reply)
+
+    reply.into(fold)
+    await reply.end()
+    return tally.without_key(answer.body(ended=tally.ended))
 
 
 async def _stream(request: web.Request, ask: Ask, tally: Tally) -> web.StreamResponse:
@@ -167,10 +185,7 @@ async def _stream(request: web.Request, ask: Ask, tally: Tally) -> web.StreamRes
 async def _pour(reply: Exchange, tally: Tally, outlet: Outlet) -> None:
     def pass_on(data: bytes) -> None:
         outlet.send(tally.feed(data))
-        if tally.fault:
-            raise tally.fault
-        if tally.ended:
-            reply.finish()
+        _end_with(tally, reply)
 
     if reply.head.result().kind != EVENTS:
         raise EngineFault("it does not answer in pieces")
@@ -178,6 +193,14 @@ async def _pour(reply: Exchange, tally: Tally, outlet: Outlet) -> None:
     outlet.source = reply
     reply.into(pass_on)
     await reply.end()
+
+
+def _end_with(tally: Tally, reply: Exchange) -> None:
+    """Take nothing after the end of an answer. Raises what the engine says went wrong."""
+    if tally.fault:
+        raise tally.fault
+    if tally.ended:
+        reply.finish()
 
 
 @asynccontextmanager
