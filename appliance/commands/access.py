@@ -18,7 +18,7 @@ def may_see(asker: Asker, run: Run) -> bool:
 
 
 def sees_all(asker: Asker) -> bool:
-    return not asker.token and asker.actor is Actor.HUMAN and asker.role != "viewer"
+    return asker.in_person and asker.role != "viewer"
 
 
 def check_decider(decider: Asker, scope: Scope) -> None:

@@ -18,6 +18,7 @@ class Asker(Struct, frozen=True):
     ``fresh``: the person proved who they are within the last five minutes. ``unattended``: nobody is there, the clock asks;
     then only what the rules allow runs by itself, and a lease, given to a person at work, is not used. ``tainted``: what asks has read
     what others wrote (a file, an output, pasted text); then only what reads runs by itself, and no lease is used (AI-3).
+    ``picked``: the assistant wrote the line and a person chose to run it.
     """
 
     actor: Actor
@@ -30,6 +31,7 @@ class Asker(Struct, frozen=True):
     fresh: bool = False
     unattended: bool = False
     tainted: bool = False
+    picked: bool = False
 
     @property
     def account(self) -> str:
@@ -50,6 +52,11 @@ class Asker(Struct, frozen=True):
         return f"{self.actor}:{self.person}" if self.person else str(self.actor)
 
     @property
+    def in_person(self) -> bool:
+        """Whether a person asks by themselves, and not a token or the assistant in their name."""
+        return self.actor is Actor.HUMAN and not self.token
+
+    @property
     def may_decide(self) -> bool:
         """Whether it is a person in a session of their own, or root at the console: nobody else approves (POL-11)."""
-        return self.actor is Actor.HUMAN and not self.token and bool(self.session or not self.person)
+        return self.in_person and bool(self.session or not self.person)

@@ -23,7 +23,7 @@ from appliance.commands.execution import Execution, shape
 from appliance.commands.history import OPEN, History, Run, State
 from appliance.commands.judge import Policy
 from appliance.commands.leases import Lease, Leases, Terms
-from appliance.commands.limits import DAY, LimitReached, RateLimits, budgets
+from appliance.commands.limits import DAY, LimitReached, RateLimits, budgets, crowd
 from appliance.commands.lines import JudgedLine
 from appliance.commands.model import Actor, Judgement, Request, Verdict
 from appliance.commands.records import Records, name_of, said
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 
 APPROVAL_SECONDS = 300.0
 MUTE_SECONDS = 600.0
-MOST_PENDING = 10
 MOST_WHY = 2000
 TICK_SECONDS = 5.0
 FORGET_SECONDS = 3600.0
@@ -57,6 +56,7 @@ class Commands:
         self.rehearsals = rehearsals
         self._limits = RateLimits(records.database, records.clock, records.boot_id)
         self._leases = Leases(records.database, records.clock, records.boot_id)
+        self._putting = asyncio.Lock()
         self._starter = Starter(records, self._limits, self._leases, runs, machine.verbs)
 
     # Life
@@ -276,8 +276,7 @@ class Commands:
 
     async def waiting(self, asker: Asker) -> list[Run]:
         """Proposals that wait for a decision, the oldest first."""
-        found = [self._as_of_now(run) for run in await self._records.history.in_state(State.WAITING)]
-        return [run for run in found if run.state is State.WAITING and may_see(asker, run)]
+        return [run for run in await self._undecided() if may_see(asker, run)]
 
     async def leases(self) -> list[Lease]:
         """Live leases."""
@@ -370,12 +369,17 @@ class Commands:
             lease := await self._leases.find(run.hash, run.asker.account)
         ):
             return await self._starter.start(replace(run, lease=lease), judgement, taken, expected=expected)
-        mine = [one for one in await self.waiting(run.asker) if one.asker.account == run.asker.account]
-        for one in mine:
-            if one.hash == run.hash:
+        async with self._putting:  # what is counted is what stands there when the row is written
+            return await self._put(run, taken)
+
+    async def _put(self, run: Run, taken: Mapping[str, Any]) -> Run:
+        others = await self._undecided()
+        for one in others:
+            if one.hash == run.hash and one.asker.account == run.asker.account:
                 return one
-        if len(mine) >= MOST_PENDING:
-            raise LimitReached("rate_pending", self.remaining(mine[0]))
+        if crowded := crowd(run.asker, [one.asker for one in others]):
+            code, first = crowded
+            raise LimitReached(code, self.remaining(others[first]))
         waiting = replace(run, state=State.WAITING)
         async with self._records.transaction() as tx:
             await self._records.audit.append(tx, "command.ask", run.asker.auditor, hash=run.hash, **said(run))
@@ -383,6 +387,10 @@ class Commands:
             await self._limits.save(tx, taken)
         self._records.tell(waiting)
         return waiting
+
+    async def _undecided(self) -> list[Run]:
+        found = [self._as_of_now(run) for run in await self._records.history.in_state(State.WAITING)]
+        return [run for run in found if run.state is State.WAITING]
 
     async def _waiting(self, decider: Asker, run_id: str) -> Run:
         """A proposal that waits and that ``decider`` may decide. Raises CroftError."""

@@ -174,11 +174,15 @@ class History:
         return [_run(row) for row in rows]
 
     async def denied_since(self, shape: str, asker: Asker, boot_id: str, uptime: float) -> bool:
-        """Whether this same proposal of this asker was denied after ``uptime`` of this boot."""
+        """Whether this same proposal of this asker was denied after ``uptime`` of this boot.
+
+        For what acts in a person's name a denial counts whoever asked for that person: another token is no other asker.
+        """
+        anybody = bool(asker.person) and not asker.in_person
         row = await self._db.row(
-            "SELECT 1 FROM runs WHERE shape = ? AND state = 'denied' AND actor = ? AND person = ? AND token = ? "
+            "SELECT 1 FROM runs WHERE shape = ? AND state = 'denied' AND person = ? AND (? OR (actor = ? AND token = ?)) "
             "AND boot_id = ? AND uptime > ?",
-            (shape, str(asker.actor), asker.person, asker.token, boot_id, uptime),
+            (shape, asker.person, anybody, str(asker.actor), asker.token, boot_id, uptime),
         )
         return row is not None
 
@@ -248,6 +252,8 @@ def _row(run: Run) -> dict[str, Any]:
         "name": asker.name,
         "session": asker.session,
         "token": asker.token,
+        "tainted": int(asker.tainted),
+        "picked": int(asker.picked),
         "scope": run.scope,
         "line": run.line,
         "typed": _json(run.typed),
@@ -283,7 +289,7 @@ def _run(row: Row) -> Run:
     return Run(
         row["id"],
         State(row["state"]),
-        Asker(Actor(row["actor"]), cast(Role, row["role"]), row["person"], row["name"], row["session"], row["token"]),
+        _asker(row),
         cast(Scope, row["scope"]),
         row["line"],
         _stages(row["typed"]),
@@ -311,6 +317,19 @@ def _run(row: Row) -> Run:
         row["ended_at"],
         Outcome(**outcome | {"stages": tuple(outcome.get("stages", ()))}),
         row["kept"],
+    )
+
+
+def _asker(row: Row) -> Asker:
+    return Asker(
+        Actor(row["actor"]),
+        cast(Role, row["role"]),
+        row["person"],
+        row["name"],
+        row["session"],
+        row["token"],
+        tainted=bool(row["tainted"]),
+        picked=bool(row["picked"]),
     )
 
 

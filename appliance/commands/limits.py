@@ -7,7 +7,7 @@ gives anybody more while the machine runs (R9, POL-13). What was taken is on dis
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -21,11 +21,13 @@ from appliance.errors import TooMany
 DAY = 86_400.0
 ASKER = Rate(per_minute=120, per_day=10_000)
 FORGET_AFTER = 2 * DAY
+MOST_PENDING = 10  # proposals of one account that wait for a decision
+MOST_IN_NAME = 15  # of all tokens and the assistant together that act for one person
 
 
 class LimitReached(TooMany):
     """Too many commands: which limit it was is ``code`` (``rate_minute``, ``rate_day``,
-    ``rate_parallel`` or ``rate_pending``)."""
+    ``rate_parallel``, ``rate_pending`` or ``rate_in_name``)."""
 
     def __init__(self, code: str, retry_after: float) -> None:
         words = {
@@ -33,6 +35,7 @@ class LimitReached(TooMany):
             "rate_day": "that is too many commands for one day",
             "rate_parallel": "too many of these commands are running already",
             "rate_pending": "too many of your commands wait for a decision",
+            "rate_in_name": "too many commands that tokens and the assistant ask for in your name wait for a decision",
         }
         super().__init__(words[code], retry_after=retry_after, hint=f"Try again in {_human(retry_after)}.")
         self.code = code
@@ -123,6 +126,21 @@ def budgets(asker: Asker, rule: str, rate: Rate) -> dict[str, Rate]:
     found = {asker.account: ASKER, f"rule:{rule}:{asker.account}": rate}
     found |= {f"session:{asker.session}": ASKER} if asker.session else {}
     return found | ({f"user:{asker.person}": ASKER} if asker.person else {})
+
+
+def crowd(asker: Asker, waiting: Sequence[Asker]) -> tuple[str, int] | None:
+    """Why no more of ``asker`` may wait beside those that do, the oldest first, and which of them makes room first; None: it may.
+
+    What asks in a person's name has one bound for all of it, so that having many tokens fills nobody's inbox; it leaves the
+    person's own questions their room.
+    """
+    own = [place for place, one in enumerate(waiting) if one.account == asker.account]
+    if len(own) >= MOST_PENDING:
+        return "rate_pending", own[0]
+    in_name = [place for place, one in enumerate(waiting) if one.person == asker.person and not one.in_person]
+    if asker.person and not asker.in_person and len(in_name) >= MOST_IN_NAME:
+        return "rate_in_name", in_name[0]
+    return None
 
 
 def _human(seconds: float) -> str:

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from appliance.commands.asker import Asker
 from appliance.commands.assessing import Proposal
 from appliance.commands.execution import Execution
-from appliance.commands.front import MOST_PENDING
 from appliance.commands.judge import Policy
 from appliance.commands.language import load
+from appliance.commands.limits import MOST_PENDING
 from appliance.commands.model import Actor, Limits
 from appliance.errors import CroftError
 from appliance.identity.users import Role

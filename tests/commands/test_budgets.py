@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.commands import room_in
@@ -9,8 +12,9 @@ from support.daemon import POLICY
 
 from appliance.clock import ManualClock
 from appliance.commands.asker import Asker
+from appliance.commands.assessing import Proposal
 from appliance.commands.language import load
-from appliance.commands.limits import DAY, Bucket, budgets
+from appliance.commands.limits import DAY, MOST_IN_NAME, MOST_PENDING, Bucket, LimitReached, budgets
 from appliance.commands.model import Actor, Rate
 
 
@@ -105,3 +109,51 @@ async def test_runs_at_once_are_bounded_by_rule(broker):
         for run in runs:
             await room.ask("POST", f"/api/commands/{run['id']}/cancel", status=200)
         assert (await room.propose("sleep", "0", wait=10))["state"] == "done"
+
+
+def asks(person: str, number: int) -> Asker:
+    return Asker(Actor.TOKEN, "operator", person, token=f"tok_{number}")
+
+
+async def test_many_tokens_of_one_person_fill_no_inbox(room):
+    """AI-6: what acts in a person's name has one bound; the person and everybody else keep their room."""
+    person, other = [(await room.front.member(role)).id for role in ("operator", "admin")]
+
+    async def ask(asker: Asker, number: int) -> str:
+        try:
+            return (await room.front.commands.propose(asker, Proposal(stages=(("sh", "-c", f"echo {number}"),)))).state
+        except LimitReached as limit:
+            return limit.code
+
+    answers = await asyncio.gather(*(ask(asks(person, number), number) for number in range(40)))
+    assert sorted(answers) == ["rate_in_name"] * (40 - MOST_IN_NAME) + ["waiting"] * MOST_IN_NAME
+    assert await ask(Asker(Actor.AI, "operator", person, session="c"), 50) == "rate_in_name"
+    room.front.clock.boot += 299
+    with pytest.raises(LimitReached) as refused:
+        await room.front.commands.propose(asks(person, 1), Proposal(stages=(("sh", "-c", "true"),)))
+    assert refused.value.retry_after == pytest.approx(1, abs=0.5)
+    assert await ask(asks(other, 99), 51) == "waiting"
+    mine = [await ask(Asker(Actor.HUMAN, "operator", person, session="s"), number) for number in range(MOST_PENDING)]
+    assert mine == ["waiting"] * MOST_PENDING
+    assert room.front.commands.pending == MOST_IN_NAME + 1 + MOST_PENDING
+
+
+async def test_one_asker_at_once_has_no_more_than_one_after_the_other(room):
+    asker = Asker(Actor.HUMAN, "operator", (await room.front.member("operator")).id, session="s")
+    asked = (room.front.commands.propose(asker, Proposal(stages=(("sh", "-c", f"echo {n}"),))) for n in range(30))
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert sum(isinstance(one, LimitReached) for one in answers) == 30 - MOST_PENDING
+    assert room.front.commands.pending == MOST_PENDING
+
+
+async def test_a_denial_holds_for_every_token_of_a_person(room):
+    """AI-6: asking again by another token is the same question; by themselves the person may ask, and others' tokens too."""
+    person, other = [(await room.front.member(role)).id for role in ("operator", "admin")]
+    commands, proposal = room.front.commands, Proposal(stages=(("sh", "-c", "true"),))
+    by_themselves = Asker(Actor.HUMAN, "operator", person, session="s")
+    asked = await commands.propose(asks(person, 1), proposal)
+    await commands.deny(by_themselves, asked.id)
+    for asker in (asks(person, 1), asks(person, 2), Asker(Actor.AI, "operator", person, session="c")):
+        assert (await commands.propose(asker, proposal)).reason.key == "command.refused.muted"
+    for asker in (by_themselves, asks(other, 3)):
+        assert (await commands.propose(asker, proposal)).state == "waiting"
