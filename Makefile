@@ -16,7 +16,7 @@ check:                      ## lint, types, shell scripts, import directions
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	shellcheck install.sh tests/run .ci/run tests/docker/setup.sh tools/lock.sh
+	shellcheck install.sh tests/run .ci/run tests/docker/setup.sh tools/lock.sh appliance/host/distribution.sh
 	$(PY) -m pytest -q tests/foundation/test_import_direction.py
 
 bench:                      ## measure; a table, and JSON in bench/results/

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from appliance.assembly_assistant import join_own_data
 from appliance.assembly_engine import engine_probe
@@ -50,6 +51,7 @@ from appliance.telemetry.monitor import Monitor, Use
 from appliance.telemetry.store import TelemetryStore
 
 BROKER_TRIES = 60  # half a minute in all
+TOOL_SECONDS = 1800  # for fetching packages over a slow line
 
 
 async def ask_broker(settings: Settings) -> dict[str, Any]:
@@ -229,15 +231,29 @@ def build_commands(
     return Commands(machine, records, Runs(client, folder), files, rehearsals)
 
 
-def build_tools(settings: Settings, store: Store, bus: EventBus, *, runtime: str) -> Toolbox:
+def build_tools(settings: Settings, store: Store, bus: EventBus, services: Services, *, runtime: str) -> Toolbox:
     """``runtime`` is the broker's word."""
     path = settings.paths.socket("broker")
+
+    async def run(command: list[str]) -> IO[bytes]:
+        """It ends when nobody reads what it says."""
+        if runtime == "docker":
+            try:
+                await services.ready("ide", RUN_READY_SECONDS)
+            except Unavailable as error:
+                raise Unavailable(error.message, hint=error.hint, code="ide_stopped") from error
+        bounds = {"seconds": TOOL_SECONDS}
+        reply = await asyncio.to_thread(lambda: broker_call(path, "spawn", argv=command, limits=bounds))
+        pidfd, said, errors = reply.fds
+        os.close(pidfd)
+        os.close(errors)
+        return os.fdopen(said, "rb", buffering=0)
 
     async def ask(**words: Any) -> socket.socket:
         reply = await asyncio.to_thread(lambda: broker_call(path, "tools", **words))
         return socket.socket(fileno=reply.fds[0])
 
-    return Toolbox(ask, store.audit, bus, runtime)
+    return Toolbox(ask, run, store.audit, bus, runtime)
 
 
 def build_packages(settings: Settings, store: Store, toolbox: Toolbox) -> Packages:

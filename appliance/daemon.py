@@ -194,7 +194,7 @@ async def _serve(
     commands = build_commands(settings, store, bus, services, users, lambda: policy.current, runtime=broker["runtime"])
     await commands.load()
     runbooks = build_runbooks(store, users, commands)
-    toolbox = build_tools(settings, store, bus, runtime=broker["runtime"])
+    toolbox = build_tools(settings, store, bus, services, runtime=broker["runtime"])
     relay = Relay(settings.paths.socket("ide"), ide_uid(settings), services.socket_opened, services.socket_closed)
 
     engine = build_engine(settings, desk, services, bus, runtime=broker["runtime"])

@@ -1,7 +1,7 @@
 """Packages of the distribution in the IDE's image: built on top of the image that is held, from a Dockerfile made here.
 
 Rule: a request chooses names of packages and nothing else. The image built on stays, so that the way back needs no
-network; which packages are wanted is kept beside the ledger, and each pull builds them anew (docs/decisions/0008-tools.md).
+network; which packages are wanted is kept beside the ledger, and each pull builds them anew (docs/decisions/0017-tools.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The verb tools: one look at, or change of, the toolchains in the workspace's home, as its user.
 
 It works on the host's side of the home in both runtimes, so that it needs no container; what runs is our own program
-and uv, with words from a closed form (docs/decisions/0008-tools.md).
+and uv, with words from a closed form (docs/decisions/0017-tools.md).
 
 Rule: nothing that the workspace's account may write is started here. Whoever asked holds the only socket to it; closing
 that ends the work.

@@ -12,7 +12,7 @@ import json
 import logging
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any
+from typing import IO, Any
 
 from appliance.audit import AuditLog
 from appliance.errors import Conflict, CroftError, NotFound, Unavailable
@@ -23,10 +23,16 @@ log = logging.getLogger(__name__)
 ANSWER_WITHIN = 20.0  # seconds for a look
 Ask = Callable[..., Awaitable[socket.socket]]
 """Called with ``action`` and, but for list, ``name`` and ``series``; gives the socket of a helper (appliance.host.tools)."""
+Run = Callable[[list[str]], Awaitable[IO[bytes]]]
+"""Starts a command in the workspace's own surroundings, as its account; gives what it writes."""
+WHY = (
+    *("absent", "altered", "broker", "busy", "disk_full", "failed", "ide_stopped"),
+    *("missing", "no_apt", "present", "unavailable", "unknown", "unreachable"),
+)
 
 
 class ToolFailed(CroftError):
-    """The helper's own words; ``code`` is one of those in appliance.host.tools."""
+    """The helper's own words; ``code`` is one of WHY, which pages have words for."""
 
     code = "failed"
     status = 409
@@ -35,8 +41,8 @@ class ToolFailed(CroftError):
 class Toolbox:
     """One for the appliance. ``runtime`` is the broker's word."""
 
-    def __init__(self, ask: Ask, audit: AuditLog, bus: EventBus, runtime: str) -> None:
-        self._ask, self._audit, self._bus, self.runtime = ask, audit, bus, runtime
+    def __init__(self, ask: Ask, run: Run, audit: AuditLog, bus: EventBus, runtime: str) -> None:
+        self._ask, self._run, self._audit, self._bus, self.runtime = ask, run, audit, bus, runtime
         self._task: asyncio.Task[None] | None = None
         self._ended = 0
         self.job: dict[str, Any] | None = None
@@ -50,7 +56,7 @@ class Toolbox:
         """``tools`` that are here and ``free`` bytes. Raises CroftError."""
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
-                async with contextlib.aclosing(self._lines(action="list")) as lines:
+                async with contextlib.aclosing(_lines(await self._ask(action="list"))) as lines:
                     return [line async for line in lines][-1]
         except TimeoutError as error:
             raise Unavailable("cannot look at the tools: the disk does not answer", hint="Try again.") from error
@@ -82,24 +88,31 @@ class Toolbox:
             await asyncio.wait({self._task})
 
     async def _change(self, job: dict[str, Any], actor: str, announced: asyncio.Future[None]) -> None:
+        from appliance.host.tools import unpacking
+
         what = {key: job[key] for key in ("name", "series")}
         try:
             async with self._audit.doing(f"tool.{job['action']}", actor, tool=job["name"], series=job["series"]):
                 announced.set_result(None)
                 self._tell()
-                async with contextlib.aclosing(self._lines(action=job["action"], **what)) as lines:
-                    async for line in lines:
-                        if line["event"] == "progress":
-                            self.job = job | {"current": int(line["current"]), "total": int(line["total"])}
-                            self._tell()
+                if job["action"] == "add" and (command := await asyncio.to_thread(unpacking, **what)):
+                    await self._follow(job, await self._run(command))
+                await self._follow(job, await self._ask(action=job["action"], **what))
         except CroftError as error:
             if not announced.done():
                 announced.set_exception(error)
-            self.problem = what | {"code": error.code, "message": error.message}
+            self.problem = what | {"code": error.code if error.code in WHY else "failed", "message": error.message}
             log.warning("a tool was not changed", extra={"tool": job["name"], "cause": error.message})
         finally:
             self.job = None
             self.changed()
+
+    async def _follow(self, job: dict[str, Any], channel: socket.socket | IO[bytes]) -> None:
+        async with contextlib.aclosing(_lines(channel)) as lines:
+            async for line in lines:
+                if line["event"] == "progress":
+                    self.job = job | {"current": int(line["current"]), "total": int(line["total"])}
+                    self._tell()
 
     def changed(self) -> None:
         """Pages show everything anew."""
@@ -109,19 +122,23 @@ class Toolbox:
     def _tell(self) -> None:
         self._bus.publish("tools", {}, keep=False)
 
-    async def _lines(self, **words: str) -> AsyncGenerator[dict[str, Any], None]:
-        """What a helper says, up to its last word. Raises ToolFailed, Unavailable. Leaving early ends its work."""
-        reader, writer = await asyncio.open_connection(sock=await self._ask(**words))
-        try:
-            while text := await reader.readline():
-                line: dict[str, Any] = json.loads(text)
-                if line["event"] == "failed":
-                    raise ToolFailed(line["message"], code=line["code"])
-                yield line
-                if line["event"] == "done":
-                    return
-        except (ValueError, OSError) as error:
-            raise Unavailable("the tools' helper said something that is not understood") from error
-        finally:
-            writer.close()
-        raise Unavailable("the tools' helper ended before it was done", hint="Try again.")
+
+async def _lines(channel: socket.socket | IO[bytes]) -> AsyncGenerator[dict[str, Any], None]:
+    """What a helper says, up to its last word. Raises ToolFailed, Unavailable. Leaving early ends its work."""
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), channel
+    )
+    try:
+        while text := await reader.readline():
+            line: dict[str, Any] = json.loads(text)
+            if line["event"] == "failed":
+                raise ToolFailed(line["message"], code=line["code"])
+            yield line
+            if line["event"] == "done":
+                return
+    except (ValueError, OSError) as error:
+        raise Unavailable("the tools' helper said something that is not understood") from error
+    finally:
+        transport.close()
+    raise Unavailable("the tools' helper ended before it was done", hint="Try again.")

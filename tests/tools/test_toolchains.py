@@ -55,6 +55,17 @@ def test_go_and_deno_work_beside_each_other_until_removed(tmp_path: Path) -> Non
     assert helper(tmp_path, "remove", "deno", "2")[-1]["code"] == "missing"
 
 
+def test_an_older_version_is_brought_up_to_the_lock(tmp_path: Path) -> None:
+    first = helper(tmp_path, "add", "deno", "2")[-1]["tools"][0]
+    place = tmp_path / FOLDER / "deno/2"
+    (place / ".croft.json").write_text(json.dumps({"version": "2.0.0", "bytes": 1}))
+    (place / "old").write_text("of another version")
+    assert helper(tmp_path, "list")[-1]["tools"][0]["version"] == "2.0.0"
+    assert helper(tmp_path, "add", "deno", "2")[-1]["tools"] == [first]
+    assert not (place / "old").exists()
+    assert use(tmp_path, "deno", "eval", "console.log(6*7)") == "42\n"
+
+
 def test_what_is_not_what_was_pinned_is_thrown_away(tmp_path: Path) -> None:
     """SUP-1: the lock names another hash."""
     locks = tmp_path / "locks"

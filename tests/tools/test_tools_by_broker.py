@@ -13,9 +13,9 @@ from support.broker import Home
 from support.waiting import poll
 
 from appliance.broker.client import BrokerError
-from appliance.host.tools import FOLDER
+from appliance.host.tools import FOLDER, unpacking
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 def ask(broker: Home, **words: str) -> socket.socket:
@@ -46,6 +46,28 @@ def test_it_installs_as_the_workspaces_account_and_a_run_can_use_it(broker: Home
         os.close(fd)
     assert last(ask(broker, action="remove", name="deno", series="2"))["tools"] == []
     assert not program.exists()
+
+
+def test_php_is_unpacked_by_a_run_of_the_workspaces_account_and_used_by_another(broker: Home) -> None:
+    """SYS-2: no verb of its own, no root."""
+    lines = run(broker, *unpacking("php", "8"), seconds=150).splitlines()
+    assert json.loads(lines[-1])["event"] == "done", lines[-1]
+    assert last(ask(broker, action="add", name="php", series="8"))["event"] == "done"
+    program = home_of(broker) / FOLDER / "bin/php"
+    uid = pwd.getpwnam(broker.names["workspace"]).pw_uid if broker.switching else os.geteuid()
+    assert program.resolve().stat().st_uid == uid
+    assert run(broker, str(program), "-r", "echo 6 * 7, ' ', posix_getuid();") == f"42 {uid}"
+    assert last(ask(broker, action="remove", name="php", series="8"))["tools"] == []
+
+
+def run(broker: Home, *argv: str, seconds: int = 30) -> str:
+    """What a run writes."""
+    reply = broker.call("spawn", argv=list(argv), limits={"seconds": seconds})
+    pidfd, out, errors = reply.fds
+    for fd in (pidfd, errors):
+        os.close(fd)
+    with os.fdopen(out) as text:
+        return text.read()
 
 
 def test_hanging_up_ends_the_work_and_leaves_nothing(broker: Home) -> None:

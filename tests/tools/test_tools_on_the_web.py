@@ -9,13 +9,14 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from support.front import Front, front
 from support.waiting import until
 
 from appliance.errors import Unavailable
+from appliance.host.tools import FOLDER
 
 pytestmark = pytest.mark.timeout(120)
 HTML = {"Accept": "text/html"}
@@ -70,6 +71,51 @@ async def test_install_use_and_remove_by_forms(door: Front) -> None:
     await door.toolbox.wait()
     events = [record.event for record in await door.audit.records(limit=4)]
     assert events == ["outcome", "tool.remove", "outcome", "tool.add"]
+
+
+async def test_php_comes_from_the_distribution_and_can_be_brought_up_to_date(door: Front) -> None:
+    _, cookie = await door.sign_in_as("operator")
+    async with door.ask("POST", "/api/tools/php/8/add", cookie) as answer:
+        assert answer.status == 202
+    await door.toolbox.wait()
+    assert door.toolbox.problem is None
+    async with door.ask("GET", "/api/tools", cookie) as answer:
+        row = next(row for row in (await answer.json())["tools"] if row["name"] == "php")
+    assert row["version"].startswith("8.")
+    assert row["newer"], "only apt knows"
+    async with door.ask("GET", "/machine/tools", cookie, headers=HTML) as answer:
+        assert "Update PHP 8" in await answer.text()
+    program = door.settings.paths.ide_home / FOLDER / "bin/php"
+    before = program.resolve().stat().st_ino
+    async with door.ask("POST", "/machine/tools/php/8/add", cookie, headers=HTML) as answer:
+        assert answer.status == 303
+    await door.toolbox.wait()
+    assert door.toolbox.problem is None
+    assert program.resolve().stat().st_ino == before, "the distribution has nothing newer"
+
+
+async def test_a_container_that_does_not_run_is_said(door: Front) -> None:
+    async def asleep(command: list[str]) -> IO[bytes]:
+        raise Unavailable("the ide service was stopped", code="ide_stopped")
+
+    door.toolbox._run = asleep
+    _, cookie = await door.sign_in_as("operator")
+    async with door.ask("POST", "/api/tools/php/8/add", cookie) as answer:
+        assert answer.status == 202
+    await door.toolbox.wait()
+    async with door.ask("GET", "/machine/tools", cookie, headers=HTML) as answer:
+        assert "Start the IDE, then try again" in await answer.text()
+
+
+async def test_cancelling_leaves_nothing_of_what_apt_was_fetching(door: Front) -> None:
+    _, cookie = await door.sign_in_as("operator")
+    async with door.ask("POST", "/api/tools/php/8/add", cookie) as answer:
+        assert answer.status == 202
+    folder = door.settings.paths.ide_home / FOLDER
+    await until((folder / ".apt").exists, "apt to be at work")
+    async with door.ask("POST", "/api/tools/php/8/cancel", cookie) as answer:
+        assert (await answer.json())["job"] is None
+    await until(lambda: {path.name for path in folder.iterdir()} == {".lock"}, "the leftovers to go")
 
 
 async def test_progress_reaches_readers_and_one_change_at_a_time_is_made(door: Front) -> None:

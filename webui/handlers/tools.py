@@ -12,7 +12,7 @@ from aiohttp import web
 
 from appliance.errors import Conflict, CroftError, Invalid, NotFound
 from appliance.host.packages import Packages
-from appliance.host.tools import CATALOGUE
+from appliance.host.tools import CATALOGUE, locked_version
 from appliance.identity.users import Role
 from appliance.messages import Message
 from webui import keys
@@ -125,12 +125,15 @@ async def _act(request: web.Request) -> None:
 
 
 def offered(found: dict[str, Any], job: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """A row for each version of the catalogue; ``version`` is empty where it is not here."""
+    """A row for each version of the catalogue; ``version`` is empty where it is not here. ``newer``: adding it again may bring
+    another version; of packages of the distribution only apt knows."""
     here = {(row["name"], row["series"]): row for row in found["tools"]}
     rows = []
     for name, tool in CATALOGUE.items():
         for series in tool.series:
             row = here.get((name, series), {"version": "", "bytes": tool.bytes, "programs": sorted(tool.programs)})
+            other = row["version"] != locked_version(name, series) if tool.locked else bool(tool.packages)
+            newer = bool(row["version"]) and other
             busy = job if job and (job["name"], job["series"]) == (name, series) else None
-            rows.append(row | {"name": name, "title": tool.title, "series": series, "job": busy})
+            rows.append(row | {"name": name, "title": tool.title, "series": series, "newer": newer, "job": busy})
     return rows
