@@ -56,6 +56,8 @@ def sentence(t: Translator, record: Record, names: Names) -> str:
             values[name] = t("audit.actor.first-admin") if person is None else names(t, str(person))
     if isinstance(stages := record.detail.get("stages"), list):
         values["line"] = " | ".join(shlex.join(map(str, argv)) for argv in stages)
+        if left_out := record.detail.get("words_left_out"):
+            values["line"] += f" … (+{left_out})"
     values["intent"] = str(record.intent or "–")
     return t(key, **{name: _seen(values[name]) for name in t.catalogue.values_of(key)})
 

@@ -20,7 +20,7 @@ from appliance.commands.access import check_decider, check_rehearser, may_see, s
 from appliance.commands.asker import Asker
 from appliance.commands.assessing import REHEARSAL, Assessor, Machine, Proposal, check_size
 from appliance.commands.execution import Execution, shape
-from appliance.commands.history import OPEN, History, Run, State
+from appliance.commands.history import DAYS, OPEN, History, Run, State
 from appliance.commands.judge import Policy
 from appliance.commands.leases import Lease, Leases, Terms
 from appliance.commands.limits import DAY, LimitReached, RateLimits, budgets, crowd
@@ -321,6 +321,14 @@ class Commands:
         same_boot = run.boot_id == self._records.boot_id
         return max(0.0, run.uptime + APPROVAL_SECONDS - self._records.clock.uptime()) if same_boot else 0.0
 
+    async def forget(self) -> None:
+        """Let go of what is too old or too much; the audit log keeps its records."""
+        now = self._records.clock.now()
+        await self._records.history.forget(now)
+        await self._leases.forget(now - DAYS * DAY)
+        await self._limits.forget()
+        await self.rehearsals.forget()
+
     # Inside: from proposal to decision
 
     def _fresh(self, asker: Asker, proposal: Proposal, judgement: Judgement) -> Run:
@@ -441,10 +449,7 @@ class Commands:
                 await self._expire()
                 if self._records.clock.uptime() - forgotten >= FORGET_SECONDS:
                     forgotten = self._records.clock.uptime()
-                    await self._records.history.forget(self._records.clock.now())
-                    await self._leases.forget(self._records.clock.now() - 30 * DAY)
-                    await self._limits.forget()
-                    await self.rehearsals.forget()
+                    await self.forget()
             except (CroftError, sqlite3.Error, OSError) as error:
                 log.error("cannot tidy up after commands; it is tried again", exc_info=error)
             await asyncio.sleep(TICK_SECONDS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +24,8 @@ from appliance.messages import Message
 
 DAYS = 30
 MOST_ROWS = 20_000
-MOST_BYTES = 512 << 20
+MOST_TYPED = 64 << 20  # characters of all lines that are remembered
+MOST_BYTES = 512 << 20  # of output
 PAGE = 50
 PAGE_MOST = 200
 
@@ -197,24 +198,28 @@ class History:
         """Drop what is older than 30 days or beyond the caps, rows first, then files no row names. Returns how many rows."""
         async with self._db.transaction() as tx:
             cursor = await tx.execute(
-                "DELETE FROM runs WHERE state NOT IN ('waiting', 'running') AND (created_at < ? OR id NOT IN "
-                "(SELECT id FROM runs ORDER BY created_at DESC LIMIT ?))",
-                (now - DAYS * 86_400, MOST_ROWS),
+                "DELETE FROM runs WHERE state NOT IN ('waiting', 'running') AND (created_at < ? OR id IN (SELECT id FROM "
+                "(SELECT id, row_number() OVER newer AS place, sum(length(line) + length(typed) + length(stages) + length(why)) "
+                "OVER newer AS typed FROM runs WINDOW newer AS (ORDER BY created_at DESC, id ROWS UNBOUNDED PRECEDING)) "
+                "WHERE place > ? OR typed > ?))",
+                (now - DAYS * 86_400, MOST_ROWS, MOST_TYPED),
             )
+            await tx.execute("DELETE FROM runbook_runs WHERE run NOT IN (SELECT id FROM runs)")
             await tx.execute(
                 "UPDATE runs SET kept = 0 WHERE id IN (SELECT id FROM (SELECT id, sum(kept) OVER "
                 "(ORDER BY created_at DESC) AS total FROM runs WHERE kept > 0 AND state <> 'running') WHERE total > ?)",
                 (MOST_BYTES,),
             )
+        # In this order: a run that begins meanwhile has its row before its file.
+        files = await asyncio.to_thread(lambda: list(_files(self.folder)))
         wanted = {row["id"] for row in await self._db.rows("SELECT id FROM runs WHERE kept > 0 OR state = 'running'")}
-        await asyncio.to_thread(_sweep, self.folder, wanted)
+        await asyncio.to_thread(_remove, [path for path in files if path.name not in wanted])
         return int(cursor.rowcount)
 
 
-def _sweep(folder: Path, wanted: set[str]) -> None:
-    for path in _files(folder):
-        if path.name not in wanted:
-            path.unlink(missing_ok=True)
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _files(folder: Path) -> Iterator[Path]:

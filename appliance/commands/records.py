@@ -94,10 +94,12 @@ def name_of(person: Asker) -> str:
 
 
 def said(run: Run) -> dict[str, Any]:
-    """What the audit log keeps of a proposal, without secrets (LOG-5)."""
+    """What the audit log keeps of a proposal, without secrets (LOG-5); of a very long one its beginning and its digest."""
+    stages, left_out = redact.stages(run.stages or run.typed)
     return {
         "run": run.id,
-        "stages": [redact.argv(argv) for argv in run.stages or run.typed],
+        "stages": stages,
+        **({"words_left_out": left_out, "shape": run.shape} if left_out else {}),
         "cwd": run.cwd,
         "scope": run.scope,
         "view": run.view,

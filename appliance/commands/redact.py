@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from appliance.log import scrub
 
 BLANK = "[redacted]"
 LONGEST_WORD = 512
+LONGEST_COMMAND = 4096  # characters of all its words: the log is kept for good
 _NAMED = re.compile(
     r"(?i)((?:pass(?:word|wd|phrase)?|secret|token|api[-_]?key|access[-_]?key|private[-_]?key|credential|auth(?:orization)?|cookie|bearer)"
     r"[a-z0-9_-]*\s*[=: ]\s*(?:(?:bearer|basic|token)\s+)?)(\S+)"
@@ -35,8 +36,22 @@ _PEM = re.compile(
 _BITS = 3.7  # per character: words and paths of people lie below, random base64 and hexadecimal of this length above
 
 
+def stages(given: Sequence[Sequence[str]]) -> tuple[list[list[str]], int]:
+    """A command as the audit log may keep it: its beginning, and how many words are left out of it."""
+    found, room, left_out = [], LONGEST_COMMAND, 0
+    for words in map(argv, given):
+        kept = []
+        for word in words:
+            room -= len(word) + 1
+            if room >= 0:
+                kept.append(word)
+        left_out += len(words) - len(kept)
+        found.append(kept)
+    return found, left_out
+
+
 def argv(words: Iterable[str]) -> list[str]:
-    """The words of a command as the audit log may keep them."""
+    """The words of a command without secrets."""
     found: list[str] = []
     blank_next = False
     for word in words:

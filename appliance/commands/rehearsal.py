@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -142,8 +142,10 @@ class Rehearsals:
                 await self._let_go(replace(row, bytes=0), row.stage)
         async with self._records.database.transaction() as tx:
             await self._rows.forget(tx)
+        # In this order: a rehearsal that begins meanwhile has its row before its file.
+        files = await asyncio.to_thread(_files, self._folder)
         wanted = {row.run for row in await self._rows.all() if row.kept or row.stage is Stage.RUNNING}
-        await asyncio.to_thread(_sweep, self._folder, wanted)
+        await asyncio.to_thread(_remove, [path for path in files if path.name.removesuffix(".new") not in wanted])
 
     # Inside
 
@@ -285,8 +287,10 @@ def _conflict(paths: tuple[str, ...], torn: bool) -> Conflict:
     )
 
 
-def _sweep(folder: Path, wanted: set[str]) -> None:
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if path.name.removesuffix(".new") not in wanted:
-                path.unlink(missing_ok=True)
+def _files(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
