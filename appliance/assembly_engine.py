@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 TOPIC = "assistant"
 EGRESS_TRIES = 150  # 15 seconds; it takes some 300 ms
+# Of a processor's time: a server that waits takes next to nothing, a model that answers all that others leave it.
+WORKING, LOOK_SECONDS = 0.05, 0.15
 _PHASES = {"pulling": "image", "extracting": "image", "loading": "model"}
 
 
@@ -38,10 +40,11 @@ def build_engine(settings: Settings, desk: SettingsDesk, services: Services, bus
     teller = _Teller(bus)
     shares = limits.shares(limits.measure(), docker=docker, ai=True, ide_memory_mb=settings.ide_memory_mb)
     local = LocalEngine(
-        ServiceEnd(services, shares["ai"].memory_mb << 20),
+        ServiceEnd(services, shares["ai"].memory_mb << 20, _processor_time(settings)),
         settings.paths.state / "models",
         place_of(settings, docker=docker),
         _idle_in_a_container if docker else _idle_on_a_socket,
+        _let_go,
         teller.look,
     )
 
@@ -83,19 +86,39 @@ def build_workshop(settings: Settings, services: Services) -> Workshop:
             raise Unavailable(error.message) from error
         raise Unavailable("the engine's way out did not open or close in time")
 
-    return Workshop(ServiceEnd(services, 0), place_of(settings, docker=True), let_out)
+    return Workshop(ServiceEnd(services, 0, _processor_time(settings)), place_of(settings, docker=True), let_out)
 
 
-async def _idle_on_a_socket(place: Place, model: str) -> bool:
+async def _idle_on_a_socket(place: Place, model: str) -> bool | None:
     from appliance.assistant.engine_http import idle_slots
 
     return await idle_slots(place, model)
 
 
-async def _idle_in_a_container(place: Place, model: str) -> bool:
+async def _idle_in_a_container(place: Place, model: str) -> bool | None:
     from appliance.assistant.engine_http import idle_backend
 
     return await idle_backend(place, model)
+
+
+async def _let_go(place: Place, model: str) -> bool:
+    from appliance.assistant.engine_http import end_backend
+
+    return await end_backend(place, model)
+
+
+def _processor_time(settings: Settings) -> Callable[[], Awaitable[float]]:
+    """What service `ai` has used of it since its start, in seconds; 0 where that is not known."""
+    path = settings.paths.socket("broker")
+
+    async def spent() -> float:
+        try:
+            rows = (await asyncio.to_thread(lambda: broker_call(path, "services"))).data["services"]
+        except BrokerError as error:
+            raise Unavailable(error.message) from error
+        return sum(row["cpu_usec"] or 0 for row in rows if row["service"] == "ai") / 1e6
+
+    return spent
 
 
 def place_of(settings: Settings, *, docker: bool) -> Callable[[], Awaitable[Place]]:
@@ -151,9 +174,9 @@ def _in_a_container(settings: Settings) -> Callable[[], Awaitable[Place]]:
 class ServiceEnd:
     """Service `ai` as :class:`LocalEngine` sees it."""
 
-    def __init__(self, services: Services, memory: int) -> None:
-        """``memory`` is what it may take, in bytes."""
-        self._services, self._memory = services, memory
+    def __init__(self, services: Services, memory: int, processor: Callable[[], Awaitable[float]]) -> None:
+        """``memory`` is what it may take, in bytes; ``processor`` tells the seconds it has used of that."""
+        self._services, self._memory, self._processor = services, memory, processor
 
     def look(self) -> Look:
         """From what people see of it."""
@@ -179,8 +202,11 @@ class ServiceEnd:
     async def renewed(self, seconds: float) -> None:
         await self._services.renewed("ai", seconds)
 
-    def renew(self) -> None:
-        self._services.configuration_changed("ai")
+    async def working(self) -> bool:
+        before, clock = await self._processor(), asyncio.get_running_loop()
+        begun = clock.time()
+        await asyncio.sleep(LOOK_SECONDS)
+        return (await self._processor() - before) / (clock.time() - begun) > WORKING
 
     def opened(self) -> None:
         self._services.socket_opened("ai")

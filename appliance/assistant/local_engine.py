@@ -6,9 +6,11 @@ Rule: it is never stopped or replaced while it is held. A model that was chosen 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import stat
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -22,8 +24,9 @@ from appliance.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-# After a second llama.cpp's server has long noticed that a stream was closed (measured: 80 ms).
-FREE_LOOKS, FREE_PAUSE = 5, 0.2
+# By then llama.cpp's server has long noticed that a stream was closed (measured: 80 ms).
+FREE_SECONDS, FREE_PAUSE = 1.0, 0.1
+RENEW_SECONDS = 900.0
 _MAGIC = b"GGUF"
 _BESIDE = 160 << 20  # bytes: what an engine needs beside the weights at the least: its program, a small cache, buffers
 
@@ -61,8 +64,8 @@ class Service(Protocol):
     async def renewed(self, seconds: float) -> None:
         """End its present run and wait until another answers. Raises Unavailable."""
 
-    def renew(self) -> None:
-        """End its present run and begin another; returns at once."""
+    async def working(self) -> bool:
+        """Whether it uses the processor. Raises Unavailable."""
 
     def opened(self) -> None: ...
     def closed(self) -> None: ...
@@ -84,18 +87,20 @@ class Place:
 
 
 class LocalEngine:
-    """See :class:`~appliance.assistant.engine.Engine`. ``models`` is the folder of models; ``ask_idle`` asks the engine itself."""
+    """See :class:`~appliance.assistant.engine.Engine`. ``models`` is the folder of models. ``ask_idle`` asks the engine itself, None
+    where that does not say; ``let_go`` has it give up what it works on, whether it says that it did."""
 
     def __init__(
         self,
         service: Service,
         models: Path,
         place: Callable[[], Awaitable[Place]],
-        ask_idle: Callable[[Place, str], Awaitable[bool]],
+        ask_idle: Callable[[Place, str], Awaitable[bool | None]],
+        let_go: Callable[[Place, str], Awaitable[bool]],
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._service, self._models = service, models
-        self._place, self._ask_idle, self._changed = place, ask_idle, changed
+        self._place, self._ask_idle, self._let_go, self._changed = place, ask_idle, let_go, changed
         self._read: tuple[tuple[int, ...], Found | None] = ((), None)
         self._serving: Choice | None = None  # what those who hold it now were promised
         self._holds = 0
@@ -139,7 +144,7 @@ class LocalEngine:
             if not self._holds:
                 self._serving = None
                 if left_early:
-                    self._freeing = asyncio.create_task(self._free(purpose), name="engine idle")
+                    self._freeing = asyncio.create_task(self._free(purpose, chosen.model), name="engine idle")
             self._service.closed()
             self._changed()
 
@@ -148,19 +153,35 @@ class LocalEngine:
         found = self._found()
         if self._service.look().state is not EngineState.READY or found is None:
             return True
-        return await self._ask_idle(await self._place(), (self._serving or found.choice).model)
+        said = await self._ask_idle(await self._place(), (self._serving or found.choice).model)
+        return said if said is not None else not await self._service.working()
 
-    async def _free(self, purpose: str) -> None:
+    async def _free(self, purpose: str, model: str) -> None:
         """Somebody went before the end of an answer: see to it that the engine stops working on it (AI-13)."""
-        for _ in range(FREE_LOOKS):
+        try:
+            if await self._gets_free() or (await self._let_go(await self._place(), model) and await self._is_free()):
+                return
+            async with self._turn:  # whoever asks next waits until that run has ended
+                if not self._holds:
+                    log.warning("the engine works on what nobody waits for; it begins anew", extra={"purpose": purpose})
+                    await self._service.renewed(RENEW_SECONDS)
+        except Unavailable:
+            return  # it does not answer, or does not come back: its own probe is for that
+
+    async def _gets_free(self) -> bool:
+        """Whether it does so soon, by itself."""
+        end = time.monotonic() + FREE_SECONDS
+        while time.monotonic() < end:
             await asyncio.sleep(FREE_PAUSE)
-            try:
-                if self._holds or await self.idle():
-                    return
-            except Unavailable:
-                return  # it does not answer: its own probe is for that
-        log.warning("the engine works on what nobody waits for; it begins anew", extra={"purpose": purpose})
-        self._service.renew()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(end - time.monotonic()):
+                    if await self._is_free():
+                        return True
+        return False
+
+    async def _is_free(self) -> bool:
+        """Whether it works on nothing, or on what somebody waits for."""
+        return self._holds > 0 or await self.idle()
 
     async def _serve(self, wait: float) -> Choice:
         """Have it serve what is chosen; while others hold it, what they were promised."""

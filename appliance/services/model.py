@@ -145,7 +145,11 @@ class Stop(Struct, frozen=True):
 
     service: ServiceName
     why: str
-    grace: float = 10.0
+
+    @property
+    def grace(self) -> float:
+        """None for the engine: it has nothing to save, and LocalAI would first finish what nobody waits for (AI-13)."""
+        return 0.0 if self.service == "ai" else 10.0
 
 
 class PullImage(Struct, frozen=True):

@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, UnixConnector
 from support.accounts import throwaway_accounts
 from support.broker import Home, home_folder
-from support.engine import engine_room
+from support.engine import EngineRoom, engine_room
 from support.tiny_model import tiny_model
+from support.waiting import until
 
 from appliance.assistant.choice import Choice
+from appliance.assistant.engine import Upstream
 from appliance.assistant.localai_child import environment, settings_of
 
 STAND_IN = Path(__file__).parents[1] / "docker/images/engine.py"
+OUTSIDE = Path(__file__).parents[1] / "support/localai.py"
+
+
+@contextmanager
+def home_with(program: Path, **environment: str) -> Iterator[Home]:
+    """A home whose `local-ai` is ``program``."""
+    with throwaway_accounts("l") as names, home_folder(names) as made:
+        command = made.folder / "local-ai"
+        tiny_model(made.folder, 4096).chmod(0o644)
+        told = {"TINY_MODEL": f"{made.folder}/tiny.gguf"} | environment
+        told_words = " ".join(f"{name}={value}" for name, value in told.items())
+        command.write_text(f'#!/bin/sh\nexport {told_words}\nexec {sys.executable} -I {program} "$@"\n')
+        command.chmod(0o755)
+        made.configure(paths__local_ai=str(command))
+        made.start()
+        yield made
 
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    with throwaway_accounts("l") as names, home_folder(names) as made:
-        program = made.folder / "local-ai"
-        tiny_model(made.folder, 4096).chmod(0o644)
-        program.write_text(
-            f'#!/bin/sh\nexport TINY_MODEL={made.folder}/tiny.gguf\nexec {sys.executable} -I {STAND_IN} "$@"\n'
-        )
-        program.chmod(0o755)
-        made.configure(paths__local_ai=str(program))
-        made.start()
+    with home_with(STAND_IN) as made:
+        yield made
+
+
+@pytest.fixture
+def manner() -> str:
+    return "hears"
+
+
+@pytest.fixture
+def other(manner: str) -> Iterator[Home]:
+    """LocalAI's outside without llama.cpp in it: what it does when a client goes is the test's choice."""
+    with home_with(OUTSIDE, LOCALAI_MANNER=manner) as made:
         yield made
 
 
@@ -48,6 +74,64 @@ async def test_it_answers_on_the_same_socket_and_only_there(home: Home) -> None:
                 await room.until_idle(True)  # it noticed that nobody waits any more (AI-13)
             assert not home.switching or interfaces(room.pid) == ["lo"]
             assert "LocalAI serves chosen" in "".join(line.text for line in await room.services.logs("ai"))
+
+
+@pytest.mark.parametrize("manner", ["hears", "deaf", "waits"])
+async def test_whoever_goes_frees_it_whatever_localai_makes_of_that(other: Home, manner: str) -> None:
+    """AI-13: versions differ in whether a closed connection ends the work of the backend. One that goes on is ended through
+    /backend/shutdown, which LocalAI answers at once where it has itself noticed that nobody waits, and late where not; then the
+    engine is killed. LocalAI says of llama.cpp's backend nowhere whether it works, so its processor time tells."""
+    async with engine_room(other) as room:
+        room.choose("chosen")
+        await ask_and_go(room)
+        pid, begun = room.pid, time.monotonic()
+        while at_work(room):
+            assert time.monotonic() - begun < 2
+            await asyncio.sleep(0.02)
+        await until(lambda: room.engine.status().holds == 0, "nobody holds it")
+        if manner != "waits":
+            await asyncio.sleep(1.0)  # it stays as it is
+            assert room.pid == pid
+        async with room.engine.hold("the next question", wait=60) as upstream:
+            assert [line async for line in chat(upstream, 3)][-1] == b"data: [DONE]\n"
+        said = "".join(line.text for line in await room.services.logs("ai"))
+        assert ("model stopped" in said) is (manner == "deaf")
+        assert said.count("model loaded") == (1 if manner == "hears" else 2)
+        assert (room.pid == pid) is (manner != "waits")
+
+
+async def ask_and_go(room: EngineRoom) -> None:
+    """A question whose answer nobody waits for to its end."""
+    with contextlib.suppress(Gone):
+        async with room.engine.hold("a question", wait=60) as upstream, aclosing(chat(upstream, 5000)) as lines:
+            assert (await anext(lines)).startswith(b"data: ")
+            await room.until_idle(False)
+            assert at_work(room) == 1
+            raise Gone
+
+
+class Gone(Exception):
+    """Somebody's connection ended."""
+
+
+async def chat(upstream: Upstream, tokens: int) -> AsyncGenerator[bytes, None]:
+    question = {"model": upstream.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": tokens}
+    async with (
+        ClientSession(connector=UnixConnector(str(upstream.socket))) as client,
+        client.post(f"{upstream.base}/chat/completions", json=question | {"stream": True}) as answer,
+    ):
+        async for line in answer.content:
+            if line.strip():
+                yield line
+
+
+def at_work(room: EngineRoom) -> int:
+    """How many of the processes that stand for a model at work there are."""
+    mark, found = f"at work on {room.models}".encode(), 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += mark in path.read_bytes()
+    return found
 
 
 def interfaces(pid: int | None) -> list[str]:

@@ -34,7 +34,7 @@ class AtRest:
 
 
 def status_of(models: Path) -> str:
-    return LocalEngine(AtRest(), models, None, None).status().reason  # type: ignore[arg-type]
+    return LocalEngine(AtRest(), models, None, None, None).status().reason  # type: ignore[arg-type]
 
 
 def test_what_is_planted_in_the_place_of_a_model_is_none_and_holds_nobody_up(folder: Path) -> None:
@@ -85,4 +85,4 @@ async def test_slots_that_are_none_count_as_busy(folder: Path) -> None:
     place = Place("http://engine/v1", socket=folder / "ai.sock")
     async with await asyncio.start_unix_server(serve, place.socket):
         assert not await idle_slots(place, "m")
-        assert await idle_backend(place, "m")
+        assert await idle_backend(place, "m") is None, "LocalAI says nothing: the processor's time tells"
