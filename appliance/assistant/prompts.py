@@ -27,6 +27,7 @@ CHOOSE = (
 )
 TITLE = "Give this conversation a title of at most six words, in its language. Write only the title."
 KINDS = ("file", "selection", "diagnostics", "names", "output", "pasted")
+MARK_DIGITS = 16  # 64 bits: nobody finds a text that holds the mark it will get
 
 
 def system(*, tools: bool, data: bool, choose: bool = False) -> str:
@@ -36,7 +37,7 @@ def system(*, tools: bool, data: bool, choose: bool = False) -> str:
 
 def block(kind: str, name: str, text: str) -> str:
     """``text`` as data. The mark depends on the text, so that no text holds its own end."""
-    mark = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]
+    mark = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:MARK_DIGITS]
     head = " ".join(f"{kind} {name}".split())[:200].replace("]", ")")
     return f"[data {mark}: {head}]\n{text}\n[end of data {mark}]"
 
