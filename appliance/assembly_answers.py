@@ -13,6 +13,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
+from msgspec.structs import replace
+
 from appliance.assistant.engine import Engine
 from appliance.assistant.room import Late
 from appliance.commands import redact
@@ -27,6 +29,8 @@ from appliance.commands.policy_text import packaged
 from appliance.commands.values import Exclusions
 from appliance.errors import Forbidden
 from appliance.events import EventBus
+from appliance.identity.sessions import Session, Sessions
+from appliance.identity.users import Role as UserRole
 from appliance.messages import Message
 from appliance.settings import Settings
 from appliance.settings_desk import SettingsDesk
@@ -69,6 +73,13 @@ class AnswerParts:
         self._models, self._say, self._markup = models, say, markup
         self._client: Late[Any] = Late("appliance.assistant.client", _warmed)
         self.answers: Late[Answers] = Late("appliance.assistant.answers", self._build)
+
+    def let_go(self, session: Session, sessions: Sessions) -> None:
+        """A session ended, or its person may do less from now on: their answers end with what they lost."""
+        if self.answers.made is not None:
+            person = session.user
+            here = any(not one.ended for one in sessions.of(person.id))
+            self.answers.made.let_go(person.id, here=here, may_use_tools=person.role >= UserRole.operator)
 
     async def close(self) -> None:
         """Close what is under way as interrupted."""
@@ -138,10 +149,12 @@ class CommandsForAssistant:
         if asker.role == "viewer":
             raise Forbidden("files and commands need the role operator", hint="Ask an admin of this appliance.")
 
-    async def propose(self, person: Person, conversation: str, line: str, why: str, *, tainted: bool) -> Ran:
+    async def propose(
+        self, person: Person, conversation: str, line: str, why: str, *, tainted: bool, picked: bool = False
+    ) -> Ran:
         """Ask for a command in the person's name. Raises CroftError."""
-        run = await self._commands.propose(_asker(person, conversation, tainted), Proposal(line, why=why))
-        return self._ran(run)
+        asker = replace(_asker(person, conversation, tainted), picked=picked)
+        return self._ran(await self._commands.propose(asker, Proposal(line, why=why)))
 
     async def over(self, run: str, told: Callable[[Ran], None]) -> Ran:
         """The run once it is over; ``told`` hears when it is decided."""

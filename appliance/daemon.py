@@ -223,6 +223,7 @@ async def _serve(
     terminals = Terminals(engine, quotas, streams)
 
     def let_go(session: Session) -> None:
+        answering.let_go(session, sessions)
         relay.close(session)
         streams.close(session.id)
         tokens.forget()

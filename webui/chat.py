@@ -20,6 +20,7 @@ CHIP_ICONS = {
     "diagnostics": "state-unwell",
     "names": "log",
     "output": "terminal",
+    "pasted": "copy",
 }
 ENGINE_ICONS = {
     EngineState.READY: "state-running",
@@ -94,7 +95,8 @@ class Step:
 @dataclass(frozen=True)
 class Proposal:
     """What the assistant asks for. ``run`` is the id of a command's run, ``line`` its words; ``lines`` those of a file's difference,
-    each with its sign (add, cut, place, same)."""
+    each with its sign (add, cut, place, same). ``run_by``: who runs what the file says by itself; ``tainted`` and ``picked`` as in
+    appliance.assistant.proposals."""
 
     id: str
     kind: str
@@ -104,6 +106,9 @@ class Proposal:
     path: str = ""
     what: str = "changed"
     lines: Sequence[tuple[str, str]] = ()
+    run_by: str = ""
+    tainted: bool = False
+    picked: bool = False
 
 
 @dataclass(frozen=True)

@@ -262,6 +262,7 @@ UI: tuple[Route, ...] = (
     Route("POST", "/api/conversations/{id}/stop", answers.stop, VIEWER, "End the answer under way"),
     Route("GET", "/api/conversations/{id}/stream", answers.stream, VIEWER, "The answer as it comes (SSE)", slides=False),
     Route("POST", "/api/conversations/{id}/proposals", answers.save, OPERATOR, "Propose a block of an answer as a file"),
+    Route("POST", "/api/conversations/{id}/commands", answers.run, OPERATOR, "Ask for a line of an answer as a command of the assistant"),
     Route("POST", "/api/conversations/{id}/proposals/{proposal}/accept", answers.accept, OPERATOR, "Write a proposed file as it was shown"),
     Route("POST", "/api/conversations/{id}/proposals/{proposal}/reject", answers.reject, OPERATOR, "Turn a proposed file down"),
     Route("POST", "/api/conversations/{id}/proposals/{proposal}/open", answers.open_in_editor, OPERATOR, "Show a proposed file in the editor"),

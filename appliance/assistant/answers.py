@@ -9,37 +9,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from appliance.assistant import prompts, titles
 from appliance.assistant.asking import Asking, Reply
-from appliance.assistant.bounds import check_chips, check_question
+from appliance.assistant.bounds import check_question
 from appliance.assistant.caps import CapReached, Caps, Meter
 from appliance.assistant.conversations import Conversations
-from appliance.assistant.engine import Upstream
+from appliance.assistant.deciding import Deciding
+from appliance.assistant.estimates import Estimates
 from appliance.assistant.live import Live, Painter
 from appliance.assistant.loop import Hands, Loop
 from appliance.assistant.messages import Conversation, Message, Role, State
+from appliance.assistant.naming import Naming
 from appliance.assistant.person import Person
 from appliance.assistant.proposals import Proposal
-from appliance.assistant.tools import Mistake
-from appliance.errors import Conflict, CroftError, Forbidden, Invalid, NotFound
-from appliance.events import LOST, EventBus
-
-if TYPE_CHECKING:
-    from appliance.assistant.client import Question
+from appliance.assistant.watching import Watching
+from appliance.errors import Conflict, CroftError, Invalid, NotFound
+from appliance.events import EventBus
 
 log = logging.getLogger(__name__)
 
 MOST_UNDER_WAY = 4  # of one person, in different conversations
 FREE_SECONDS = 2.0
-TITLE_SECONDS = 90.0
-LIKELY_TOKENS = 200  # of an answer, for "about N s"
 END = "end"  # for `parent`: after the last message of the active path
-
-Event = tuple[str, Mapping[str, Any], int | None]
 
 
 @dataclass(frozen=True)
@@ -50,18 +44,11 @@ class Stopped:
     freed: bool | None = None
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a question would cost: ``tokens`` of the prompt, of which ``context`` can be held; ``seconds`` to the end of a usual
-    answer, None where nothing is known of this model's speed."""
-
-    tokens: int
-    context: int
-    seconds: float | None
-
-
 class Answers:
-    """``caps`` and ``painter`` are asked for each answer; ``speed`` gives tokens a second measured elsewhere, if any."""
+    """``caps`` and ``painter`` are asked for each answer; ``speed`` gives tokens a second measured elsewhere, if any.
+
+    ``watching`` reads along, ``deciding`` is what people do with an answer, ``estimates`` says what a question would cost.
+    """
 
     def __init__(
         self,
@@ -74,10 +61,14 @@ class Answers:
         speed: Callable[[], Awaitable[float | None]],
     ) -> None:
         self._store, self._asking, self._hands, self._feed = conversations, asking, hands, feed
-        self._caps, self._painter, self._speed = caps, painter, speed
+        self._caps, self._painter = caps, painter
         self._live: dict[str, Live] = {}
         self._begun: dict[str, str] = {}  # conversation to person: being asked, or under way
-        self._title: asyncio.Task[None] | None = None
+        self._leaving: set[str] = set()  # conversations that are being deleted
+        self.watching = Watching(conversations, hands.proposals, feed, self._live, painter)
+        self.deciding = Deciding(conversations, hands)
+        self.estimates = Estimates(conversations, asking, speed)
+        self._naming = Naming(conversations, asking, self._publish)
         hands.proposals.changed = self._proposal_changed
 
     # --- asking
@@ -89,22 +80,31 @@ class Answers:
         text: str,
         *,
         parent: str | None = END,
+        edits: str = "",
+        without: Collection[int] = (),
         context: Sequence[Mapping[str, Any]] = (),
         tools: bool = False,
     ) -> tuple[Message, Message]:
-        """Put a question; the answer begins. ``parent``: after which message (None: as the first, which is an edit of it).
+        """Put a question; the answer begins. ``parent``: after which message (None: as the first).
 
+        ``edits`` names a question that this is another version of: it follows what that one follows, and what went along with that
+        one goes along again, but for the pieces that ``without`` names by their places (from 0).
         Raises CroftError: Conflict (``busy``) while an answer is under way in this conversation.
         """
-        check_question(person, text, context, tools)
         conversation = await self._store.get(person.id, conversation_id)
-        with _Begun(self._begun, conversation.id, person.id) as begun:
-            self._check_room(person)
+        if edits:
+            before = await self._store.message(conversation, edits)
+            if before.role is not Role.USER:
+                raise Invalid("only a question can be put in other words", hint="Ask for another answer instead.")
+            kept = [chip for place, chip in enumerate(before.context) if place not in without]
+            parent, context = before.parent, [*kept, *context]
+        check_question(person, text, context, tools)
+        with self._beginning(conversation.id, person) as begun:
             path = await self._store.path(conversation)
             after = parent if parent != END else (path[-1].id if path else None)
             asked = await self._store.add(conversation, after, Role.USER, text, context=context)
             if not path:
-                await self._name(conversation, titles.of_question(text))
+                await self._naming.by_question(conversation, text)
             answer = await self._begin(person, conversation, asked.id, tools)
             begun.keep()
         return asked, answer
@@ -118,8 +118,7 @@ class Answers:
         old = await self._store.message(conversation, message_id)
         if old.role is not Role.ASSISTANT or old.parent is None:
             raise Invalid("only an answer can be given again", hint="Edit the question instead.")
-        with _Begun(self._begun, conversation.id, person.id) as begun:
-            self._check_room(person)
+        with self._beginning(conversation.id, person) as begun:
             answer = await self._begin(person, conversation, old.parent, tools)
             begun.keep()
         return answer
@@ -141,31 +140,26 @@ class Answers:
         await self._hands.audit.note("ai.stop", person.actor, message=live.message.id)
         return Stopped(True, await self._freed())
 
-    async def drop(self, conversation_id: str) -> None:
-        """Before a conversation is deleted: its answer ends."""
-        if live := self._live.get(conversation_id):
-            await self._end(live)
-
-    async def save(self, person: Person, conversation_id: str, message_id: str, path: str, text: str) -> Proposal:
-        """A block of an answer as a file: proposed, so that the person sees what it changes. Raises CroftError."""
-        if not person.may_use_tools:
-            raise Forbidden("files need the role operator", hint="Ask an admin of this appliance.")
+    async def delete(self, person: Person, conversation_id: str) -> None:
+        """Delete a conversation for good. Its answer ends first, and none begins meanwhile. Raises CroftError."""
         conversation = await self._store.get(person.id, conversation_id)
-        message = await self._store.message(conversation, message_id)
+        self._leaving.add(conversation.id)
         try:
-            return await self._hands.proposals.write(conversation.id, message.id, person, path, text)
-        except Mistake as mistake:
-            raise Invalid(str(mistake), hint="Choose another name, or save less at once.", code="file") from mistake
+            if live := self._live.get(conversation.id):
+                await self._end(live)
+            await self._store.delete(conversation, person.actor)
+        finally:
+            self._leaving.discard(conversation.id)
 
-    async def proposals(self, person: Person, conversation_id: str) -> list[Proposal]:
-        """What was proposed in a conversation, the oldest first. Raises NotFound."""
-        conversation = await self._store.get(person.id, conversation_id)
-        return await self._hands.proposals.of(person.id, conversation.id)
-
-    async def decide(self, person: Person, proposal_id: str, accept: bool) -> Proposal:
-        """Accept or reject a proposed file. Raises CroftError."""
-        proposals = self._hands.proposals
-        return await (proposals.accept if accept else proposals.reject)(person, proposal_id)
+    def let_go(self, person_id: str, *, here: bool, may_use_tools: bool) -> None:
+        """A session of theirs ended, or may do less from now on. Nobody who is not ``here`` any more has an answer under way, and
+        one that works with tools only who may use them."""
+        for conversation, owner in self._begun.items():
+            live = self._live.get(conversation)
+            if owner == person_id and live is not None and not (here and (may_use_tools or not live.tools)):
+                live.let_go = True
+                if live.task is not None:
+                    live.task.cancel()
 
     def running(self, conversation_id: str) -> bool:
         """Whether an answer is under way there."""
@@ -173,102 +167,41 @@ class Answers:
 
     async def close(self) -> None:
         """The daemon stops: what is under way is closed as interrupted."""
-        tasks = [live.task for live in self._live.values() if live.task] + ([self._title] if self._title else [])
+        tasks = [live.task for live in self._live.values() if live.task]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-
-    # --- reading
-
-    async def events(self, person: Person, conversation_id: str, *, text: bool = False) -> AsyncGenerator[Event, None]:
-        """Everything as it is, then what changes: ``message`` ``status`` ``step`` ``proposal`` ``title``, and the words as ``block``, or
-        with ``text`` as ``text``, whole each time. Raises NotFound."""
-        conversation = await self._store.get(person.id, conversation_id)
-        async with self._feed.subscribe({conversation.id}) as changes:
-            left_out = "block" if text else "text"
-            picture, seen = await self._picture(conversation, text)
-            for name, data in picture:
-                yield name, data, seen
-            async for event in changes:
-                if event.topic == LOST:
-                    picture, seen = await self._picture(conversation, text)
-                    for name, data in picture:
-                        yield name, data, seen
-                elif event.id > seen and event.data["event"] != left_out:
-                    yield event.data["event"], event.data["data"], event.id
-
-    async def output(self, run: str, most: int) -> str:
-        """The end of what a run wrote, as the assistant may see it."""
-        return await self._hands.shell.output(run, most)
-
-    async def _picture(self, conversation: Conversation, text: bool) -> tuple[list[tuple[str, Mapping[str, Any]]], int]:
-        """The state of the last answer and of what waits, and the event it is as of."""
-        proposed = [
-            ("proposal", one.data()) for one in await self._hands.proposals.of(conversation.owner, conversation.id)
-        ]
-        seen, found = self._feed.last_id, []
-        if conversation.id not in self._live:
-            path = await self._store.path(conversation)
-            # In a thread, for a long answer takes longer than others should wait; what is told meanwhile comes after it.
-            found = await asyncio.to_thread(self._finished, path, text)
-        if live := self._live.get(conversation.id):
-            # Nothing is awaited between such a picture and its number, so nothing happens there.
-            seen, found = self._feed.last_id, live.events(text=text)
-        return found + proposed, seen
-
-    def _finished(self, path: Sequence[Message], text: bool) -> list[tuple[str, Mapping[str, Any]]]:
-        if not path or path[-1].role is not Role.ASSISTANT:
-            return []
-        last = path[-1]
-        if last.state is State.RUNNING:
-            last = replace(last, state=State.INTERRUPTED)  # how it ended could not be saved
-        live = Live(last, self._painter(), lambda name, data: None, lambda text: None)
-        live.text, live.usage, live.model = last.text, dict(last.usage), last.model
-        live.steps = [dict(step) for step in last.steps]
-        live.ended(last)
-        return live.events(text=text)
-
-    async def estimate(
-        self, person: Person, text: str, context: Sequence[Mapping[str, Any]], conversation_id: str = ""
-    ) -> Estimate:
-        """What asking this would cost. Raises CroftError."""
-        check_chips(context)
-        status, tokens = self._asking.engine.status(), self._asking.tokens
-        said = [prompts.chip(one) for one in context]
-        turns: list[dict[str, Any]] = [{"role": "user", "content": "\n\n".join([*said, text])}]
-        if conversation_id:
-            conversation = await self._store.get(person.id, conversation_id)
-            turns = prompts.turns(await self._store.path(conversation)) + turns
-        first = {"role": "system", "content": prompts.system(tools=False, data=bool(context))}
-        found = tokens.of_prompt([first, *turns], status.model)
-        return Estimate(found, status.context, await self._seconds(min(found, status.context or found), status.model))
-
-    async def _seconds(self, tokens: int, model: str) -> float | None:
-        if speed := self._asking.speeds.get(model):
-            return tokens / speed.reading + LIKELY_TOKENS / speed.writing
-        writing = await self._speed()
-        # A prompt is read some times faster than an answer is written; how many is only known once it was measured.
-        return tokens / (writing * 4) + LIKELY_TOKENS / writing if writing else None
+        await self._naming.close()
 
     # --- an answer under way
 
-    def _check_room(self, person: Person) -> None:
-        """Before anything is kept: a question that is refused must not stay behind in the conversation."""
-        if sum(owner == person.id for owner in self._begun.values()) > MOST_UNDER_WAY:
+    def _beginning(self, conversation: str, person: Person) -> _Begun:
+        """Before anything is kept: a question that is refused must not stay behind in the conversation. Raises CroftError."""
+        if conversation in self._leaving:
+            raise _gone()
+        if conversation in self._begun:
+            raise _busy()
+        if sum(owner == person.id for owner in self._begun.values()) >= MOST_UNDER_WAY:
             raise Conflict(
                 f"{MOST_UNDER_WAY} answers are under way for you already", hint="Wait for one, or stop it.", code="busy"
             )
+        return _Begun(self._begun, conversation, person.id)
 
     async def _begin(self, person: Person, conversation: Conversation, question: str, tools: bool) -> Message:
-        if self._title is not None:
-            self._title.cancel()  # a name can wait
+        self._naming.step_aside()
         answer = await self._store.add(conversation, question, Role.ASSISTANT, "", state=State.RUNNING)
+        if conversation.id in self._leaving:
+            raise _gone()  # it is deleted after us, with the question
 
         def publish(name: str, data: Mapping[str, Any]) -> None:
             self._publish(conversation.id, name, data)
 
-        live = Live(answer, self._painter(), publish, lambda text: self._store.append(answer, text))
+        def keep(text: str, steps: Sequence[Mapping[str, Any]]) -> None:
+            self._store.append(answer, text, steps)
+
+        live = Live(answer, self._painter(), publish, keep)
+        live.tools = tools
         self._live[conversation.id] = live
         live.task = asyncio.create_task(self._answer(person, conversation, live, tools), name="answer")
         live.task.add_done_callback(_seen)
@@ -288,14 +221,15 @@ class Answers:
             state = State.DONE
             live.usage["capped"] = reached.which
         except asyncio.CancelledError:
-            state = State.STOPPED if live.stopping else State.INTERRUPTED
+            state = State.STOPPED if live.stopping else State.FAILED if live.let_go else State.INTERRUPTED
+            if live.let_go:
+                live.usage["error"] = {"code": "let_go", "message": "who asked has signed out, or may do less by now"}
         except CroftError as error:
             live.usage["error"] = {"code": error.code, "message": error.message, "hint": error.hint}
         finally:
             await asyncio.shield(self._close(conversation, live, state))
         if state is State.DONE:
-            self._title = asyncio.create_task(self._entitle(person, conversation), name="title")
-            self._title.add_done_callback(_seen)
+            self._naming.by_model(person, conversation)
 
     async def _close(self, conversation: Conversation, live: Live, state: State) -> None:
         """Whatever happened, the message is no longer under way."""
@@ -328,32 +262,6 @@ class Answers:
             await asyncio.sleep(0.1)
         return None
 
-    # --- titles
-
-    async def _name(self, conversation: Conversation, title: str) -> None:
-        if title and not conversation.named:
-            named = await self._store.rename(conversation, title, by_person=False)
-            self._publish(conversation.id, "title", {"title": named.title})
-
-    async def _entitle(self, person: Person, conversation: Conversation) -> None:
-        """A better title after the first exchange, if nobody waits for the engine."""
-        try:
-            path = await self._store.path(conversation)
-        except NotFound:
-            return  # deleted meanwhile
-        if len(path) != 2 or conversation.named or not self._asking.line.quiet:
-            return
-        said = prompts.title(prompts.turns(path))
-
-        def compose(upstream: Upstream, question: type[Question]) -> Question:
-            return question(said, titles.MAX_TOKENS, temperature=0.0)
-
-        try:
-            found = await self._asking.quietly(person, compose, TITLE_SECONDS)
-            await self._name(await self._store.get(person.id, conversation.id), titles.of_model(found))
-        except (CroftError, TimeoutError, CapReached) as error:
-            log.info("no title from the model; the question's first words stay", extra={"cause": str(error)})
-
     # --- telling
 
     def _publish(self, conversation: str, name: str, data: Mapping[str, Any]) -> None:
@@ -371,8 +279,6 @@ class _Begun:
         self._kept = False
 
     def __enter__(self) -> _Begun:
-        if self._conversation in self._begun:
-            raise _busy()
         self._begun[self._conversation] = self._person
         return self
 
@@ -395,6 +301,10 @@ def _note(live: Live, reply: Reply) -> None:
     }
     if reply.finish == "length":
         live.usage["length"] = True
+
+
+def _gone() -> NotFound:
+    return NotFound("there is no such conversation", hint="It may have been deleted.")
 
 
 def _busy() -> Conflict:

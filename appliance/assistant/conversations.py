@@ -15,7 +15,7 @@ from typing import Any
 
 from appliance.assistant import word_index
 from appliance.assistant.drafts import SECONDS, Draft
-from appliance.assistant.messages import MOST_MESSAGES, Conversation, Message, Role, State, Tree
+from appliance.assistant.messages import MOST_MESSAGES, Conversation, Message, Role, State, Tree, interrupted
 from appliance.assistant.owned import erase
 from appliance.assistant.word_index import Hits
 from appliance.audit import AuditLog
@@ -170,18 +170,19 @@ class Conversations:
         await self._db.write(work)
         return await self.message(conversation, made)
 
-    def append(self, message: Message, text: str) -> None:
-        """``text`` is all of the answer so far; it is on disk within a second. Returns at once."""
+    def append(self, message: Message, text: str, steps: Sequence[Mapping[str, Any]] = ()) -> None:
+        """``text`` and ``steps`` are all of the answer so far; they are on disk within a second. Returns at once."""
         draft = self._drafts.get(message.id)
         if draft is None:
 
-            async def save(text: str) -> None:
+            async def save(text: str, steps: Sequence[Mapping[str, Any]]) -> None:
                 await self._db.execute(
-                    "UPDATE messages SET text = ? WHERE place = ? AND state = 'running'", (text, message.place)
+                    "UPDATE messages SET text = ?, steps = ? WHERE place = ? AND state = 'running'",
+                    (text, _json(steps), message.place),
                 )
 
             draft = self._drafts[message.id] = Draft(save, self._seconds)
-        draft.put(text)
+        draft.put(text, steps)
 
     async def finish(
         self,
@@ -244,6 +245,14 @@ class Conversations:
         """The active path from the first message on, with how many siblings each has."""
         tree = await self._read_tree(conversation)
         return await self._messages(conversation, tree, [node.place for node in tree.path()])
+
+    async def above(self, conversation: Conversation, message: str) -> list[Message]:
+        """From the first message to this one, on the active path or not. Raises NotFound."""
+        tree = await self._read_tree(conversation)
+        node = tree.find(message)
+        if node is None:
+            raise NotFound("there is no such message in this conversation", hint="Reload the page.")
+        return await self._messages(conversation, tree, [node.place, *tree.above(node)])
 
     async def all_messages(self, conversation: Conversation) -> list[Message]:
         """Every message of every branch, in the order they were written."""
@@ -322,13 +331,13 @@ class Conversations:
 
     async def recover(self) -> int:
         """After a start: answers that were under way are marked ``interrupted``, with what was saved; returns how many."""
-        rows = await self._db.rows("SELECT place, role, text FROM messages WHERE state = 'running'")
+        rows = await self._db.rows("SELECT place, role, text, steps FROM messages WHERE state = 'running'")
 
         async def work(tx: Any) -> None:
             for row in rows:
                 await tx.execute(
-                    "UPDATE messages SET state = 'interrupted', finished_at = ? WHERE place = ?",
-                    (self._clock.now(), row["place"]),
+                    "UPDATE messages SET state = 'interrupted', finished_at = ?, steps = ? WHERE place = ?",
+                    (self._clock.now(), _json(interrupted(json.loads(row["steps"]))), row["place"]),
                 )
                 seq = row["place"] // MOST_MESSAGES
                 owner = await tx.execute_fetchall("SELECT owner FROM conversations WHERE seq = ?", (seq,))

@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -56,7 +57,8 @@ class Surroundings(Protocol):
 
 
 class Diff(msgspec.Struct):
-    """A proposal shown in a window. ``state``: shown, accepted, rejected, closed or failed; ``then`` is told once it is over."""
+    """A proposal shown in a window. ``state``: shown, accepted, rejected, closed or failed; ``then`` is told once it is over, and
+    ``about`` names what it shows for whoever asked for it."""
 
     id: str
     window: str
@@ -64,6 +66,7 @@ class Diff(msgspec.Struct):
     path: str
     state: str
     at: float
+    about: str = ""
     then: Callable[[str], None] | None = None
 
     def end(self, state: str) -> None:
@@ -240,7 +243,14 @@ class Editors:
         )
 
     async def diff(
-        self, person: str, path: str, text: str, window: str = "", then: Callable[[str], None] | None = None
+        self,
+        person: str,
+        path: str,
+        text: str,
+        window: str = "",
+        *,
+        about: str = "",
+        then: Callable[[str], None] | None = None,
     ) -> Diff:
         """Show what ``text`` would make of a file of the workspace, to be accepted or rejected. Raises CroftError.
 
@@ -248,7 +258,7 @@ class Editors:
         That is the window's word and no proof of anything: who needs to know looks at the file.
         """
         where, chosen = self._beneath(path), self._choose(person, window)
-        made = Diff(secrets.token_hex(16), chosen.id, person, path, "shown", self._clock.now(), then)
+        made = Diff(secrets.token_hex(16), chosen.id, person, path, "shown", self._clock.now(), about, then)
         self._diffs.append(made)
         try:
             await chosen.ask("diff", words.Shown, SHOW_SECONDS, diff=made.id, path=where, text=text)
@@ -271,6 +281,15 @@ class Editors:
             found.end(done.state)
         self._around.changed()
         return found
+
+    async def withdraw(self, person: str, about: str) -> None:
+        """Take a proposal out of the editor that was decided elsewhere, or is to be shown anew; nobody is told of that."""
+        for diff in [
+            one for one in self._diffs if one.person == person and one.about == about and one.state == "shown"
+        ]:
+            diff.then = None
+            with suppress(CroftError):  # its window is gone, and the tab with it
+                await self.decide(person, diff.id, False)
 
     def _choose(self, person: str, wanted: str) -> Window:
         seen = self.windows(person)

@@ -25,16 +25,23 @@ _HTML = (
 )  # fmt: skip
 
 
-def as_data(conversation: Conversation, messages: Sequence[Message]) -> dict[str, Any]:
-    """Everything kept of a conversation, as JSON values. ``messages``: all of them. Times are Unix seconds."""
+def head(conversation: Conversation) -> dict[str, Any]:
+    """A conversation without its messages, as JSON values. Times are Unix seconds."""
     return {
-        "version": VERSION,
         "id": conversation.id,
         "title": conversation.title,
         "pinned": conversation.pinned,
         "archived": conversation.archived,
         "created_at": conversation.created_at,
         "changed_at": conversation.changed_at,
+    }
+
+
+def as_data(conversation: Conversation, messages: Sequence[Message]) -> dict[str, Any]:
+    """Everything kept of a conversation, as JSON values. ``messages``: all of them."""
+    return {
+        "version": VERSION,
+        **head(conversation),
         "messages": [
             {
                 "id": message.id,

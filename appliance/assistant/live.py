@@ -18,6 +18,7 @@ from appliance.assistant.messages import Message, State
 PAUSE = 0.04  # seconds between two paintings
 SHARE = 5  # of the time, one part at most is spent painting
 Publish = Callable[[str, Mapping[str, Any]], object]
+Keep = Callable[[str, Sequence[Mapping[str, Any]]], None]
 
 
 class Patch(Protocol):
@@ -57,9 +58,9 @@ class Words(Mapping[str, str]):
 
 
 class Live:
-    """``publish`` takes the name of an event and its data, ``keep`` all of the text so far."""
+    """``publish`` takes the name of an event and its data, ``keep`` all of the text and the steps so far."""
 
-    def __init__(self, message: Message, painter: Painter, publish: Publish, keep: Callable[[str], None]) -> None:
+    def __init__(self, message: Message, painter: Painter, publish: Publish, keep: Keep) -> None:
         self.message, self._keep = message, keep
         self.text = ""
         self.steps: list[dict[str, Any]] = []
@@ -67,6 +68,8 @@ class Live:
         self.state = State.RUNNING
         self.model = ""
         self.stopping = False
+        self.let_go = False  # who asked may not have it any more
+        self.tools = False
         self.task: asyncio.Task[None] | None = None
         self._status: dict[str, Any] = {"phase": "queued", "place": 1}
         self._painter, self._publish = painter, publish
@@ -92,7 +95,7 @@ class Live:
     def put(self, more: str) -> None:
         """Take some text; the first is shown at once."""
         self.text += more
-        self._keep(self.text)
+        self._keep(self.text, self.steps)
         if self._timer is None:
             now = asyncio.get_running_loop().time()
             if now >= self._next:
@@ -110,6 +113,7 @@ class Live:
         while len(self.steps) < number:
             self.steps.append({"n": len(self.steps) + 1})
         self.steps[number - 1].update(fields)
+        self._keep(self.text, self.steps)
         self._publish("step", {"message": self.message.id, **self.steps[number - 1]})
 
     def ended(self, message: Message) -> None:

@@ -57,8 +57,10 @@ class Shell(Protocol):
     async def check(self, person: Person, conversation: str) -> None:
         """Raises Forbidden where the person may not use tools any more: an answer goes on when roles change."""
 
-    async def propose(self, person: Person, conversation: str, line: str, why: str, *, tainted: bool) -> Ran:
-        """Ask for a command in the person's name, as actor ai. Raises CroftError."""
+    async def propose(
+        self, person: Person, conversation: str, line: str, why: str, *, tainted: bool, picked: bool = False
+    ) -> Ran:
+        """Ask for a command in the person's name, as actor ai; ``picked`` where they chose the line. Raises CroftError."""
 
     async def over(self, run: str, told: Callable[[Ran], None]) -> Ran:
         """The run once it is over; ``told`` hears when it is decided."""
@@ -264,13 +266,15 @@ class Loop:
 
     async def _write(self, hands: Hands, step: _Step, path: str, content: str) -> str:
         proposal = await hands.proposals.write(
-            self._live.message.conversation, self._live.message.id, self._person, path, content
+            self._live.message.conversation, self._live.message.id, self._person, path, content, tainted=self._tainted
         )
         step.proposal, step.bytes = proposal.id, len(content.encode())
         self._live.step(step.number, state="waiting", proposal=proposal.id)
         self._live.working("deciding")
         decided = await hands.proposals.wait(proposal, DECIDE_SECONDS)
         step.decision = str(decided.state)
+        if decided.edited:
+            return "The person accepted it with changes of their own. Read the file again before you go on."
         return _DECIDED.get(decided.state, "It could not be written.")
 
     async def _command(self, hands: Hands, step: _Step, line: str, why: str) -> str:
@@ -298,7 +302,9 @@ class Loop:
             step.decision = "refused"
             self._live.step(step.number, run=ran.run, note=ran.reason)
             return f"It is not allowed: {ran.reason}"
-        proposal = await hands.proposals.command(conversation, self._live.message.id, self._person, ran.run)
+        proposal = await hands.proposals.command(
+            conversation, self._live.message.id, self._person, ran.run, tainted=self._tainted
+        )
         step.proposal = proposal.id
         self._tell(step, ran)
         ran = await hands.shell.over(ran.run, lambda now: self._tell(step, now))

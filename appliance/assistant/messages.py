@@ -119,6 +119,11 @@ class Message:
         )
 
 
+def interrupted(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Steps as they are once nobody follows them any more."""
+    return [{**step, "state": "stopped"} if step.get("state") in ("running", "waiting") else {**step} for step in steps]
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A message without its text."""
@@ -146,6 +151,12 @@ class Tree:
     def find(self, message: str) -> Node | None:
         """The node with this id."""
         return next((node for node in self.nodes.values() if node.id == message), None)
+
+    def above(self, node: Node) -> Iterator[int]:
+        """Places of everything that it follows, the nearest first."""
+        while (parent := node.parent) is not None:
+            yield parent
+            node = self.nodes[parent]
 
     def path(self) -> Iterator[Node]:
         """The active path from the first message on."""

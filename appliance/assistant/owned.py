@@ -14,7 +14,7 @@ from appliance.database import Database
 
 _OWN = "SELECT * FROM conversations WHERE owner = ? ORDER BY seq"
 _PROPOSED = (
-    "SELECT id, message, kind, state, run, path, diff, created_at, decided_at FROM proposals WHERE conversation = ?"
+    "SELECT id, message, kind, state, run, path, diff, tainted, picked, created_at, decided_at FROM proposals WHERE conversation = ?"
     " ORDER BY created_at, id"
 )
 

@@ -20,6 +20,7 @@ from typing import Any
 from appliance.assistant.looking import Files, Looking
 from appliance.assistant.person import Person
 from appliance.assistant.tools import Mistake
+from appliance.assistant.triggers import run_by
 from appliance.audit import AuditLog
 from appliance.clock import Clock
 from appliance.database import Database, Row
@@ -52,7 +53,11 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Proposal:
-    """``path`` is beneath the workspace, ``version`` the file's when it was proposed ('' for a new one), ``run`` a command's."""
+    """``path`` is beneath the workspace, ``version`` the file's when it was proposed ('' for a new one), ``run`` a command's.
+
+    ``tainted``: the assistant had read what others may have written; ``picked``: a person chose this line of an answer to run;
+    ``edited``: what a person accepted in the editor is not quite what was proposed.
+    """
 
     id: str
     conversation: str
@@ -67,26 +72,37 @@ class Proposal:
     content: str = field(default="", repr=False)
     diff: str = field(default="", repr=False)
     decided_at: float | None = None
+    tainted: bool = False
+    picked: bool = False
+    edited: bool = False
 
     @classmethod
     def of(cls, row: Row) -> Proposal:
         return cls(
             row["id"], row["conversation"], row["message"], row["owner"], Kind(row["kind"]), State(row["state"]),
             row["created_at"], row["run"], row["path"], row["version"], row["content"], row["diff"], row["decided_at"],
+            bool(row["tainted"]), bool(row["picked"]),
         )  # fmt: skip
 
+    @property
+    def waits(self) -> bool:
+        """Whether a file's difference still counts: nobody has decided."""
+        return self.state in (State.OPEN, State.WRITING)
+
     def data(self) -> dict[str, Any]:
-        """As readers get it."""
+        """As readers get it: with its difference while somebody is to decide about it."""
         found: dict[str, Any] = {
             "id": self.id,
             "kind": str(self.kind),
             "message": self.message,
             "state": str(self.state),
             "created_at": self.created_at,
+            "tainted": self.tainted,
         }
         if self.run:
-            return found | {"run": self.run}
-        return found | {"path": self.path, "diff": self.diff, "new": not self.version}
+            return found | {"run": self.run, "picked": self.picked}
+        found |= {"path": self.path, "new": not self.version, "run_by": run_by(self.path)}
+        return found | {"diff": self.diff} if self.waits else found
 
 
 class Proposals:
@@ -114,7 +130,9 @@ class Proposals:
 
     # --- proposing
 
-    async def write(self, conversation: str, message: str, person: Person, path: str, content: str) -> Proposal:
+    async def write(
+        self, conversation: str, message: str, person: Person, path: str, content: str, *, tainted: bool
+    ) -> Proposal:
         """Propose the new content of a file. Raises Mistake (words for the model)."""
         name = await self._looking.place(path)
         row = await self._files.stat(name) if name else None
@@ -130,24 +148,22 @@ class Proposals:
         diff = await asyncio.to_thread(difference, name, old, content, new=row is None)
         proposal = Proposal(
             f"prop-{secrets.token_hex(8)}", conversation, message, person.id, Kind.WRITE, State.OPEN, self._clock.now(),
-            path=name, version=row["version"] if row else "", content=content, diff=diff,
+            path=name, version=row["version"] if row else "", content=content, diff=diff, tainted=tainted,
         )  # fmt: skip
         await self._check_room(proposal)
         await self._add(proposal, person, bytes=len(content.encode()), content=_sha(content))
         return proposal
 
-    async def command(self, conversation: str, message: str, person: Person, run: str) -> Proposal:
-        """Keep that a command was proposed, for the conversation to show it."""
+    async def command(
+        self, conversation: str, message: str, person: Person, run: str, *, tainted: bool, picked: bool = False
+    ) -> Proposal:
+        """Keep that a command was proposed, for the conversation to show it; once, for the same question is not put twice."""
+        if row := await self._db.row("SELECT * FROM proposals WHERE run = ? AND conversation = ?", (run, conversation)):
+            return Proposal.of(row)
         proposal = Proposal(
-            f"prop-{secrets.token_hex(8)}",
-            conversation,
-            message,
-            person.id,
-            Kind.COMMAND,
-            State.OPEN,
-            self._clock.now(),
-            run=run,
-        )
+            f"prop-{secrets.token_hex(8)}", conversation, message, person.id, Kind.COMMAND, State.OPEN, self._clock.now(),
+            run=run, tainted=tainted, picked=picked,
+        )  # fmt: skip
         await self._add(proposal, person, run=run)
         return proposal
 
@@ -177,15 +193,15 @@ class Proposals:
         one = proposal
         values = (
             one.id, one.conversation, one.message, one.owner, one.kind, one.state, one.run, one.path, one.version, one.content,
-            one.diff, one.created_at,
+            one.diff, one.created_at, int(one.tainted), int(one.picked),
         )  # fmt: skip
         async with self._db.transaction() as tx:
             await self._audit.append(
                 tx, "ai.propose", f"ai:{person.actor}", proposal=one.id, kind=str(one.kind), message=one.message, **said
             )
             await tx.execute(
-                "INSERT INTO proposals (id, conversation, message, owner, kind, state, run, path, version, content, diff, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO proposals (id, conversation, message, owner, kind, state, run, path, version, content, diff, created_at,"
+                " tainted, picked) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 values,
             )
         self.changed(proposal)
@@ -194,7 +210,7 @@ class Proposals:
 
     async def accept(self, person: Person, proposal_id: str) -> Proposal:
         """Write the file as it was shown. Raises Conflict when it changed meanwhile, CroftError."""
-        proposal = await self._open(person, proposal_id)
+        proposal = await self.open(person, proposal_id)
         async with self._db.transaction() as tx:
             intent = await self._audit.append(
                 tx,
@@ -225,11 +241,35 @@ class Proposals:
 
     async def reject(self, person: Person, proposal_id: str) -> Proposal:
         """Turn it down. Raises CroftError."""
-        proposal = await self._open(person, proposal_id)
+        proposal = await self.open(person, proposal_id)
         async with self._db.transaction() as tx:
             await self._audit.append(tx, "ai.reject", person.actor, proposal=proposal.id)
             await self._move(tx, proposal, State.OPEN, State.REJECTED, None)
         return self._told(replace(proposal, state=State.REJECTED, decided_at=self._clock.now()))
+
+    async def written_elsewhere(self, person: Person, proposal_id: str) -> Proposal:
+        """Close one that the person accepted in the editor, which writes by itself. Raises Conflict where the file is as it was.
+
+        What the person took back there before they accepted is not in the file: then it counts as ``edited``.
+        """
+        proposal = await self.open(person, proposal_id)
+        row = await self._files.stat(proposal.path)
+        if row is None or row["kind"] != "file" or row["version"] == proposal.version:
+            raise Conflict("the file is as it was", hint="Accept the change once more.", code="unchanged")
+        content = (await self._files.read(proposal.path, MOST_OLD) or b"").decode("utf-8", "replace")
+        async with self._db.transaction() as tx:
+            await self._audit.append(
+                tx,
+                "ai.write",
+                person.actor,
+                proposal=proposal.id,
+                bytes=len(content.encode()),
+                content=_sha(content),
+                by="editor",
+            )
+            await self._move(tx, proposal, State.OPEN, State.ACCEPTED, None)
+        edited = content != proposal.content
+        return self._told(replace(proposal, state=State.ACCEPTED, edited=edited, decided_at=self._clock.now()))
 
     async def wait(self, proposal: Proposal, seconds: float) -> Proposal:
         """The proposal once it is decided, or as it stands after ``seconds``."""
@@ -244,14 +284,24 @@ class Proposals:
             self._decided.pop(proposal.id, None)
 
     async def of(self, owner: str, conversation: str) -> list[Proposal]:
-        """The last ones of a conversation, the oldest first."""
+        """The last ones of a conversation with their differences, the oldest first; contents are left out."""
+        return await self._shown(owner, conversation, differences=True)
+
+    async def standing(self, owner: str, conversation: str) -> list[dict[str, Any]]:
+        """How the last ones of a conversation stand, for readers that come. Differences are read only where somebody is to decide."""
+        return [one.data() for one in await self._shown(owner, conversation, differences=False)]
+
+    async def _shown(self, owner: str, conversation: str, *, differences: bool) -> list[Proposal]:
         rows = await self._db.rows(
-            "SELECT * FROM proposals WHERE owner = ? AND conversation = ? ORDER BY created_at DESC LIMIT ?",
-            (owner, conversation, MOST_SHOWN),
+            "SELECT id, conversation, message, owner, kind, state, created_at, run, path, version, '' AS content, decided_at, tainted,"
+            " picked, CASE WHEN ? OR state IN ('open', 'writing') THEN diff ELSE '' END AS diff FROM proposals"
+            " WHERE owner = ? AND conversation = ? ORDER BY created_at DESC LIMIT ?",
+            (differences, owner, conversation, MOST_SHOWN),
         )
         return [Proposal.of(row) for row in reversed(rows)]
 
-    async def _open(self, person: Person, proposal_id: str) -> Proposal:
+    async def open(self, person: Person, proposal_id: str) -> Proposal:
+        """A proposed file that this person may still decide about, whole. Raises CroftError."""
         row = await self._db.row("SELECT * FROM proposals WHERE id = ? AND owner = ?", (proposal_id, person.id))
         if row is None:
             raise NotFound("there is no such proposal")

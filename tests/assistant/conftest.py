@@ -9,6 +9,7 @@ import pytest
 from support.accounts import throwaway_accounts
 from support.broker import Home, home_folder
 from support.commands import Room, forget, room_in
+from support.proposing import project_in
 from support.scripted_engine import OverHttp, ScriptedEngine, scripted_engine
 from support.talk import Talk
 
@@ -18,6 +19,13 @@ def hands() -> Iterator[Home]:
     """One broker for a page of tests."""
     with throwaway_accounts("a") as names, home_folder(names) as made:
         made.start()
+        yield made
+
+
+@pytest.fixture
+def project(hands: Home) -> Iterator[Path]:
+    """A small project in its workspace."""
+    with project_in(hands) as made:
         yield made
 
 

@@ -274,6 +274,23 @@ async def test_deleting_a_conversation_ends_its_answer(talk: Talk, engine: Scrip
     await until(lambda: not engine.busy, "the engine was let go", 2)
 
 
+async def test_a_question_in_other_words_takes_its_context_along(talk: Talk, engine: ScriptedEngine) -> None:
+    """What was sent along stays, but for what the person takes away (PRV-3)."""
+    conversation = await talk.begin()
+    chips = [{"kind": "file", "path": f"{name}.py", "text": f"{name} = 1"} for name in ("one", "two")]
+    await talk.answer(conversation, "What is it?", context=chips)
+    asked = (await talk.messages(conversation))[0]
+    async with talk.reading(conversation) as reader:
+        await reader.over(await talk.ask(conversation, "What is that?", edits=asked["id"], without=[0]))
+    again = (await talk.messages(conversation))[0]
+    assert (again["text"], again["parent"], again["siblings"]) == ("What is that?", None, 2)
+    assert [chip["path"] for chip in again["context"]] == ["two.py"]
+    assert "two = 1" in engine.chats[-1].said
+    assert "one = 1" not in engine.chats[-1].said
+    answer = (await talk.messages(conversation))[1]
+    await talk.call("POST", f"/api/conversations/{conversation}/messages", 400, text="x", edits=answer["id"])
+
+
 async def test_bad_questions_are_told_why(talk: Talk) -> None:
     conversation = await talk.begin()
     path = f"/api/conversations/{conversation}/messages"

@@ -127,7 +127,7 @@ async def converse(answers: Answers, store: Any, harm: Harm, person: Person) -> 
     text, context = harm.question()
     async with asyncio.timeout(60):
         _, answer = await answers.ask(person, conversation.id, text, context=context, tools=True)
-        events = answers.events(person, conversation.id)
+        events = answers.watching.events(person, conversation.id)
         async for name, data, _ in events:
             waits = name == "status" and data.get("phase") == "deciding"
             if waits or (name == "message" and data["message"] == answer.id and data["state"] != "running"):

@@ -145,23 +145,26 @@ async def test_a_refused_question_leaves_nothing_behind(worker: Talk, scripted: 
 async def test_an_answer_loses_what_its_person_loses(
     worker: Talk, shop: Room, scripted: ScriptedEngine, hands: Home, change: dict[str, object]
 ) -> None:
-    """AI-1, AUTH-10: it goes on when its person goes, but reads and runs nothing for who may not."""
+    """AI-1, AUTH-10: it goes on when the page goes, and ends when its person is gone or may use no tools any more."""
     secret = hands.paths.workspace / "plan.txt"
     secret.write_text("the plan of others\n")
     gate = asyncio.Event()
     scripted.script(Hold(gate), Call("read_file", {"path": "plan.txt"}, "a"))
     scripted.script(Say("I could not."))
     conversation = await worker.begin()
-    await worker.ask(conversation, "Read the plan", tools=True)
+    answer = await worker.ask(conversation, "Read the plan", tools=True)
     await until(lambda: scripted.chats, "the model is asked")
     user = await shop.front.member("operator")
     await shop.front.users.change(user, "test", **change)
     try:
+        await until(lambda: scripted.chats[0].over, "the engine is let go")
+        assert scripted.chats[0].gone
         gate.set()
-        await until(lambda: len(scripted.chats) == 2, "it is told what came of it")
-        told = [each["content"] for each in scripted.chats[1].body["messages"] if each["role"] == "tool"]
-        assert "the plan of others" not in told[0]
-        assert "may" in told[0] or "operator" in told[0]
+        answers, store = await shop.front.answering.answers.get(), await shop.front.conversations.get()
+        await until(lambda: not answers.running(conversation), "it is over")
+        ended = await store.message(await store.get(user.id, conversation), answer)
+        assert (ended.state, ended.usage["error"]["code"]) == ("failed", "let_go")
+        assert len(scripted.chats) == 1
     finally:
         secret.unlink()
         await shop.front.users.change(user, "test", role=Rights.operator, suspended=False)
@@ -194,7 +197,7 @@ async def test_who_reads_slowly_holds_no_copies() -> None:
     """WEB-16: hundreds of events may wait for a reader; they share the one text there is."""
     told: list[tuple[str, Mapping[str, Any]]] = []
     asked = Message("msg-2", "chat-1", "msg-1", Role.ASSISTANT, "", State.RUNNING, 0.0)
-    live = Live(asked, Streaming(), lambda name, data: told.append((name, data)), lambda text: None)
+    live = Live(asked, Streaming(), lambda name, data: told.append((name, data)), lambda text, steps: None)
     live.put("one")
     live.put(" two")
     live.ended(asked)

@@ -98,11 +98,12 @@ async def test_code_becomes_a_file_only_as_a_difference_that_is_accepted(place: 
 
 
 async def test_a_shell_block_runs_through_the_policy(place: Place) -> None:
-    """What the policy lets run writes below the block; what asks shows its card there, token by token, and waits."""
+    """What the policy lets the assistant run writes below the block; what asks shows its card there, token by token, says where it
+    comes from, and waits (AI-1, AI-4). A line that a model wrote stays the assistant's, whoever chose it."""
     a_file(place, "note.txt", "from the file\n")
     page = await place.named("How?", CODE, "And else?", "```bash\ncat note.txt\ntouch 'new file'\n```")
     await page.locator("[data-do=run]:visible").first.click()
-    ran = page.locator("[data-own-run]").first
+    ran = page.locator("[data-picked=yes]").first
     await expect(ran.locator(".run-lines")).to_contain_text("from the file")
     await ran.get_by_role("button", name="Ask about this output").click()
     await expect(page.locator(".composer .chip")).to_contain_text("cat note.txt")
@@ -110,9 +111,10 @@ async def test_a_shell_block_runs_through_the_policy(place: Place) -> None:
     await page.locator(".shell-lines li").nth(1).get_by_role("button").click()
     card = page.locator("[data-approval]")
     await expect(card.locator(".words-of li code")).to_have_text(["touch", "new file"])
+    await expect(card).to_contain_text("A line of the assistant’s answer that")
     assert not (place.room.workspace / "new file").exists()
     await card.get_by_role("button", name="Deny").click()
-    await expect(page.locator("[data-own-run] .run-pill").last).to_have_text("Denied")
+    await expect(page.locator("[data-picked=yes] .run-pill").last).to_have_text("Denied")
 
 
 async def test_the_assistant_proposes_and_a_person_decides(place: Place) -> None:

@@ -243,6 +243,7 @@ class Front:
 
     def build(self, console_uids: frozenset[int]) -> web.Application:
         def let_go(session: Session) -> None:
+            self.answering.let_go(session, self.sessions)
             self.relay.close(session)
             self.streams.close(session.id)
             self.tokens.forget()

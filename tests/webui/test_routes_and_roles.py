@@ -219,6 +219,7 @@ GOLDEN: dict[str, tuple[int, int, int, int, int]] = {
     "POST /api/conversations/{id}/stop": (OUT, GONE, GONE, GONE, GONE),
     "GET /api/conversations/{id}/stream": (OUT, GONE, GONE, GONE, GONE),
     "POST /api/conversations/{id}/proposals": (OUT, NO, 400, 400, 400),
+    "POST /api/conversations/{id}/commands": (OUT, NO, 400, 400, 400),
     "POST /api/conversations/{id}/proposals/{proposal}/accept": (OUT, NO, GONE, GONE, GONE),
     "POST /api/conversations/{id}/proposals/{proposal}/reject": (OUT, NO, GONE, GONE, GONE),
     "POST /api/conversations/{id}/proposals/{proposal}/open": (OUT, NO, GONE, GONE, GONE),

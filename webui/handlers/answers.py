@@ -12,17 +12,17 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from appliance.assistant.answers import END, Answers, Estimate
+from appliance.assistant.answers import END, Answers
+from appliance.assistant.export import head
 from appliance.assistant.messages import Message
-from appliance.assistant.person import CONSOLE, Person
+from appliance.assistant.person import Person
 from appliance.assistant.prompts import KINDS
-from appliance.assistant.proposals import State
-from appliance.errors import CroftError, Invalid, NotFound
+from appliance.errors import CroftError, Forbidden, Invalid, NotFound
 from webui import keys, views
 from webui.answers import answer
 from webui.forms import read_json
 from webui.guard import principal_of
-from webui.handlers.conversations import conversation_json, message_json, store_of
+from webui.handlers.conversations import message_json, person_of, store_of
 from webui.handlers.live import Item, until_signed_out
 from webui.i18n import Translator
 
@@ -38,10 +38,13 @@ class Chip(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Asked(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of a question. ``parent``: the message it follows, null for the first; left out, the last one."""
+    """Body of a question. ``parent``: the message it follows, null for the first; left out, the last one. ``edits``: a question it is
+    another version of, whose context goes along again but for the pieces at the places ``without`` (from 0)."""
 
     text: str
     parent: str | None = END
+    edits: str = ""
+    without: list[int] = []
     context: list[Chip] = []
     tools: bool = False
 
@@ -74,6 +77,13 @@ class Saved(msgspec.Struct, forbid_unknown_fields=True):
     text: str
 
 
+class Line(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of running a line of an answer."""
+
+    message: str
+    line: str
+
+
 class About(msgspec.Struct, forbid_unknown_fields=True):
     """Body of asking about a run; ``text`` in place of the usual question."""
 
@@ -89,6 +99,8 @@ async def ask(request: web.Request) -> web.Response:
         request.match_info["id"],
         body.text,
         parent=body.parent,
+        edits=body.edits,
+        without=body.without,
         context=_chips(body.context),
         tools=body.tools,
     )
@@ -130,9 +142,23 @@ async def stream(request: web.Request) -> web.StreamResponse:
 async def save(request: web.Request) -> web.Response:
     """Propose a block of an answer as a file."""
     body = await read_json(request, Saved)
-    made = await (await _answers(request)).save(
+    made = await (await _answers(request)).deciding.save(
         person_of(request), request.match_info["id"], body.message, body.path, body.text
     )
+    return answer({"proposal": made.data()}, 201)
+
+
+async def run(request: web.Request) -> web.Response:
+    """Ask for a line of an answer as a command of the assistant; 201 with the proposal, whose run says what becomes of it."""
+    from webui.handlers.commands import asker_of  # the commands' page is loaded where something is to run
+
+    body, t = await read_json(request, Line), views.translator(request)
+    ran, made = await (await _answers(request)).deciding.run(
+        person_of(request), request.match_info["id"], body.message, body.line
+    )
+    if made is None:
+        refused = await request.app[keys.COMMANDS].get(asker_of(request), ran.run)
+        raise Forbidden(t.message(refused.reason), hint=t("command.refused.hint"), code="denied")
     return answer({"proposal": made.data()}, 201)
 
 
@@ -147,24 +173,27 @@ async def reject(request: web.Request) -> web.Response:
 
 
 async def open_in_editor(request: web.Request) -> web.Response:
-    """Show a proposed file as a difference in the editor; accepting it there puts it into the editor's buffer."""
+    """Show a proposed file as a difference in the editor. What is decided there is decided here as well."""
     person, answers = person_of(request), await _answers(request)
-    found = [
-        one
-        for one in await answers.proposals(person, request.match_info["id"])
-        if one.id == request.match_info["proposal"] and one.state is State.OPEN and one.path
-    ]
-    if not found:
-        raise NotFound("there is no such proposal that waits")
-    editors = await request.app[keys.EDITORS].get()
-    await editors.diff(principal_of(request).actor, found[0].path, found[0].content, "")
-    return answer({"proposal": found[0].data()})
+    found = await answers.deciding.waiting(person, request.match_info["proposal"])
+    if found.conversation != request.match_info["id"]:
+        raise NotFound("there is no such proposal")
+    editors, tasks = await request.app[keys.EDITORS].get(), request.app[keys.SHARED].setdefault("decided", set())
+
+    def then(state: str) -> None:
+        task = asyncio.create_task(answers.deciding.decided_in_editor(person, found.id, state))
+        tasks.add(task)  # or nobody holds it
+        task.add_done_callback(tasks.discard)
+
+    await editors.withdraw(principal_of(request).actor, found.id)
+    await editors.diff(principal_of(request).actor, found.path, found.content, about=found.id, then=then)
+    return answer({"proposal": found.data()})
 
 
 async def estimate(request: web.Request) -> web.Response:
     """What a question would cost: tokens, and seconds where this model's speed is known."""
     body = await read_json(request, Costs)
-    found: Estimate = await (await _answers(request)).estimate(
+    found = await (await _answers(request)).estimates.of(
         person_of(request), body.text, _chips(body.context), body.conversation
     )
     seconds = None if found.seconds is None else round(found.seconds, 1)
@@ -181,7 +210,7 @@ async def ask_about_run(request: web.Request) -> web.Response:
     store = await store_of(request)
     made = await store.create(person.id)
     question = body.text.strip() or t("answers.why" if run.outcome.exit_code else "answers.about", line=run.line)
-    output = await answers.output(run.id, OUTPUT_MOST)
+    output = await answers.deciding.output(run.id, OUTPUT_MOST)
     chip = {"kind": "output", "path": run.line[:200], "text": output or t("answers.no_output")}
     try:
         message, begun = await answers.ask(person, made.id, question, context=[chip])
@@ -189,16 +218,7 @@ async def ask_about_run(request: web.Request) -> web.Response:
         await store.delete(made, principal_of(request).actor)
         raise
     asked, coming = await _told([message, begun])
-    return answer({"conversation": conversation_json(made), "message": asked, "answer": coming}, 201)
-
-
-def person_of(request: web.Request) -> Person:
-    """Who asks, as the assistant's room knows people."""
-    principal = principal_of(request)
-    user = principal.user
-    if user is None:
-        return Person(CONSOLE, CONSOLE, principal.role.name, principal.actor)
-    return Person(user.id, user.name or user.email, principal.role.name, principal.actor)
+    return answer({"conversation": head(made), "message": asked, "answer": coming}, 201)
 
 
 async def _answers(request: web.Request) -> Answers:
@@ -208,14 +228,16 @@ async def _answers(request: web.Request) -> Answers:
 async def _decide(request: web.Request, yes: bool) -> web.Response:
     answers, person = await _answers(request), person_of(request)
     await (await store_of(request)).get(person.id, request.match_info["id"])
-    done = await answers.decide(person, request.match_info["proposal"], yes)
+    done = await answers.deciding.decide(person, request.match_info["proposal"], yes)
+    if (editors := request.app[keys.EDITORS].made) is not None:
+        await editors.withdraw(principal_of(request).actor, done.id)
     return answer({"proposal": done.data()})
 
 
 async def _events(request: web.Request, answers: Answers, person: Person, t: Translator) -> AsyncGenerator[Item, None]:
     words = request.query.get("as") == "text"
     said: dict[str, int] = {}
-    async for name, data, number in answers.events(person, request.match_info["id"], text=words):
+    async for name, data, number in answers.watching.events(person, request.match_info["id"], text=words):
         if name == "text":
             # Told whole each time; a terminal wants what is new.
             new = data["text"][said.get(data["message"], 0) :]

@@ -17,15 +17,16 @@ from appliance.assistant.conversations import Conversations
 from appliance.assistant.messages import Conversation, Role, State
 from appliance.assistant.messages import Message as Said
 from appliance.assistant.proposals import Proposal as Proposed
+from appliance.assistant.triggers import run_by
 from appliance.errors import CroftError, NotFound
 from webui import chat, keys, views
 from webui.answers import see
 from webui.chat import Proposal, Thread, Turn
 from webui.forms import read_form
 from webui.guard import principal_of
-from webui.handlers.answers import fault_words, person_of
+from webui.handlers.answers import fault_words
 from webui.handlers.commands import asker_of
-from webui.handlers.conversations import asked_for, owner_of, store_of
+from webui.handlers.conversations import asked_for, owner_of, person_of, store_of
 from webui.handlers.run_pages import fault_message
 from webui.i18n import Translator
 from webui.markup import render
@@ -199,7 +200,7 @@ async def _proposals(request: web.Request, found: Conversation) -> dict[str, lis
     """What was proposed with each answer, by the answer's id."""
     answers = await request.app[keys.ANSWERS].get()
     proposed: dict[str, list[Proposal]] = {}
-    for one in await answers.proposals(person_of(request), found.id):
+    for one in await answers.deciding.proposals(person_of(request), found.id):
         shown = await _command(request, one) if one.run else _write(one)
         proposed.setdefault(one.message, []).append(shown)
     return proposed
@@ -207,7 +208,10 @@ async def _proposals(request: web.Request, found: Conversation) -> dict[str, lis
 
 def _write(one: Proposed) -> Proposal:
     what = "changed" if one.version else "added"
-    return Proposal(one.id, "write", str(one.state), path=one.path, what=what, lines=chat.diff_lines(one.diff))
+    return Proposal(
+        one.id, "write", str(one.state), path=one.path, what=what, lines=chat.diff_lines(one.diff),
+        run_by=run_by(one.path), tainted=one.tainted,
+    )  # fmt: skip
 
 
 async def _command(request: web.Request, one: Proposed) -> Proposal:
@@ -215,8 +219,8 @@ async def _command(request: web.Request, one: Proposed) -> Proposal:
     try:
         run = await request.app[keys.COMMANDS].get(asker_of(request), one.run)
     except NotFound:
-        return Proposal(one.id, "command", "expired", run=one.run)
-    return Proposal(one.id, "command", str(run.state), run=one.run, line=run.line)
+        return Proposal(one.id, "command", "expired", run=one.run, picked=one.picked)
+    return Proposal(one.id, "command", str(run.state), run=one.run, line=run.line, picked=one.picked)
 
 
 async def _typed(request: web.Request) -> str:

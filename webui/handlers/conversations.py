@@ -14,8 +14,9 @@ import msgspec
 from aiohttp import web
 
 from appliance.assistant.conversations import Conversations
-from appliance.assistant.export import as_data, as_markdown
+from appliance.assistant.export import as_data, as_markdown, head
 from appliance.assistant.messages import Conversation, Message, Role
+from appliance.assistant.person import CONSOLE, Person
 from appliance.assistant.word_index import Hit
 from appliance.errors import Invalid
 from webui import keys, views
@@ -39,10 +40,18 @@ class _Change(msgspec.Struct, forbid_unknown_fields=True):
     archived: bool | None = None
 
 
+def person_of(request: web.Request) -> Person:
+    """Who asks, as the assistant's room knows people."""
+    principal = principal_of(request)
+    user = principal.user
+    if user is None:
+        return Person(CONSOLE, CONSOLE, principal.role.name, principal.actor)
+    return Person(user.id, user.name or user.email, principal.role.name, principal.actor)
+
+
 def owner_of(request: web.Request) -> str:
     """Whose conversations a request is about: those of who asks."""
-    user = principal_of(request).user
-    return user.id if user else "console"
+    return person_of(request).id
 
 
 async def store_of(request: web.Request) -> Conversations:
@@ -60,7 +69,7 @@ async def create(request: web.Request) -> web.Response:
     """A new conversation; 201."""
     body = await read_json(request, _New)
     made = await (await store_of(request)).create(owner_of(request), body.title)
-    return answer({"conversation": conversation_json(made)}, 201)
+    return answer({"conversation": head(made)}, 201)
 
 
 async def list_conversations(request: web.Request) -> web.Response:
@@ -71,7 +80,7 @@ async def list_conversations(request: web.Request) -> web.Response:
         found = await store.search(owner, typed, before=before, limit=limit)
         return answer({"conversations": [_hit_json(hit) for hit in found.hits], "next": found.next})
     page = await store.page(owner, archived=query.get("archived") == "yes", before=before, limit=limit)
-    return answer({"conversations": [conversation_json(one) for one in page.conversations], "next": page.next})
+    return answer({"conversations": [head(one) for one in page.conversations], "next": page.next})
 
 
 async def get_conversation(request: web.Request) -> web.Response:
@@ -79,7 +88,7 @@ async def get_conversation(request: web.Request) -> web.Response:
     store, conversation = await asked_for(request)
     path = await store.path(conversation)
     told = await asyncio.to_thread(lambda: [message_json(message) for message in path])
-    return answer({"conversation": conversation_json(conversation), "messages": told})
+    return answer({"conversation": head(conversation), "messages": told})
 
 
 async def change(request: web.Request) -> web.Response:
@@ -92,15 +101,12 @@ async def change(request: web.Request) -> web.Response:
         conversation = await store.pin(conversation, body.pinned)
     if body.archived is not None:
         conversation = await store.archive(conversation, body.archived)
-    return answer({"conversation": conversation_json(conversation)})
+    return answer({"conversation": head(conversation)})
 
 
 async def delete(request: web.Request) -> web.Response:
     """Delete one for good."""
-    store, conversation = await asked_for(request)
-    if (answers := request.app[keys.ANSWERS].made) is not None:
-        await answers.drop(conversation.id)
-    await store.delete(conversation, principal_of(request).actor)
+    await (await request.app[keys.ANSWERS].get()).delete(person_of(request), request.match_info["id"])
     return answer({"ok": True})
 
 
@@ -132,17 +138,6 @@ async def export(request: web.Request) -> web.Response:
     )
 
 
-def conversation_json(conversation: Conversation) -> dict[str, Any]:
-    return {
-        "id": conversation.id,
-        "title": conversation.title,
-        "pinned": conversation.pinned,
-        "archived": conversation.archived,
-        "created_at": conversation.created_at,
-        "changed_at": conversation.changed_at,
-    }
-
-
 def message_json(message: Message) -> dict[str, Any]:
     """One message; what a person typed keeps its line ends, what a tool answered is not rendered."""
     blocks = [] if message.role is Role.TOOL else render(message.text, breaks=message.role is Role.USER)
@@ -166,7 +161,7 @@ def message_json(message: Message) -> dict[str, Any]:
 
 def _hit_json(hit: Hit) -> dict[str, Any]:
     pieces = [{"text": piece.text, "hit": piece.hit} for piece in hit.pieces]
-    return conversation_json(hit.conversation) | {"hit": {"message": hit.message, "pieces": pieces}}
+    return head(hit.conversation) | {"hit": {"message": hit.message, "pieces": pieces}}
 
 
 def _names(t: Translator) -> dict[Role, str]:

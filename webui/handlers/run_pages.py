@@ -116,7 +116,8 @@ async def run_page(request: web.Request, *, fault: CroftError | None = None) -> 
 def commands_page(request: web.Request, template: str, **variables: Any) -> web.Response:
     """A page of this section, with what its pieces need."""
     service = request.app[keys.COMMANDS]
-    role = principal_of(request).role
+    who = principal_of(request)
+    role = who.role
     more: dict[str, Any] = {
         "run_icons": run_words.ICONS,
         "spelled": run_words.spelled,
@@ -124,6 +125,7 @@ def commands_page(request: web.Request, template: str, **variables: Any) -> web.
         "touches": lambda run: run_words.touches(run, service.policy),
         "remaining": service.remaining,
         "took": lambda seconds: _took(views.translator(request), seconds),
+        "mine": lambda run: who.user is not None and run.asker.person == who.user.id,
         "may_decide": role >= Role.operator,
         "pending": service.pending if role >= Role.operator else 0,
     }

@@ -42,9 +42,10 @@ export function watchActs(chat, editor) {
   // A place in a file is a link made of words: it has no address that Enter would follow.
   chat.root.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.matches("[data-path]")) event.target.click(); });
   chat.root.addEventListener("croft:decided", ({ target, detail: run }) => {
-    const box = target.closest("[data-proposal], [data-own-run]");
-    if (box) showRun(box, run.id, (over) => ended(chat, box, over));
+    const box = target.closest("[data-proposal]");
+    if (box) showRun(box, run.id);
   });
+  chat.root.addEventListener("croft:over", ({ target, detail: run }) => ended(target, run));
 }
 
 const codeOf = (button) => button.closest(".block").dataset.code;
@@ -57,16 +58,20 @@ async function save(chat, editor, button) {
   const block = button.closest(".block");
   const path = await pathFor(nameFor(block.dataset.code, block.dataset.lang));
   if (!path) return;
-  if (chat.root.dataset.editor === "yes") {
-    await editor.diff(path, block.dataset.code);
-    toast(t("chat.saved_to_editor", { path }));
-    return;
-  }
   const turn = block.closest(".turn");
   const { proposal } = await ask("POST", `/api/conversations/${chat.id}/proposals`, undefined, { message: turn.dataset.message, path, text: block.dataset.code });
-  const box = showProposal(find("[data-field=proposals]", turn), proposal);
-  box.scrollIntoView({ block: "nearest" });
+  const box = besideBlock(block, showProposal(turn, proposal));
   find("[data-do=accept]", box)?.focus();
+  if (chat.root.dataset.editor !== "yes") return;
+  await editor.openProposal(chat.id, proposal.id);
+  toast(t("chat.saved_to_editor", { path }));
+}
+
+/** What comes of a block stands below it, until the page is read again. */
+function besideBlock(block, box) {
+  block.after(box);
+  box.scrollIntoView({ block: "nearest" });
+  return box;
 }
 
 function pathFor(suggested) {
@@ -99,22 +104,16 @@ function run(chat, button) {
   return undefined;
 }
 
+/** A line that the model wrote is asked for as the assistant's, whoever picks it. */
 async function runLine(chat, block, line) {
-  const { run: made } = await ask("POST", "/api/commands", undefined, { line, why: t("chat.run_why") });
-  let box = block.nextElementSibling?.matches("[data-own-run]") ? block.nextElementSibling : null;
-  if (!box) {
-    box = document.createElement("div");
-    box.className = "proposals";
-    box.dataset.ownRun = "";
-    block.after(box);
-  }
-  await showRun(box, made.id, (over) => ended(chat, box, over));
-  box.scrollIntoView({ block: "nearest" });
+  const turn = block.closest(".turn");
+  const { proposal } = await ask("POST", `/api/conversations/${chat.id}/commands`, undefined, { message: turn.dataset.message, line });
+  besideBlock(block, showProposal(turn, proposal));
 }
 
-/** A command of a person's own has ended: its output may go into the next question. */
-function ended(chat, box, over) {
-  if (!("ownRun" in box.dataset) || find(".run-after", box) || !over.bytes) return;
+/** A line that the person picked has ended: nobody told the model, so its output may go into the next question. */
+function ended(box, over) {
+  if (box.dataset.picked !== "yes" || find(".run-after", box) || !over.bytes) return;
   const row = copyOf("run-after");
   Object.assign(find("button", row).dataset, { run: over.id, line: over.line });
   box.append(row);
@@ -133,10 +132,14 @@ function edit(chat, turn) {
   const said = find("[data-field=said]", turn);
   const form = copyOf("edit-said");
   const field = find("textarea", form);
+  const sent = find(".chips", turn);
+  const without = [];
   field.value = said.textContent;
-  said.hidden = true;
+  if (sent) goAgain(sent, find("[data-field=chips]", form), without);
+  const hide = (hidden) => [said, sent].forEach((each) => { if (each) each.hidden = hidden; });
+  hide(true);
   said.after(form);
-  const close = () => { form.remove(); said.hidden = false; };
+  const close = () => { form.remove(); hide(false); };
   find("[data-cancel-edit]", form).addEventListener("click", close);
   form.addEventListener("keydown", (event) => {
     if (event.key === "Escape") { event.preventDefault(); close(); find("[data-do=edit]", turn).focus(); }
@@ -145,7 +148,23 @@ function edit(chat, turn) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const text = field.value.trim();
-    if (text) await chat.rewrite(turn, text);
+    if (text) await chat.rewrite(turn, text, without);
   });
   field.focus();
+}
+
+/** What went along goes along again, unless it is taken away: then its place is in `without`. */
+function goAgain(sent, list, without) {
+  findAll(".chip", sent).forEach((chip, place) => {
+    const item = copyOf("chip");
+    find(".icon", item).replaceWith(find(".icon", chip).cloneNode(true));
+    find("[data-field=label]", item).replaceWith(find(".clip", chip).cloneNode(true));
+    find("[data-remove]", item).addEventListener("click", () => {
+      without.push(place);
+      item.remove();
+      list.hidden = !list.children.length;
+    });
+    list.append(item);
+  });
+  list.hidden = false;
 }

@@ -43,7 +43,8 @@ function fill(made, patch) {
 function name(figure, lang, code) {
   Object.assign(figure.dataset, { code, lang });
   find("[data-field=lang]", figure).textContent = lang || t("chat.text");
-  find("[data-do=run]", figure).hidden = !SHELL.test(lang);
+  const run = find("[data-do=run]", figure);
+  if (run) run.hidden = !SHELL.test(lang); // a viewer has none
 }
 
 /** What prose needs of scripts: code inside it, in a list for instance, gets the frame that other code has. */

@@ -160,9 +160,12 @@ export class Chat {
   }
 
   onProposal(proposal) {
-    const turn = this.turn(proposal.message) ?? this.last;
-    if (!turn) return;
-    showProposal(find("[data-field=proposals]", turn), proposal);
+    const turn = this.turn(proposal.message);
+    if (!turn) return undefined; // it came with another version
+    const known = find(`[data-proposal="${CSS.escape(proposal.id)}"]`, turn);
+    // Made and decided while this page was away: its difference is told no more.
+    if (!known && proposal.kind === "write" && !proposal.diff) return this.reload();
+    return showProposal(turn, proposal);
   }
 
   /** A command was decided elsewhere: its card gives way to what it writes. */
@@ -279,9 +282,10 @@ export class Chat {
     await this.change("branch", { message });
   }
 
-  /** The question `turn` in other words; what followed the old ones stays, as another version. */
-  async rewrite(turn, text) {
-    await this.change("messages", { text, parent: turn.dataset.parent || null, tools: this.composer.usesTools });
+  /** The question `turn` in other words, without the pieces at the places `without`; what followed the old ones stays, as another
+      version. */
+  async rewrite(turn, text, without) {
+    await this.change("messages", { text, edits: turn.dataset.message, without, tools: this.composer.usesTools });
   }
 
   async change(path, body) {

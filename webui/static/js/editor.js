@@ -35,7 +35,6 @@ export function tieEditor(chat) {
       await ask("POST", "/api/editor/insert", undefined, { text });
       toast(t("chat.inserted"));
     },
-    diff: (path, text) => ask("POST", "/api/editor/diff", undefined, { path, text }),
     async open(path, line) {
       try {
         await ask("POST", "/api/editor/open", undefined, { path, line });

@@ -30,8 +30,8 @@ export async function piece(path, selector) {
   return document.adoptNode(found);
 }
 
-/** Put run `id` into `box`: its question while it waits, then what it writes. `onEnd` hears of its end. */
-export async function showRun(box, id, onEnd = () => {}) {
+/** Put run `id` into `box`: its question while it waits, then what it writes. The event `croft:over` brings its end. */
+export async function showRun(box, id) {
   let run;
   try {
     ({ run } = await ask("GET", `/api/commands/${id}`));
@@ -46,29 +46,31 @@ export async function showRun(box, id, onEnd = () => {}) {
     if (!run) box.replaceChildren();
     return complain(error);
   }
-  if (isOpen(run.state)) follow(box, id, onEnd);
-  else onEnd(run);
+  if (isOpen(run.state)) follow(box, id);
+  else over(box, run);
 }
 
-function follow(box, id, onEnd) {
+const over = (box, run) => box.dispatchEvent(new CustomEvent("croft:over", { bubbles: true, detail: run }));
+
+function follow(box, id) {
   const section = find("[data-run]", box);
   // The run's page has this only for a run that has begun to write.
   if (!find(".run-lines", section)) return;
   followRun(section, id, (run) => {
     box.dataset.runState = run.state;
-    if (!isOpen(run.state)) onEnd(run);
+    if (!isOpen(run.state)) over(box, run);
   });
 }
 
-/** Show a proposal of the stream in `list`; one that is there already is brought up to date. */
-export function showProposal(list, proposal) {
-  let box = find(`[data-proposal="${CSS.escape(proposal.id)}"]`, list);
+/** Show a proposal of the stream in the answer `turn`; one that is there already is brought up to date. */
+export function showProposal(turn, proposal) {
+  let box = find(`[data-proposal="${CSS.escape(proposal.id)}"]`, turn);
   const fresh = !box;
   box ??= copyOf(`proposal-${proposal.kind}`);
   box.dataset.proposal = proposal.id;
   box.dataset.state = proposal.state;
-  if (proposal.run) box.dataset.run = proposal.run;
-  if (fresh) list.append(box);
+  if (proposal.run) Object.assign(box.dataset, { run: proposal.run, picked: proposal.picked ? "yes" : "no" });
+  if (fresh) find("[data-field=proposals]", turn).append(box);
   if (proposal.kind === "command") {
     if (fresh) showRun(box, box.dataset.run);
   } else {
@@ -77,7 +79,7 @@ export function showProposal(list, proposal) {
   return box;
 }
 
-function drawWrite(box, { path, diff, state, new: added }, fresh) {
+function drawWrite(box, { path, diff, state, new: added, run_by: runBy, tainted }, fresh) {
   find("[data-field=state]", box).textContent = t(`chat.write_${state}`);
   box.dataset.state = state;
   if (!fresh) return;
@@ -85,6 +87,9 @@ function drawWrite(box, { path, diff, state, new: added }, fresh) {
   pill.dataset.what = added ? "added" : "changed";
   pill.textContent = t(`changes.${pill.dataset.what}`);
   find(".path", box).replaceChildren(...spell(path));
+  find("[data-field=run-by]", box).hidden = !runBy;
+  if (runBy) find("[data-field=run-by-words]", box).textContent = t(`chat.run_by.${runBy}`);
+  find("[data-field=tainted]", box).hidden = !tainted;
   const lines = (diff ?? "").trimEnd().split("\n");
   find("[data-field=diff]", box).replaceChildren(...lines.filter((text, at) => at > 1 || !/^(---|\+\+\+) /.test(text)).map(line));
 }
