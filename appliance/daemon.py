@@ -22,7 +22,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp_jinja2
 from aiohttp import web
 
 import webui
@@ -92,6 +91,7 @@ from webui.assets import Assets
 from webui.guard import IDE_COOKIE
 from webui.i18n import Catalogue, Translator
 from webui.ide_gate import IdeGate, IdePages
+from webui.jinja import Templates
 from webui.needs import expiring, on_page, unfinished, waiting, without_model
 from webui.relay import Relay
 from webui.streams import Streams
@@ -178,6 +178,7 @@ async def _serve(
     access = WorkspaceAccess(tokens, sessions, api_tokens)
     bus = EventBus(store.clock)
     streams, assets = Streams(), Assets(Path(webui.__file__).parent / "static")
+    templates = Templates(assets)
     catalogue = Catalogue.load(Path(webui.__file__).parent / "locale")
     monitor = build_monitor(settings, store, bus, lambda: services)
     services = build_services(
@@ -287,6 +288,7 @@ async def _serve(
             keys.ANSWERS: answering.answers,
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
+            keys.TEMPLATES: templates,
             keys.RELAY: relay,
             keys.STREAMS: streams,
             keys.MONITOR: monitor,
@@ -302,7 +304,7 @@ async def _serve(
         },
         console_uids=frozenset({0, os.getuid()}),
     )
-    pages = IdePages(aiohttp_jinja2.get_env(application), catalogue, assets, settings, services)
+    pages = IdePages(templates, catalogue, assets, settings, services)
     application[keys.IDE_PAGES] = pages
     verifier = Verifier(
         IdeGate(sessions, access, services, pages),

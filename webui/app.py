@@ -9,9 +9,8 @@ from aiohttp import web
 
 from appliance.errors import CroftError, Unauthenticated
 from appliance.identity.verify import PageName, relative_path
-from webui import headers, keys, openai_shape, routes
+from webui import areas, headers, keys, openai_shape, routes
 from webui.guard import Guard, Handler, Route, as_error
-from webui.render import page, set_up
 
 BODY_MAX = 1024 * 1024
 
@@ -35,7 +34,6 @@ def build(parts: dict[web.AppKey[Any], Any], console_uids: frozenset[int]) -> we
         app[key] = value
     app[keys.OPENAPI] = routes.openapi()
     app[keys.SHARED], app[keys.FACTS] = {}, {}
-    set_up(app, parts[keys.ASSETS])
     headers.attach(app, parts[keys.SETTINGS])
     app.on_cleanup.append(guard.drain)
     for route in routes.UI:
@@ -72,21 +70,21 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if isinstance(error, web.HTTPException) and error.status < 400:
             raise
         if getattr(error, "code", "") != "step_up" or not _wants_page(request) or on_ide_host(request):
-            return refuse(request, error)
+            return await refuse(request, error)
         try:
             return await routes.step_up.ask(request)
         except CroftError as fault:  # the form that was to be carried along cannot be read
-            return refuse(request, fault)
+            return await refuse(request, fault)
 
 
-def refuse(request: web.Request, error: Exception) -> web.Response:
+async def refuse(request: web.Request, error: Exception) -> web.Response:
     """The response for an exception."""
     status, words, extra = as_error(error)
     wants_page = _wants_page(request)
     if isinstance(error, Unauthenticated) and wants_page and request.method == "GET" and not on_ide_host(request):
         if request.headers.get("Sec-Fetch-Site") == "cross-site":
             # Strict cookies stay away when another site's page leads here; asked for from our own page, they come along.
-            return page(request, "bounce.html", target=relative_path(request.raw_path) or "/")
+            return await _page(request, "bounce.html", target=relative_path(request.raw_path) or "/")
         return web.Response(status=302, headers={"Location": _sign_in_for(request), "Cache-Control": "no-store"})
     if wants_page and on_ide_host(request):
         name: PageName = "signed-out" if status == 401 else "forbidden" if status == 403 else "failed"
@@ -95,13 +93,18 @@ def refuse(request: web.Request, error: Exception) -> web.Response:
     elif request.path.startswith(openai_shape.PREFIX):
         response = web.json_response(openai_shape.error_body(words, status), status=status)
     elif wants_page:
-        response = page(request, "error.html", status=status, code=words.code, status_code=status)
+        response = await _page(request, "error.html", status=status, code=words.code, status_code=status)
     else:
         response = web.json_response(
             {"error": {"code": words.code, "message": words.message, "hint": words.hint}}, status=status
         )
     response.headers.update({"Cache-Control": "no-store", **extra})
     return response
+
+
+async def _page(request: web.Request, template: str, **variables: Any) -> web.Response:
+    made: web.Response = (await areas.imported("webui.render")).page(request, template, **variables)
+    return made
 
 
 def _wants_page(request: web.Request) -> bool:

@@ -16,6 +16,14 @@ from aiohttp import web
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+async def imported(name: str) -> ModuleType:
+    """The module of that name; who asks first waits for its import in a thread, everybody else does not."""
+    module = sys.modules.get(name)
+    if module is None or module.__spec__ is None or getattr(module.__spec__, "_initializing", False):
+        module = await asyncio.to_thread(importlib.import_module, name)
+    return module
+
+
 class Area:
     """Stands for ``webui.handlers.NAME`` in the route table; its attributes are the handlers."""
 
@@ -26,11 +34,7 @@ class Area:
         where = self._module
 
         async def handler(request: web.Request) -> web.StreamResponse:
-            module = sys.modules.get(where)
-            if module is None or module.__spec__ is None or getattr(module.__spec__, "_initializing", False):
-                # In a thread: the first visitor waits for the import, everybody else does not.
-                module = await asyncio.to_thread(importlib.import_module, where)
-            answer: web.StreamResponse = await getattr(module, name)(request)
+            answer: web.StreamResponse = await getattr(await imported(where), name)(request)
             return answer
 
         handler.__name__, handler.__qualname__, handler.__module__ = name, name, where

@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from aiohttp import web
+from msgspec import Struct
 
 TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -26,8 +26,7 @@ FOREVER = "public, max-age=31536000, immutable"
 _IMPORT = re.compile(r'\bfrom "\./([a-z_]+\.js)"')
 
 
-@dataclass(frozen=True)
-class Asset:
+class Asset(Struct, frozen=True, dict=True):
     """One file as it goes over the wire."""
 
     kind: str

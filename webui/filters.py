@@ -21,9 +21,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from jinja2 import Environment
 from markupsafe import Markup
 
 from appliance.messages import Message
@@ -31,6 +30,9 @@ from appliance.services.model import Health, Problem, ServiceView, State, Want
 from webui import manifest, palette
 from webui.assets import Assets
 from webui.i18n import LANGUAGES
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 THEMES = ("auto", "light", "dark")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import jinja2
-
 from appliance.identity.access import WorkspaceAccess
 from appliance.identity.api_tokens import ApiToken
 from appliance.identity.sessions import Session, Sessions
@@ -17,6 +15,7 @@ from appliance.services.manager import Services
 from appliance.settings import Settings
 from webui.assets import Assets
 from webui.i18n import Catalogue, Translator
+from webui.jinja import Templates
 from webui.views import preferred
 
 
@@ -69,13 +68,13 @@ class IdePages:
 
     def __init__(
         self,
-        environment: jinja2.Environment,
+        templates: Templates,
         catalogue: Catalogue,
         assets: Assets,
         settings: Settings,
         services: Services,
     ) -> None:
-        self._environment = environment
+        self._templates = templates
         self._catalogue = catalogue
         self._asset = assets.at("/__croft/static")
         self._settings = settings
@@ -83,7 +82,7 @@ class IdePages:
 
     def __call__(self, name: PageName, path: str, accept_language: str) -> bytes:
         t = Translator(self._catalogue, preferred(accept_language, self._settings.language))
-        template = self._environment.get_template("wake.html" if name == "waking" else "ide_refused.html")
+        template = self._templates.get_template("wake.html" if name == "waking" else "ide_refused.html")
         page = template.render(
             t=t,
             asset=self._asset,

@@ -47,6 +47,7 @@ from appliance.telemetry.machine import Facts
 from appliance.telemetry.monitor import Monitor
 from webui.assets import Assets
 from webui.i18n import Catalogue
+from webui.jinja import Templates
 from webui.needs import Provider
 from webui.relay import Relay
 from webui.streams import Streams
@@ -102,6 +103,7 @@ ANSWERS: web.AppKey[Late[Answers]] = web.AppKey("answers")
 CONVERSATIONS: web.AppKey[Late[Conversations]] = web.AppKey("conversations")
 CATALOGUE = web.AppKey("catalogue", Catalogue)
 ASSETS = web.AppKey("assets", Assets)
+TEMPLATES = web.AppKey("templates", Templates)
 RELAY = web.AppKey("relay", Relay)
 STREAMS = web.AppKey("streams", Streams)
 MONITOR = web.AppKey("monitor", Monitor)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import aiohttp_jinja2
 from aiohttp import web
 
 from appliance.identity.invitations import DAY, Invitation
@@ -87,7 +86,7 @@ def _letter(
     lifetime: float,
 ) -> Letter:
     html = (
-        aiohttp_jinja2.get_env(app)
+        app[keys.TEMPLATES]
         .get_template("mail.html")
         .render(t=t, subject=subject, lead=lead, quote=quote, button=button, code=code, foot=foot)
     )

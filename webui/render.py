@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp_jinja2
-import jinja2
 from aiohttp import web
 
 from appliance.identity.users import Role
 from appliance.messages import Message
 from appliance.services.model import SERVICES
 from webui import filters, keys, views
-from webui.assets import Assets
 from webui.guard import PRINCIPAL, Principal
 from webui.palette import SERVICE_ACTIONS
 
-FOLDER = Path(__file__).parent
 THEME_COOKIE = "__Host-croft-theme"
-
-
-def set_up(app: web.Application, assets: Assets) -> None:
-    """Prepare the templates of an application."""
-    environment = aiohttp_jinja2.setup(
-        app, loader=jinja2.FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    filters.register(environment, assets)
 
 
 def page(
     request: web.Request, template: str, *, status: int = 200, notice: Message | None = None, **variables: Any
 ) -> web.Response:
     """Render ``template`` with the common variables (listed in webui.filters) and its own."""
-    response = aiohttp_jinja2.render_template(
-        template, request, {**_common(request, notice), **variables}, status=status
-    )
+    variables = {**_common(request, notice), **variables}
+    templates = cast(Any, keys.TEMPLATES)  # not an environment, but does what is asked of one here
+    response = aiohttp_jinja2.render_template(template, request, variables, status=status, app_key=templates)
     response.headers["Cache-Control"] = "no-store"
     return response
 

@@ -32,6 +32,8 @@ LATE = {
     "openai",
     "httpx",
     "httpx2",
+    "jinja2",
+    "aiohttp_jinja2",
     "markdown_it",
     "pygments",
     "nh3",
@@ -68,7 +70,6 @@ DATACLASSES = {
     "appliance.commands.judge",
     "appliance.assistant.engine",
     "appliance.assistant.local_engine",
-    "webui.assets",
 }
 
 

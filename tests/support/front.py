@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import aiohttp
-import aiohttp_jinja2
 from aiohttp import web
 
 import webui
@@ -75,6 +74,7 @@ from webui.assets import Assets
 from webui.guard import COOKIE, IDE_COOKIE
 from webui.i18n import Catalogue, Translator
 from webui.ide_gate import IdePages
+from webui.jinja import Templates
 from webui.needs import on_page, unfinished, waiting, without_model
 from webui.relay import Relay
 from webui.streams import Streams
@@ -299,6 +299,7 @@ class Front:
             keys.ANSWERS: self.answering.answers,
             keys.CATALOGUE: catalogue,
             keys.ASSETS: assets,
+            keys.TEMPLATES: Templates(assets),
             keys.RELAY: self.relay,
             keys.STREAMS: self.streams,
             keys.MONITOR: self.monitor,
@@ -312,7 +313,7 @@ class Front:
             keys.ANCHOR: lambda: read_anchor(self.settings),
         }
         app = web_app.build(parts, console_uids)
-        app[keys.IDE_PAGES] = IdePages(aiohttp_jinja2.get_env(app), catalogue, assets, self.settings, self.services)
+        app[keys.IDE_PAGES] = IdePages(app[keys.TEMPLATES], catalogue, assets, self.settings, self.services)
         return app
 
     async def use_endpoint(self, url: str, model: str = "tiny", *, context: int = 4096) -> None:

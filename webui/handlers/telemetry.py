@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
-from aiohttp_jinja2 import get_env
 
 from appliance import __version__
 from appliance.errors import Invalid
@@ -50,7 +49,9 @@ class Drawings:
                 continue  # a machine without swap has no chart of it
             found = self._charts.get((span.name, spec.name, t.lang))
             if found is None or found[0] != state:
-                made = charts.draw(get_env(request.app), charts.chart(spec, kept[1], limits, span, t), t)
+                made = charts.draw(
+                    request.app[keys.TEMPLATES].environment, charts.chart(spec, kept[1], limits, span, t), t
+                )
                 found = self._charts[span.name, spec.name, t.lang] = (state, made)
             drawn.append(found[1])
         return drawn
