@@ -1,4 +1,5 @@
-"""POL: what a verdict costs, over 100,000 generated lines by the packaged policy; pure, in this process."""
+"""POL: what a verdict costs by the packaged policy, over 100,000 generated lines and over the longest ones somebody could build
+to make it slow; pure, in this process."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import gc
 import random
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from measure import Figure
@@ -14,6 +16,7 @@ from appliance.commands.language import load
 from appliance.commands.lines import judge_line
 from appliance.commands.model import Actor
 from appliance.commands.policy_text import packaged
+from appliance.commands.tokenizer import MOST_CHARACTERS, MOST_WORDS
 
 CORPUS = Path(__file__).resolve().parents[1] / "tests/commands/corpus"
 COUNT = 100_000
@@ -44,7 +47,41 @@ def verdicts(rounds: int) -> list[Figure]:
     return [
         Figure("POL1", "verdict on a typical line, median, us", 100, 60, True, median, detail=detail),
         Figure("POL2", "verdict, worst of 100,000 lines, us", 1000, 500, True, worst),
+        _built(once),
     ]
+
+
+def _built(once: Callable[[str], float]) -> Figure:
+    """As long as a line may be, of what each part of the judge has most work with."""
+    full, words = MOST_CHARACTERS - 20, MOST_WORDS - 10
+    units = {
+        "paths": ("cat ", "a/b/c/d/e/f/g "), "letters": ("cat ", "é/é/é/é "), "patterns": ("grep x ", "b/c/d "),
+        "revisions": ("git log ", "a..b@{0} "), "clusters": ("git log ", "-pwbsMRaz "), "flags": ("git log ", "--format=%h%H "),
+        "wrapped": ("env ", "rm -rf x "), "starts": ("find . ", "-exec rm "), "verbs": ("sudo ", "env "),
+    }  # fmt: skip
+    lines = {
+        name: first + unit * min(words // len(unit.split()), full // len(unit)) for name, (first, unit) in units.items()
+    }
+    lines |= {
+        "quotes": "echo " + "''" * (full // 2),
+        "escapes": 'echo "' + '\\"' * (full // 2) + '"',
+        "hidden": "cat '" + "\u200b" * full + "'",
+        "joiners": "git commit -m '" + "می\u200c" * (full // 3) + "'",
+        "script": "env 'rm " + "rm /x;" * (full // 6) + "'",
+        "repeats": "grep '" + "{1,2}" * 80 + "' a",
+        "shell": "rm && " * (full // 6),
+    }
+    spent = {name: min(once(line) for _ in range(20)) for name, line in lines.items()}
+    slowest = max(spent, key=lambda name: spent[name])
+    return Figure(
+        "POL3",
+        "verdict, worst of lines built to be slow, us",
+        2000,
+        1000,
+        True,
+        spent[slowest],
+        detail={slowest: spent[slowest]},
+    )
 
 
 def _lines(count: int) -> list[str]:

@@ -6,20 +6,18 @@ letters (Arabic, Persian, Indic scripts) and inside emoji are part of the writin
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from msgspec import Struct
 
-# Categories: control, format, surrogate, private use, unassigned, line and paragraph separators, spaces (but U+0020).
-_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"})
 # Letters and marks that show nothing (Unicode, DerivedCoreProperties, Default_Ignorable_Code_Point; and the blank Braille pattern).
-_BLANK = (
-    frozenset({0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, 0x1D159})
-    | frozenset(range(0x180B, 0x1810))
-    | frozenset(range(0xFE00, 0xFE10))
-    | frozenset(range(0xE0100, 0xE01F0))
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U0001d159\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )
 _JOINERS = "\u200c\u200d"
+_JOINING = re.compile("[\u200c\u200d\ufe0f]")
+MOST_JOINERS = 500  # in one free text
 _EMOJI_STYLE = "\ufe0f"
 _SPACES = frozenset("\t\n\r\x0b\x0c\x85")
 
@@ -34,14 +32,13 @@ class Hidden(Struct, frozen=True):
 
 def is_hidden(char: str) -> bool:
     """Whether ``char`` may not stand in an argument."""
-    if " " <= char <= "~":
-        return False
-    return unicodedata.category(char) in _CATEGORIES or ord(char) in _BLANK
+    return not plain(char)
 
 
 def plain(text: str) -> bool:
-    """Whether nothing hidden is in ``text``. Fast for what people usually type."""
-    return (text.isascii() and text.isprintable()) or not any(map(is_hidden, text))
+    """Whether nothing hidden is in ``text``."""
+    # Not printable: control, format, surrogate, private use, unassigned, separators and spaces but U+0020.
+    return text.isprintable() and not _BLANK.search(text)
 
 
 def hidden(text: str) -> list[Hidden]:
@@ -52,6 +49,25 @@ def hidden(text: str) -> list[Hidden]:
 def hidden_in_text(text: str) -> list[Hidden]:
     """Like :func:`hidden` for free text: joiners inside words and emoji are part of the writing."""
     return [found for found in hidden(text) if not _belongs(text, found.position)]
+
+
+def first_hidden(text: str) -> Hidden | None:
+    """The first hidden character, found without looking at each of those before it."""
+    if plain(text):
+        return None
+    low, high = 0, len(text)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if plain(text[low:middle]) else (low, middle)
+    return Hidden(low, ord(text[low]), _name(text[low]))
+
+
+def reads_as_written(text: str) -> bool:
+    """Whether free text hides nothing: joiners inside words and emoji, up to 500 of them, are part of the writing."""
+    joiners = list(_JOINING.finditer(text))
+    if len(joiners) > MOST_JOINERS or not plain(_JOINING.sub("", text)):
+        return False
+    return all(_belongs(text, found.start()) for found in joiners)
 
 
 def cleaned(text: str, *, keep_joiners: bool = False) -> str:

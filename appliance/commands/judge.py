@@ -28,6 +28,7 @@ from appliance.commands.model import (
     Verdict,
 )
 from appliance.commands.rules import Match, Miss, Rule, match
+from appliance.commands.tokenizer import MOST_CHARACTERS, MOST_WORDS
 from appliance.commands.values import NOTHING, Exclusions
 from appliance.messages import Message, Params
 
@@ -50,8 +51,6 @@ WHYS = frozenset(
 _OF_A_SHELL = frozenset(
     ("cd", "pushd", "popd", "export", "unset", "alias", "unalias", "source", ".", "set", "shopt", "umask", "history", "type", "ulimit")
 )  # fmt: skip
-MOST_TOKENS = 1024
-MOST_BYTES = 128 * 1024  # MAX_ARG_STRLEN, execve(2)
 MOST_STAGES = 8
 _WEIGHT = {Verdict.ALLOW: 0, Verdict.ASK: 1, Verdict.DENY: 2}
 _EFFECTS: tuple[Effect, ...] = ("read", "write", "run", "network")
@@ -128,7 +127,7 @@ class Policy:
         verdict, reason, rule = deciding.stage.verdict, deciding.reason, deciding.stage.rule
         if verdict is Verdict.ALLOW and len(judged) > 1 and not self._joins(judged):
             verdict, reason, rule = Verdict.ASK, Message("policy.ask.pipeline"), DEFAULT
-        if verdict is Verdict.ALLOW and any(map(self.exclusions.covers, request.cwd.split("/"))):
+        if verdict is Verdict.ALLOW and self.exclusions.covers(request.cwd):
             verdict, reason, rule = Verdict.ASK, Message("policy.ask.folder", {"folder": request.cwd}), DEFAULT
         return self._answer(request, judged, verdict, reason, rule, deciding.failure)
 
@@ -309,8 +308,8 @@ def _why(rule: Rule) -> Message:
 def _hidden_at(argv: Sequence[str], texts: frozenset[int]) -> tuple[int, hidden.Hidden] | None:
     """The first hidden character: the word's index, and the character. Free text was checked by its type."""
     for index, word in enumerate(argv):
-        if index not in texts and not hidden.plain(word):
-            return index, hidden.hidden(word)[0]
+        if index not in texts and (found := hidden.first_hidden(word)):
+            return index, found
     return None
 
 
@@ -343,11 +342,12 @@ def _malformed(request: Request) -> tuple[Message, int, int] | None:
         return Message("policy.deny.stages", {"most": MOST_STAGES}), 0, 0
     if _cwd_outside(request.cwd):
         return Message("policy.deny.cwd"), 0, 0
+    words = [word for argv in request.stages for word in argv]
+    if len(words) > MOST_WORDS or sum(map(len, words)) > MOST_CHARACTERS:
+        return Message("policy.deny.long", {"words": MOST_WORDS, "characters": MOST_CHARACTERS}), 0, 0
     for number, argv in enumerate(request.stages):
         if not argv or not argv[0]:
             return Message("policy.deny.empty"), number, 0
-        if len(argv) > MOST_TOKENS or sum(map(len, argv)) > MOST_BYTES:
-            return Message("policy.deny.long", {"most": MOST_TOKENS}), number, 0
         name = argv[0]
         if "=" in name or name[0] == "-" or name.isspace():
             return Message("policy.deny.name", {"token": name}), number, 0

@@ -9,12 +9,13 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from appliance.commands.hidden import cleaned, hidden
+from appliance.commands.hidden import cleaned, first_hidden, plain
 from appliance.commands.judge import DEFAULT, Policy
 from appliance.commands.model import Actor, Failure, Judgement, Request, Role, Scope, Verdict
-from appliance.commands.tokenizer import LineRefused, parse_line
+from appliance.commands.tokenizer import MOST_CHARACTERS, MOST_WORDS, LineRefused, parse_line
 from appliance.messages import Message, Params
 
+MOST_OFFERED = 1000  # characters of a line that is offered cleaned: what people paste from a chat
 SHELL = ("bash", "-c")
 # Lines that a shell gives a meaning of its own; the other refusals are mistakes or attacks.
 _FOR_A_SHELL = ("shell", "assignment")
@@ -42,7 +43,7 @@ def judge_line(
 ) -> JudgedLine:
     """What happens to ``text`` as it was typed."""
     answer = _judge(policy, text, actor, role, scope, cwd)
-    if answer.verdict is not Verdict.DENY or not hidden(text):
+    if answer.verdict is not Verdict.DENY or len(text) > MOST_OFFERED or plain(text):
         return JudgedLine(answer)
     for offer in (cleaned(text, keep_joiners=True), cleaned(text)):
         if offer != text and _judge(policy, offer, actor, role, scope, cwd).verdict is not Verdict.DENY:
@@ -69,8 +70,9 @@ def _as_shell(answer: Judgement) -> Judgement:
 def _refused(policy: Policy, text: str, refused: LineRefused, request: Request) -> Judgement:
     empty = policy.judge(request)
     params: Params = {"place": refused.position + 1, "char": refused.char}
-    if refused.code == "hidden":
-        found = hidden(refused.char)[0]
+    if refused.code == "long":
+        params = {"words": MOST_WORDS, "characters": MOST_CHARACTERS}
+    elif refused.code == "hidden" and (found := first_hidden(refused.char)):
         params = {"place": refused.position + 1, "code": f"U+{found.codepoint:04X}", "name": found.name}
     failure = Failure(0, 0, refused.char, "", refused.code)
     return replace(

@@ -217,7 +217,7 @@ class _Shape:
             if name != "-" or value.isdigit():
                 self._option(word, flag, value)
                 return
-        for char in word[1:]:
+        for char in set(word[1:]):
             flag = self.flags.get(f"-{char}")
             if flag is None or flag.takes is not Takes.NOTHING:
                 raise _Fail(self.at, "flag")
@@ -238,7 +238,7 @@ class _Shape:
     def _check(self, value: str, kind: ValueType) -> None:
         if fault := kind.check(value):
             raise _Fail(self.at, fault)
-        if kind.path and lexical(self.cwd, value) is None:
+        if kind.path and ".." in value and lexical(self.cwd, value) is None:
             raise _Fail(self.at, "outside")
         if kind.text:
             self.texts.add(self.at)

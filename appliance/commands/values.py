@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
-from appliance.commands.hidden import hidden_in_text, plain
+from appliance.commands.hidden import reads_as_written
 
 # Answers "" when the value fits, else what is wrong with it: the last part of a catalogue key under ``policy.value``.
 Check = Callable[[str], str]
@@ -66,10 +66,12 @@ class Exclusions(Struct, frozen=True):
                 exact.add(bare)
         return cls(frozenset(exact), tuple(starts), tuple(ends), names)
 
-    def covers(self, part: str) -> bool:
-        """Whether ``part`` of a path is excluded."""
-        name = part.casefold()
-        return name in self.exact or name.startswith(self.starts) or name.endswith(self.ends)
+    def covers(self, path: str) -> bool:
+        """Whether any part of ``path`` is excluded."""
+        names = path.casefold().split("/")
+        return not self.exact.isdisjoint(names) or any(
+            name.startswith(self.starts) or name.endswith(self.ends) for name in names
+        )
 
 
 NOTHING = Exclusions(frozenset(), (), ())
@@ -123,10 +125,7 @@ def path_fault(value: str, exclusions: Exclusions) -> str:
         return "start"
     if not value.isascii() and _looks_otherwise(value):
         return "look_alike"
-    parts = value.split("/")
-    if any(map(exclusions.covers, parts)):
-        return "excluded"
-    return ""
+    return "excluded" if exclusions.covers(value) else ""
 
 
 # Characters that are drawn like "/", "\\" and "-" and that no normalisation turns into them (Unicode, confusables.txt).
@@ -202,7 +201,7 @@ def _rev(value: str) -> str:
 
 def _revision(exclusions: Exclusions) -> Check:
     """A revision that is no excluded path either: git takes a word for the one or the other by what exists."""
-    return lambda value: _rev(value) or ("excluded" if any(map(exclusions.covers, value.split("/"))) else "")
+    return lambda value: _rev(value) or ("excluded" if exclusions.covers(value) else "")
 
 
 def _pattern(value: str) -> str:
@@ -232,7 +231,7 @@ def _text(value: str) -> str:
         return "length"
     if value[0] == "-":
         return "start"
-    return "" if plain(value) or not hidden_in_text(value) else "hidden"
+    return "" if reads_as_written(value) else "hidden"
 
 
 def _port(value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import unicodedata
 
 import pytest
@@ -9,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.policies import default_policy
 
-from appliance.commands.hidden import cleaned, hidden, hidden_in_text, is_hidden
+from appliance.commands.hidden import cleaned, hidden, is_hidden, reads_as_written
 from appliance.commands.judge import Actor, Request, Verdict
 from appliance.commands.lines import judge_line
-from appliance.commands.tokenizer import LineRefused, joined, parse_line
+from appliance.commands.tokenizer import MOST_CHARACTERS, MOST_WORDS, LineRefused, joined, parse_line
 
 SHELL_CHARACTERS = ";&<>()$`*?[!{}"
 
@@ -118,7 +119,7 @@ def test_blank_letters_and_marks_are_refused_too(char: str) -> None:
 
 @pytest.mark.parametrize("text", ["می\u200cخواهم", "क्\u200dष", "👩\u200d💻 done", "✔\ufe0f fixed"])
 def test_joiners_belong_to_writing_in_free_text_only(text: str) -> None:
-    assert hidden_in_text(text) == []
+    assert reads_as_written(text)
     assert (
         judge_line(default_policy(), f"git commit -m '{text}'", Actor.HUMAN, "operator").judgement.verdict
         is Verdict.ASK
@@ -128,7 +129,7 @@ def test_joiners_belong_to_writing_in_free_text_only(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["a\u200cb", "ab\u200d", "\u200dx", "نص\u202e", "نص\u200f", "a\u00a0b"])
 def test_other_hidden_characters_stay_out_of_free_text(text: str) -> None:
-    assert hidden_in_text(text) != []
+    assert not reads_as_written(text)
 
 
 def test_pasted_marks_are_named_and_a_clean_line_is_offered() -> None:
@@ -160,3 +161,50 @@ def test_shell_syntax_of_a_person_asks_as_an_explicit_command() -> None:
     assert not judged.leasable
     assert judge_line(default_policy(), "cd src && make", Actor.HUMAN, "viewer").judgement.verdict is Verdict.DENY
     assert judge_line(default_policy(), "true; rm -rf /", Actor.HUMAN, "admin").judgement.verdict is Verdict.DENY
+
+
+@pytest.mark.parametrize("unit", ["x", "é", "''", " a", " '\u200b'", "|a"])
+def test_a_line_too_long_to_be_read_is_refused_in_words(unit: str) -> None:
+    """POL-16: a verdict costs in proportion to the line, so the line is bounded, in every script and however it is built."""
+    longest = "ls " + unit * (MOST_CHARACTERS // len(unit))
+    judged = judge_line(default_policy(), longest + "x", Actor.HUMAN, "admin")
+    assert (judged.judgement.verdict, judged.judgement.reason.key) == (Verdict.DENY, "policy.line.long")
+    assert judged.judgement.reason.params == {"words": MOST_WORDS, "characters": MOST_CHARACTERS}
+    assert judged.cleaned == ""
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        (("ls", "x" * MOST_CHARACTERS),),
+        (("ls", *["x"] * MOST_WORDS),),
+        (("ls", *["x"] * (MOST_WORDS // 2)), ("wc", *["x"] * (MOST_WORDS // 2))),
+        (("x" * (MOST_CHARACTERS + 1),),),
+    ],
+)
+@pytest.mark.parametrize("actor", Actor)
+def test_words_given_one_by_one_have_the_same_bounds(stages: tuple[tuple[str, ...], ...], actor: Actor) -> None:
+    judged = default_policy().judge(Request(stages, actor, "admin"))
+    assert (judged.verdict, judged.reason.key) == (Verdict.DENY, "policy.deny.long")
+
+
+def test_what_is_just_short_enough_is_read_to_its_end() -> None:
+    assert len(parse_line("ls" + " a" * (MOST_WORDS - 1))[0]) == MOST_WORDS
+    with pytest.raises(LineRefused) as refused:
+        parse_line("ls" + " a" * MOST_WORDS)
+    assert refused.value.code == "long"
+    text = "ا" * (MOST_CHARACTERS - 17)
+    assert parse_line(f"git commit -m '{text}'")[0][3] == text
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from("'\"\\$`a \u200b\n{("), max_size=40))
+def test_what_is_read_is_what_a_shell_would_read(text: str) -> None:
+    try:
+        ((_, *words),) = parse_line(f"x {text}")
+    except LineRefused:
+        return
+    said = subprocess.run(
+        ["/bin/sh", "-c", f'for word in {text}; do printf "%s\\0" "$word"; done'], capture_output=True, check=True
+    )
+    assert said.stdout.decode() == "".join(f"{word}\0" for word in words)
