@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+from pathlib import Path
 
 _NGINX = """\
 # /etc/nginx/conf.d/croft.conf
@@ -58,6 +59,19 @@ _SNIPPETS = {"nginx": _NGINX, "apache": _APACHE, "caddy": _CADDY}
 def snippet(kind: str, host: str, port: int) -> str:
     """The lines for a web server of ``kind`` that owns ports 80 and 443. WebSockets must pass: the IDE needs them."""
     return _SNIPPETS[kind].format(host=host, port=port)
+
+
+def signed_by(root: Path, host: str, port: int = 443, *, address: str = "127.0.0.1") -> bool:
+    """Whether what is served for ``host`` comes from the authority whose certificate is in the file ``root``."""
+    try:
+        context = ssl.create_default_context(cafile=str(root))
+        with (
+            socket.create_connection((address, port), timeout=5) as raw,
+            context.wrap_socket(raw, server_hostname=host),
+        ):
+            return True
+    except OSError:  # an SSLError is one, and so is a file that is not there
+        return False
 
 
 def answers(host: str, port: int = 443, *, address: str = "127.0.0.1", tls: bool = True) -> str:

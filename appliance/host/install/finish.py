@@ -5,17 +5,20 @@ Rule: the one-time link is printed here and nowhere else; it never reaches the l
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
 from types import FrameType
 
 from appliance.host.install import behind
-from appliance.host.install.host import PATH, Console, Host, InstallError
+from appliance.host.install.host import PATH, Host, InstallError
 from appliance.host.install.options import Options, Target
 from appliance.host.install.python_env import CURRENT
+from appliance.settings import Paths
 
 READY_SECONDS = 120.0
+CERTIFICATE_SECONDS = 30.0
 _CROFT = f"{CURRENT}/bin/croft"
 
 
@@ -23,8 +26,8 @@ def with_systemd(host: Host, options: Options, target: Target) -> int:
     """The units run already: test, then the link."""
     if options.start:
         await_front_door(target)
-        _show_front(host.console, options, target)
-        _invite(options)
+        _show_front(host, options, target)
+        _invite()
     else:
         host.console.say("Not started. Start it with: systemctl start croft-broker croft")
     return 0
@@ -44,8 +47,8 @@ def in_foreground(host: Host, options: Options, target: Target) -> int:
         signal.signal(number, pass_on)
     try:
         await_front_door(target, process)
-        _show_front(host.console, options, target)
-        _invite(options)
+        _show_front(host, options, target)
+        _invite()
         host.console.say("Croft runs in this terminal; Ctrl-C stops it. Start it again with: croft serve")
     except InstallError:
         process.terminate()
@@ -67,17 +70,16 @@ def await_front_door(target: Target, process: subprocess.Popen[bytes] | None = N
         time.sleep(0.5)
 
 
-def _invite(options: Options) -> None:
-    """The sign-in link with its QR code, by the command that people use later, too."""
-    words = [_CROFT, "login-link", *([options.email] if options.email else [])]
+def _invite() -> None:
+    """The owner's link with its QR code, by the command that people use later, too. Before there is an owner it makes one."""
     # Not captured: on a terminal the command adds the QR code.
-    code = subprocess.run(words, check=False, env={"PATH": PATH, "LANG": "C.UTF-8"}).returncode
+    code = subprocess.run((_CROFT, "login-link"), check=False, env={"PATH": PATH, "LANG": "C.UTF-8"}).returncode
     if code != 0:
         raise InstallError(f"cannot make a sign-in link: `croft login-link` ended with {code}", hint="Try it by hand.")
 
 
-def _show_front(console: Console, options: Options, target: Target) -> None:
-    front = options.behind_proxy
+def _show_front(host: Host, options: Options, target: Target) -> None:
+    console, front = host.console, options.behind_proxy
     port = "" if target.https_port == 443 or front else f":{target.https_port}"
     console.say("")
     console.say(f"Croft answers at https://{target.host}{port} (the IDE at https://ide.{target.host}{port}).")
@@ -90,3 +92,20 @@ def _show_front(console: Console, options: Options, target: Target) -> None:
         console.say(
             "Its certificate comes from its own authority: your browser asks once. For a public one pass --domain."
         )
+    elif why := _without_certificate(host, target):
+        console.say(f"Its own authority stands in for the public one meanwhile: {why}")
+
+
+def _without_certificate(host: Host, target: Target) -> str:
+    """Why a public certificate is not here after half a minute at most; empty when it is."""
+    root = Paths.system().proxy_root
+    names = (target.host, f"ide.{target.host}")
+    deadline = time.monotonic() + CERTIFICATE_SECONDS
+    while any(behind.signed_by(root, name, target.https_port) for name in names):
+        told = host.run(_CROFT, "status", "--json", check=False).stdout
+        found = {row["code"]: row for row in json.loads(told or "{}").get("problems", [])}
+        row = found.get("acme_failing") or found.get("acme_pending", {})
+        if "acme_failing" in found or time.monotonic() > deadline:
+            return " ".join(row.get(part, "") for part in ("why", "next")) or "`croft status` says more."
+        time.sleep(0.5)
+    return ""
