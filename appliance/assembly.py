@@ -160,11 +160,13 @@ def _docker_runtime(client: BrokerClient, settings: Settings) -> Runtime:
 
 def _limits_now(settings: Settings, *, docker: bool) -> Callable[[ServiceName], Limits]:
     """Shares of the machine at the start of a service. The IDE makes room for the engine once a model is chosen."""
-    machine, chosen = limits.measure(), settings.paths.state / "models" / choice.NAME
+    machine, models = limits.measure(), settings.paths.state / "models"
 
     def share(service: ServiceName) -> Limits:
-        ai = service == "ai" or chosen.exists()
-        return limits.shares(machine, docker=docker, ai=ai, ide_memory_mb=settings.ide_memory_mb)[service]
+        ai = service == "ai" or (models / choice.NAME).exists()
+        chosen = choice.read(models) if ai else None
+        need, wish = chosen.need_mb if chosen else 0, settings.ide_memory_mb
+        return limits.shares(machine, docker=docker, ai=ai, ide_memory_mb=wish, model_mb=need)[service]
 
     return share
 

@@ -38,9 +38,9 @@ def build_engine(settings: Settings, desk: SettingsDesk, services: Services, bus
     """The engine that the settings choose. ``runtime`` is the broker's word."""
     docker = runtime == "docker"
     teller = _Teller(bus)
-    shares = limits.shares(limits.measure(), docker=docker, ai=True, ide_memory_mb=settings.ide_memory_mb)
+    most = limits.most_for_the_engine(limits.measure(), docker=docker, ide_memory_mb=settings.ide_memory_mb)
     local = LocalEngine(
-        ServiceEnd(services, shares["ai"].memory_mb << 20, _processor_time(settings)),
+        ServiceEnd(services, most << 20, _processor_time(settings)),
         settings.paths.state / "models",
         place_of(settings, docker=docker),
         _idle_in_a_container if docker else _idle_on_a_socket,

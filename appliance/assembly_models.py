@@ -119,9 +119,9 @@ class ModelParts:
         from appliance.assistant.fits import MIB, Room
 
         machine = limits.measure()
-        shares = limits.shares(machine, docker=self._docker, ai=True, ide_memory_mb=self._settings.ide_memory_mb)
+        wish = self._settings.ide_memory_mb
         # The engine's limit is the same whether the editor sleeps or not, so a sleeping editor makes no room for a larger model.
-        beside = shares["ai"].memory_mb * MIB
+        beside = limits.most_for_the_engine(machine, docker=self._docker, ide_memory_mb=wish) * MIB
         return lambda: Room(beside, beside, machine.memory_mb * MIB)
 
 

@@ -17,6 +17,7 @@ from msgspec.structs import asdict
 
 NAME = "choice.json"
 CONTEXT_MOST = 131_072
+NEED_MOST_MB = 1 << 20
 # A name that no tool reads as a path, an option or a hidden file.
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.gguf\Z")
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,100}\Z")
@@ -25,12 +26,13 @@ _SIZE_MOST = 4096
 
 class Choice(Struct, frozen=True):
     """``model`` is its name for people and for requests, ``file`` lies in the models folder, ``context`` is in tokens,
-    ``tools`` says whether its publisher says that it calls tools."""
+    ``tools`` says whether its publisher says that it calls tools, ``need_mb`` is the memory that serving it takes (MiB, 0 if unknown)."""
 
     model: str
     file: str
     context: int
     tools: bool = False
+    need_mb: int = 0
 
 
 def read(folder: Path) -> Choice | None:
@@ -49,7 +51,10 @@ def _checked(found: dict[str, object]) -> Choice:
         raise ValueError("not a choice")
     if not 0 < context <= CONTEXT_MOST:
         raise ValueError("no such context")
-    return Choice(model, file, context, found.get("tools") is True)
+    need = found.get("need_mb", 0)
+    if not isinstance(need, int) or not 0 <= need <= NEED_MOST_MB:
+        raise ValueError("no such need")
+    return Choice(model, file, context, found.get("tools") is True, need)
 
 
 def write(folder: Path, choice: Choice | None) -> None:

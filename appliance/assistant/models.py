@@ -190,7 +190,8 @@ class Models:
         context = context or fits.fit(model.size, model.shape, model.context, self._outside.room()).context
         if not 0 < context <= min(model.context or choice.CONTEXT_MOST, choice.CONTEXT_MOST):
             raise Invalid("the model does not hold that many tokens", hint="Choose fewer.", code="model_context")
-        made = Choice(model.name, model.file, context, model.tools)
+        need = -(-fits.need(model.size, model.shape, context) // fits.MIB)
+        made = Choice(model.name, model.file, context, model.tools, min(need, choice.NEED_MOST_MB))
         async with self._audit.doing("model.use", actor, model=model.name, context=context):
             await asyncio.to_thread(choice.write, self._shelf.folder, made)
         self._outside.changed()

@@ -20,6 +20,7 @@ PROXY_MB = 128  # Caddy: 31 MiB at rest, more with many connections
 IDE_LEAST_MB = 384
 LEAST_MB = 64  # what the broker takes for a limit at all
 IDE_SHARE = 0.35  # beside a model; weights and their cache need the rest
+IDE_ENOUGH_MB = 800  # a window on a small project: 461 MiB measured; a model that needs it gets what is above
 CPU_SHARE = 0.9
 
 
@@ -30,18 +31,32 @@ class Machine(Struct, frozen=True):
     cpus: float
 
 
-def shares(machine: Machine, *, docker: bool, ai: bool, ide_memory_mb: int = 0) -> Mapping[ServiceName, Limits]:
+def shares(
+    machine: Machine, *, docker: bool, ai: bool, ide_memory_mb: int = 0, model_mb: int = 0
+) -> Mapping[ServiceName, Limits]:
     """Limits of every service. ``ai``: the engine is installed. ``ide_memory_mb``: the owner's wish, 0 for
-    none; it is granted as far as the rule allows."""
+    none; it is granted as far as the rule allows. ``model_mb``: what the engine needs for the model in use, 0 if unknown; for
+    it the IDE gives way down to what is enough."""
     reserved = max(RESERVED_MB, machine.memory_mb // 16) + (ENGINE_MB if docker else 0)
     free = max(machine.memory_mb - reserved - PROXY_MB, LEAST_MB)
-    ide = min(ide_memory_mb or (max(IDE_LEAST_MB, int(free * IDE_SHARE)) if ai else free), free)
+    ide = min(ide_memory_mb or (_beside(free, model_mb) if ai else free), free)
     cpus = max(round(machine.cpus * CPU_SHARE, 2), 0.1)
     return {
         "proxy": Limits(PROXY_MB, cpus),
         "ide": Limits(ide, cpus),
         "ai": Limits(max(free - ide, LEAST_MB) if ai else free, cpus),
     }
+
+
+def most_for_the_engine(machine: Machine, *, docker: bool, ide_memory_mb: int = 0) -> int:
+    """MiB that a model may need and still be served beside the open editor."""
+    wanted = machine.memory_mb  # more than there is: the IDE gives way as far as it does
+    return shares(machine, docker=docker, ai=True, ide_memory_mb=ide_memory_mb, model_mb=wanted)["ai"].memory_mb
+
+
+def _beside(free: int, model_mb: int) -> int:
+    share = max(IDE_LEAST_MB, int(free * IDE_SHARE))
+    return max(min(share, free - model_mb), min(share, IDE_ENOUGH_MB))
 
 
 def measure(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> Machine:

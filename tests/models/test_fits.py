@@ -14,12 +14,11 @@ from appliance.assistant.catalogue import Shape
 from appliance.assistant.choice import Choice
 from appliance.assistant.fits import MIB, Room
 from appliance.errors import Invalid
-from appliance.services.limits import Machine, shares
+from appliance.services.limits import IDE_ENOUGH_MB, Machine, most_for_the_engine, shares
 
 
 def room(memory_mb: int, *, docker: bool = False) -> Room:
-    share = shares(Machine(memory_mb, 2.0), docker=docker, ai=True)
-    beside = share["ai"].memory_mb * MIB
+    beside = most_for_the_engine(Machine(memory_mb, 2.0), docker=docker) * MIB
     return Room(beside, beside, memory_mb * MIB)
 
 
@@ -72,6 +71,23 @@ def test_the_first_choice_follows_memory_and_language(memory_mb: int, language: 
     assert (found.id if found else None) in ((name,) if name else (None, "gemma-3-270m"))
     if found is not None:
         assert fits.of_entry(found, room(memory_mb)).verdict != "big"
+
+
+@pytest.mark.parametrize("docker", [True, False])
+@pytest.mark.parametrize("memory_mb", [3700, 3800, 3891, 3916])
+def test_a_machine_sold_with_four_gigabytes_is_offered_the_three_billion_model(memory_mb: int, docker: bool) -> None:
+    """What such machines report is less than 4096. The limits that the services then start with hold the model whole, beside an
+    editor that has enough, and leave the rest of the machine what SYS-5 says: nothing is killed for memory."""
+    found = fits.first_choice(room(memory_mb, docker=docker), "en")
+    assert found is not None
+    assert found.id == "llama-3.2-3b-instruct"
+    fit = fits.of_entry(found, room(memory_mb, docker=docker))
+    assert fit.verdict == "fits"
+    need = -(-fit.need // MIB)
+    given = shares(Machine(memory_mb, 2.0), docker=docker, ai=True, model_mb=need)
+    assert given["ai"].memory_mb >= need
+    assert given["ide"].memory_mb >= IDE_ENOUGH_MB
+    assert sum(limit.memory_mb for limit in given.values()) <= memory_mb - 256
 
 
 def test_verdicts() -> None:
@@ -156,7 +172,7 @@ def test_hostile_headers_end_soon_with_a_refusal(tmp_path: Path, data: bytes) ->
 
 
 def test_a_choice_survives_being_written(tmp_path: Path) -> None:
-    made = Choice("tiny", "tiny.gguf", 512, tools=True)
+    made = Choice("tiny", "tiny.gguf", 512, tools=True, need_mb=300)
     choice.write(tmp_path, made)
     assert choice.read(tmp_path) == made
     assert (tmp_path / choice.NAME).stat().st_mode & 0o777 == 0o640
@@ -174,6 +190,8 @@ def test_a_choice_survives_being_written(tmp_path: Path) -> None:
         '{"model": "m", "file": "m.gguf", "context": "5"}',
         '{"model": "m", "file": "m.gguf", "context": 0}',
         '{"model": "a b", "file": "m.gguf", "context": 5}',
+        '{"model": "m", "file": "m.gguf", "context": 5, "need_mb": -1}',
+        '{"model": "m", "file": "m.gguf", "context": 5, "need_mb": "9"}',
     ],
 )
 def test_a_damaged_or_hostile_choice_is_none(tmp_path: Path, words: str) -> None:

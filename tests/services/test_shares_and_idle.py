@@ -12,10 +12,17 @@ from appliance.services.idle import Use, judge
 from appliance.services.limits import Machine, measure, shares
 
 
-@given(st.integers(960, 1 << 20), st.integers(1, 64), st.booleans(), st.booleans(), st.integers(0, 1 << 21))
-def test_the_limits_together_leave_room_for_the_daemon_and_sshd(memory, cpus, docker, ai, wish) -> None:
+@given(
+    st.integers(960, 1 << 20),
+    st.integers(1, 64),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 1 << 21),
+    st.integers(0, 1 << 20),
+)
+def test_the_limits_together_leave_room_for_the_daemon_and_sshd(memory, cpus, docker, ai, wish, model) -> None:
     """SYS-5: at least 256 MiB and a tenth of the processors."""
-    given_out = shares(Machine(memory, cpus), docker=docker, ai=ai, ide_memory_mb=wish)
+    given_out = shares(Machine(memory, cpus), docker=docker, ai=ai, ide_memory_mb=wish, model_mb=model)
     running = [given_out[name] for name in ("proxy", "ide", *(["ai"] if ai else []))]
     least = 64 if ai and wish else 0  # an owner who gives all to the IDE leaves the engine the least there is
     assert sum(limit.memory_mb for limit in running) <= memory - 256 + least
@@ -35,6 +42,21 @@ def test_the_limits_together_leave_room_for_the_daemon_and_sshd(memory, cpus, do
 )
 def test_the_ide_s_share(memory, docker, ai, ide) -> None:
     assert shares(Machine(memory, 2), docker=docker, ai=ai)["ide"].memory_mb == ide
+
+
+@pytest.mark.parametrize(
+    ("memory", "model", "ide", "ai"),
+    [
+        (3891, 0, 1160, 2155),
+        (3891, 1200, 1160, 2155),  # it fits as it is
+        (3891, 2309, 1006, 2309),
+        (3891, 3000, 800, 2515),  # no model makes the editor smaller than that
+        (1990, 3000, 494, 920),
+    ],
+)
+def test_the_ide_gives_way_to_the_model_down_to_what_is_enough(memory: int, model: int, ide: int, ai: int) -> None:
+    given_out = shares(Machine(memory, 2), docker=True, ai=True, model_mb=model)
+    assert (given_out["ide"].memory_mb, given_out["ai"].memory_mb) == (ide, ai)
 
 
 def machine_files(folder: Path, cgroup: str, **limits: str) -> tuple[Path, Path]:
