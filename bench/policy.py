@@ -80,7 +80,7 @@ def _built(once: Callable[[str], float]) -> Figure:
         1000,
         True,
         spent[slowest],
-        detail={slowest: spent[slowest]},
+        detail={name: spent[name] for name in sorted(spent, key=lambda name: -spent[name])[:4]},
     )
 
 

@@ -150,6 +150,7 @@ class _Shape:
         self.options: list[tuple[str, ValueType | None, str]] = []
         self.rest: list[tuple[str, ValueType | None, str]] = []
         self.seen: set[str] = set()
+        self.singles: set[str] = set()  # letters of flags that may stand in a cluster
         self.texts: set[int] = set()
         self.place, self.count, self.ended = 0, 0, False
 
@@ -217,11 +218,14 @@ class _Shape:
             if name != "-" or value.isdigit():
                 self._option(word, flag, value)
                 return
-        for char in set(word[1:]):
-            flag = self.flags.get(f"-{char}")
-            if flag is None or flag.takes is not Takes.NOTHING:
-                raise _Fail(self.at, "flag")
-            self.seen.add(flag.name)
+        if not self.singles:
+            self.singles = {
+                name[1:] for name, flag in self.flags.items() if flag.takes is Takes.NOTHING and len(name) == 2
+            }
+        cluster = set(word[1:])
+        if not cluster <= self.singles:
+            raise _Fail(self.at, "flag")
+        self.seen.update(f"-{char}" for char in cluster)
         self._out(word)
 
     def _option(self, word: str, flag: Flag, value: str | None = None) -> None:
