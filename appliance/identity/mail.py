@@ -78,7 +78,17 @@ class Mailer:
         return True
 
     async def run(self) -> None:
-        """Send what is posted, until cancelled. A letter that fails waits; the others do not wait for it."""
+        """Send what is posted, until cancelled. A letter that fails waits; the others do not wait for it.
+
+        What waits then is lost, and said to be: letters hold links that open this appliance, and those are on no disk (SEC-1).
+        """
+        try:
+            await self._send_all()
+        finally:
+            if self._queue:
+                log.warning("letters that waited are lost with this stop", extra={"letters": len(self._queue)})
+
+    async def _send_all(self) -> None:
         task = asyncio.current_task()
         # The mail client may lose a cancellation (bpo-37658, mended in Python 3.12); the task still knows of it.
         while task is None or not task.cancelling():

@@ -251,3 +251,20 @@ async def test_the_sender_ends_when_it_is_told_to(folder: Path) -> None:
     task.cancel()
     done, _ = await asyncio.wait({task}, timeout=5)
     assert done, "a stop that is lost would keep the daemon from ending"
+
+
+async def test_letters_that_a_stop_loses_are_said_to_be_lost(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They hold links, which are on no disk: the next start knows nothing of them, so the log does."""
+    tried: list[str] = []
+
+    async def never(settings: Settings, password: str, sent: Letter) -> None:
+        tried.append(sent.subject)
+        raise MailFault("mail_unreachable")
+
+    settings = settings_for(folder, '[mail]\nhost = "localhost"\n')
+    async with running(Mailer(settings, deliver=never, pause=lambda tries: 60.0)) as mailer:
+        for subject in ("one", "two"):
+            mailer.post(letter(subject=subject, lifetime=600))
+        await until(lambda: tried == ["one", "two"] and mailer.waiting == 2, "both were tried")
+    (said,) = [record for record in caplog.records if "lost" in record.message]
+    assert vars(said)["letters"] == 2
