@@ -2,9 +2,9 @@
 
     python -I -m appliance.host.tools list | add NAME SERIES | remove NAME SERIES
 
-It answers in lines of JSON on standard output; when nobody reads them any more, it gives up what it is doing. Fetching
-and checking is uv's work: wheels by the hashes in toolchains/, Pythons by the digests that uv carries itself. What comes from
-packages of the distribution was fetched by distribution.sh before, where it will run; here it is taken over.
+It answers in lines of JSON on standard output; when nobody reads them any more, it gives up what it is doing. Checking
+is uv's work: wheels, which resuming.py brings, by the hashes in toolchains/, Pythons by the digests that uv carries itself. What comes
+from packages of the distribution was fetched by distribution.sh before, where it will run; here it is taken over.
 
 Rule: nothing that is fetched is ever started here, and a toolchain counts only with the mark that is written last.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -20,19 +21,21 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from appliance.host import php
+from appliance.host import php, resuming
 
 FOLDER = ".local/share/croft/tools"  # beneath the home; its bin/ is on the PATH of terminals
 SPARE_BYTES = 1 << 30  # stays free whatever happens
 REPORT_EVERY = 0.3
 LOCKS = Path(__file__).parent / "toolchains"
 UNPACKED = ".unpacked"  # distribution.sh leaves it
+PARTS = ".parts"  # what a cut connection left: the next try goes on from there
 _MARK = ".croft.json"
 _WORDS = 400  # of uv's own, at most
 
@@ -106,9 +109,10 @@ class Toolchains:
         row, place = CATALOGUE[name], self.root / name / series
         fresh = self._beside(name, place)
         with self._alone():
-            self._sweep(keep=fresh)
+            self._sweep(UNPACKED if row.packages else PARTS)
             if place.exists() and self._is_newest(name, series):
                 return
+            kept = ""
             try:
                 if row.packages:
                     version = php.settle(fresh, place, series)
@@ -123,8 +127,11 @@ class Toolchains:
                     self._replace(place, fresh)
             except php.Unfit as error:
                 raise Failed(error.code, str(error)) from error
+            except resuming.Broken as error:
+                kept = PARTS
+                raise Failed("unreachable", str(error)) from error
             finally:
-                self._sweep()
+                self._sweep(kept)
             self._link()
 
     def _beside(self, name: str, place: Path) -> Path:
@@ -157,27 +164,64 @@ class Toolchains:
             self._link()
 
     def _fetch(self, name: str, series: str, place: Path) -> None:
-        row, cache = CATALOGUE[name], self.root / ".cache"
-        free = shutil.disk_usage(self.root).free
+        row, free = CATALOGUE[name], shutil.disk_usage(self.root).free
         if free < needed(name):
             raise Failed("disk_full", f"{needed(name) >> 20} MiB of disk are needed, {free >> 20} MiB are free")
+        if not row.locked:
+            self._uv("python", "install", "--no-bin", "--install-dir", str(place), series, total=row.bytes, at=place)
+            return
+        lock = str(LOCKS / f"{name}-{series}.txt")
+        # What it must run on: the image's C library, and older ones.
+        fits = ("--no-deps", "--only-binary", ":all:", "--python-platform", f"{os.uname().machine}-manylinux_2_28")
+        found = self.root / ".cache/pylock.toml"
+        found.parent.mkdir()
+        self._uv("pip", "compile", *fits, "--format", "pylock.toml", "--output-file", str(found), lock)
+        wheels = tomllib.loads(found.read_text("utf-8"))["packages"][0]["wheels"]
+        for wheel in wheels:
+            self._bring(wheel["url"], wheel["size"], wheel["hashes"]["sha256"])
+        local = ("--no-index", "--find-links", str(self.root / PARTS))
+        words = (
+            "--python",
+            sys.executable,
+            "--target",
+            str(place),
+            "--require-hashes",
+            *fits,
+            *local,
+            "--requirements",
+            lock,
+        )
+        self._uv("pip", "install", *words, total=wheels[0]["size"])
+
+    def _bring(self, url: str, size: int, sha256: str) -> None:
+        """A wheel, by its own name: of an earlier try the rest. Whether its digest is the lock's, uv sees to."""
+        folder, name, told = self.root / PARTS, url.rpartition("/")[2], 0.0
+        folder.mkdir(exist_ok=True)
+        for other in folder.iterdir():
+            if other.name != name:
+                other.unlink()
+
+        def report(here: int) -> None:
+            nonlocal told
+            if time.monotonic() - told >= REPORT_EVERY:
+                told = time.monotonic()
+                say(event="progress", phase="fetching", current=here, total=size)
+
+        resuming.fetch(url, folder / name, size, report)
+        with (folder / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise Failed("altered", f"{name} has another digest")
+
+    def _uv(self, *words: str, total: int = 0, at: Path | None = None) -> None:
+        """Run it, saying how far it is: what is in ``at`` and its cache, of ``total`` bytes. Raises Failed."""
+        cache = self.root / ".cache"
         common = ("--no-config", "--no-progress", "--system-certs", "--cache-dir", str(cache))
-        words: tuple[str, ...]
-        if row.locked:
-            system = (
-                f"{os.uname().machine}-manylinux_2_28"  # what it must run on: the image's C library, and older ones
-            )
-            words = ("pip", "install", "--require-hashes", "--no-deps", "--only-binary", ":all:")
-            words += ("--python", sys.executable, "--python-platform", system)
-            words += ("--target", str(place), "--requirements", str(LOCKS / f"{name}-{series}.txt"))
-        else:
-            words = ("python", "install", "--no-bin", "--install-dir", str(place), series)
         with tempfile.TemporaryFile() as said:
             uv = subprocess.Popen((Path(sys.executable).with_name("uv"), *common, *words), stdout=said, stderr=said)
             try:
                 while uv.poll() is None:
-                    size = min(_size(cache, place), row.bytes)
-                    say(event="progress", phase="fetching", current=size, total=row.bytes)
+                    here = min(_size(cache, at), total) if at else total
+                    say(event="progress", phase="fetching", current=here, total=total)
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         uv.wait(REPORT_EVERY)
             finally:
@@ -198,10 +242,10 @@ class Toolchains:
                 raise Failed("busy", "another toolchain is being worked on") from error
             yield
 
-    def _sweep(self, keep: Path | None = None) -> None:
+    def _sweep(self, keep: str = "") -> None:
         """Remove what was left half-way, and what is no longer needed."""
-        for left in (".apt", ".cache", ".fresh", ".old", UNPACKED):
-            if self.root / left != keep:
+        for left in (".apt", ".cache", ".fresh", ".old", PARTS, UNPACKED):
+            if left != keep:
                 shutil.rmtree(self.root / left, ignore_errors=True)
         for name, row in CATALOGUE.items():
             for series in row.series:
