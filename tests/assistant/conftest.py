@@ -13,6 +13,12 @@ from support.proposing import project_in
 from support.scripted_engine import OverHttp, ScriptedEngine, scripted_engine
 from support.talk import Talk
 
+from appliance.assembly_assistant import build_conversations
+from appliance.assistant.conversations import Conversations
+from appliance.clock import ManualClock
+from appliance.settings import Paths, load
+from appliance.store import Store, open_store
+
 
 @pytest.fixture(scope="module")
 def hands() -> Iterator[Home]:
@@ -47,3 +53,14 @@ async def shop(hands: Home, scripted: ScriptedEngine) -> AsyncIterator[Room]:
 def worker(shop: Room) -> Talk:
     """An operator in it."""
     return Talk(shop.front, shop.cookies["operator"])
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with open_store(load(Paths.under(tmp_path)), ManualClock()) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def chats(store: Store) -> Conversations:
+    return await build_conversations(store).get()

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.conversations import talk
 
 from appliance.assembly_assistant import build_conversations
 from appliance.assistant import owned
 from appliance.assistant.conversations import MOST_TITLE, Conversations
 from appliance.assistant.export import as_data, as_markdown, closed, fenced
-from appliance.assistant.messages import Conversation, Message, Role, State
+from appliance.assistant.messages import Conversation, Role, State
 from appliance.clock import ManualClock
 from appliance.errors import Conflict, Invalid, NotFound
 from appliance.settings import Paths, load
@@ -25,29 +25,9 @@ from webui.markup import render
 NAMES = {Role.USER: "You", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool", Role.SUMMARY: "Summary"}
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with open_store(load(Paths.under(tmp_path)), ManualClock()) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def chats(store: Store) -> Conversations:
-    return await build_conversations(store).get()
-
-
 def tick(store: Store) -> None:
     assert isinstance(store.clock, ManualClock)
     store.clock.advance(60)
-
-
-async def talk(chats: Conversations, conversation: Conversation, *texts: str) -> list[Message]:
-    """Questions and answers in turn, each after the one before."""
-    said: list[Message] = []
-    for number, text in enumerate(texts):
-        role = Role.ASSISTANT if number % 2 else Role.USER
-        said.append(await chats.add(conversation, said[-1].id if said else None, role, text))
-    return said
 
 
 async def shown(chats: Conversations, conversation: Conversation) -> list[tuple[str, int, int]]:
@@ -263,79 +243,6 @@ async def test_old_ones_go_by_themselves(chats: Conversations, store: Store) -> 
     assert await chats.expire(0, 9) == 1
     assert [one.title for one in (await chats.page("amal")).conversations] == ["pinned", "kept"]
     assert (await chats.search("amal", "old")).hits == []
-
-
-async def test_searching_finds_the_newest_message_of_each_conversation(chats: Conversations) -> None:
-    one, two = await chats.create("amal", "About disks"), await chats.create("amal")
-    await talk(chats, one, "the disk is full", "which disk?", "no match", "no match")
-    await talk(chats, two, "disk")
-    hits = (await chats.search("amal", "disk")).hits
-    assert [hit.conversation.id for hit in hits] == [two.id, one.id]
-    assert [piece.text for piece in hits[1].pieces if piece.hit] == ["disk"]
-    (title,) = (await chats.search("amal", "about")).hits
-    assert (title.conversation.id, title.message) == (one.id, None)
-    assert (await chats.search("amal", "full which")).hits == [], "every word in one message"
-    assert (await chats.search("amal", "?!")).hits == []
-
-
-async def test_what_tools_answered_and_what_still_grows_is_not_found(chats: Conversations) -> None:
-    one = await chats.create("amal")
-    asked = await chats.add(one, None, "user", "look")
-    tool = await chats.add(one, asked.id, "tool", "needle")
-    answer = await chats.add(one, tool.id, "assistant", "needle", state="running")
-    assert (await chats.search("amal", "needle")).hits == []
-    await chats.finish(answer, "a needle")
-    assert [hit.message for hit in (await chats.search("amal", "needle")).hits] == [answer.id]
-
-
-async def test_searches_have_pages(chats: Conversations) -> None:
-    """Each conversation once, however many of its messages fit."""
-    made = []
-    for _ in range(9):
-        one = await chats.create("amal")
-        made.append(one.id)
-        await talk(chats, one, *["needle"] * 60)
-    found: list[str] = []
-    before = ""
-    while True:
-        hits = await chats.search("amal", "needle", before=before, limit=2)
-        found += [hit.conversation.id for hit in hits.hits]
-        before = hits.next
-        if not before:
-            break
-    assert found == made[::-1]
-    for wrong in ("x", "-1", "9" * 30):
-        with pytest.raises(Invalid):
-            await chats.search("amal", "needle", before=wrong)
-
-
-HOSTILE = (
-    "' OR 1=1 --",
-    '"',
-    '""',
-    '"a',
-    "a AND",
-    "NOT",
-    "NEAR(a b)",
-    "owner:badr",
-    "words:x",
-    "*",
-    "a*",
-    "^a",
-    "{words}: a",
-    "(",
-    "-a",
-    "a + b",
-    "\0",
-)
-
-
-@pytest.mark.parametrize("typed", HOSTILE)
-async def test_what_is_typed_is_never_syntax(chats: Conversations, typed: str) -> None:
-    one, other = await chats.create("amal"), await chats.create("badr")
-    await talk(chats, one, "a b x not near")
-    await talk(chats, other, "a b x not near owner badr words")
-    assert {hit.conversation.owner for hit in (await chats.search("amal", typed)).hits} <= {"amal"}
 
 
 async def test_own_data_is_whole_and_goes_with_the_person(chats: Conversations, store: Store) -> None:
