@@ -33,6 +33,7 @@ ENGINE_ICONS = {
 STEPS = {
     "no_model": "/machine/models",
     "damaged": "/machine/models",
+    "unclear": "/machine/models",
     "too_small": "/machine/models",
     "no_engine": "/settings#ai",
     "no_endpoint": "/settings#ai",

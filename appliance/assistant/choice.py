@@ -41,8 +41,13 @@ def read(folder: Path) -> Choice | None:
         fd = os.open(folder / NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as file:
             return _checked(json.loads(file.read(_SIZE_MOST)))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def is_unclear(folder: Path) -> bool:
+    """Whether something stands where the choice should and is none: damaged, or planted by whoever else writes there."""
+    return os.path.lexists(folder / NAME) and read(folder) is None
 
 
 def _checked(found: dict[str, object]) -> Choice:
@@ -58,7 +63,8 @@ def _checked(found: dict[str, object]) -> Choice:
 
 
 def write(folder: Path, choice: Choice | None) -> None:
-    """Replace what is chosen; None chooses nothing. On disk when this returns. Raises OSError, ValueError."""
+    """Replace what is chosen; None chooses nothing. On disk when this returns. Raises OSError, also where something that is not ours
+    stands in its place, and ValueError."""
     path = folder / NAME
     if choice is None:
         path.unlink(missing_ok=True)

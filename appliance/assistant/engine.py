@@ -44,9 +44,10 @@ class EngineStatus:
 
 
 # ``no_engine``: nothing that could serve a model is installed. ``no_model``: none is chosen, or its file is gone. ``damaged``: what is
-# chosen is no model. ``too_small``: it does not fit this machine. ``stopped``: a person stopped it. ``failed``: it kept failing and
-# was given up. ``no_endpoint``: remote, but no address or model is set. ``off``: turned off in the settings.
-REASONS = ("no_engine", "no_model", "damaged", "too_small", "stopped", "failed", "no_endpoint", "off")
+# chosen is no model. ``unclear``: what is chosen cannot be read. ``too_small``: it does not fit this machine. ``stopped``: a person
+# stopped it. ``failed``: it kept failing and was given up. ``no_endpoint``: remote, but no address or model is set. ``off``: turned
+# off in the settings.
+REASONS = ("no_engine", "no_model", "damaged", "unclear", "too_small", "stopped", "failed", "no_endpoint", "off")
 
 
 class NoEngine(Unavailable):

@@ -6,11 +6,12 @@ soon, in little memory, with facts or with Invalid.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from appliance.assistant.catalogue import Shape
 from appliance.errors import Invalid
@@ -22,6 +23,9 @@ HEADER_MOST = 64 << 20  # vocabularies lie in the header
 _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
 _KEPT_ITEMS = 1024  # of an array of numbers: layers
+_TEXTS_MOST = (
+    1_000_000  # in all arrays together: words of a vocabulary and their merges, half a million where there are many
+)
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,17 @@ class Facts:
 def read(path: Path) -> Facts:
     """Raises Invalid for a file that is no model of this format, OSError when it cannot be read."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
+    with _Header(io.FileIO(fd)) as file:
         try:
             return _facts(_keys(file))
         except (struct.error, ValueError, TypeError) as error:
             raise _not_a_model() from error
+
+
+class _Header(io.BufferedReader):
+    """The file, and how many texts in arrays it may still have: each costs a look, however short it is."""
+
+    texts = _TEXTS_MOST
 
 
 def _not_a_model() -> Invalid:
@@ -77,7 +87,7 @@ def _shape(kv_heads: Any, number: Any) -> Shape | None:
     return Shape(layers, kv_heads, head) if layers and kv_heads and head else None
 
 
-def _keys(file: BinaryIO) -> dict[str, Any]:
+def _keys(file: _Header) -> dict[str, Any]:
     if file.read(4) != MAGIC:
         raise ValueError("no magic")
     version, _tensors, count = struct.unpack("<IQQ", file.read(20))
@@ -92,11 +102,11 @@ def _keys(file: BinaryIO) -> dict[str, Any]:
     return found
 
 
-def _number(file: BinaryIO, form: str) -> Any:
+def _number(file: _Header, form: str) -> Any:
     return struct.unpack("<" + form, file.read(struct.calcsize("<" + form)))[0]
 
 
-def _text(file: BinaryIO) -> str:
+def _text(file: _Header) -> str:
     length = _number(file, "Q")
     if length > TEXT_MOST:
         raise ValueError("a text that is too long")
@@ -106,7 +116,7 @@ def _text(file: BinaryIO) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _value(file: BinaryIO, kind: int) -> Any:
+def _value(file: _Header, kind: int) -> Any:
     if kind == _TEXT:
         return _text(file)
     if kind == _ARRAY:
@@ -114,7 +124,7 @@ def _value(file: BinaryIO, kind: int) -> Any:
     return _number(file, _FIXED[kind]) if kind in _FIXED else _unknown()
 
 
-def _array(file: BinaryIO) -> list[Any]:
+def _array(file: _Header) -> list[Any]:
     kind, count = _number(file, "I"), _number(file, "Q")
     if kind in _FIXED:
         size = struct.calcsize("<" + _FIXED[kind])
@@ -122,6 +132,9 @@ def _array(file: BinaryIO) -> list[Any]:
             return list(struct.unpack(f"<{count}{_FIXED[kind]}", file.read(count * size)))
         _skip(file, count * size)
     elif kind == _TEXT:  # a vocabulary: its length is all that would matter
+        file.texts -= count
+        if file.texts < 0:
+            raise ValueError("more words than there are")
         for _ in range(count):
             _skip(file, _number(file, "Q"))
     else:
@@ -129,7 +142,7 @@ def _array(file: BinaryIO) -> list[Any]:
     return []
 
 
-def _skip(file: BinaryIO, count: int) -> None:
+def _skip(file: _Header, count: int) -> None:
     if file.tell() + count > HEADER_MOST:
         raise ValueError("the header does not end")
     file.seek(count, os.SEEK_CUR)

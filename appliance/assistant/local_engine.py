@@ -113,6 +113,8 @@ class LocalEngine:
             look = replace(look, state=EngineState.STARTING, phase="engine")
         status = EngineStatus(look.state, reason=look.reason, holds=self._holds)
         reason = _lacking(look, found)
+        if reason == "no_model" and choices.is_unclear(self._models):
+            reason = "unclear"
         if found is None or reason:
             return replace(status, state=EngineState.NONE, reason=reason)
         chosen = self._serving or found.choice
@@ -286,6 +288,10 @@ WORDS = {
     ),
     "no_model": ("no model is installed", "Choose one on the page Models, or `croft models pull`."),
     "damaged": ("the model's file is not a model", "Remove it on the page Models and download it again."),
+    "unclear": (
+        "which model is in use cannot be read",
+        "Choose one on the page Models. If that is refused, have root delete choice.json in the models folder.",
+    ),
     "too_small": ("this machine is too small for the model", "Choose a smaller one on the page Models."),
     "stopped": ("the engine was stopped", "Start the service ai again on the services page."),
     "failed": ("the engine kept failing and was given up", "The services page says why; start it again there."),

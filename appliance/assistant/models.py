@@ -193,9 +193,20 @@ class Models:
         need = -(-fits.need(model.size, model.shape, context) // fits.MIB)
         made = Choice(model.name, model.file, context, model.tools, min(need, choice.NEED_MOST_MB))
         async with self._audit.doing("model.use", actor, model=model.name, context=context):
-            await asyncio.to_thread(choice.write, self._shelf.folder, made)
+            await self._choose(made)
         self._outside.changed()
         return made
+
+    async def _choose(self, made: Choice | None) -> None:
+        """Raises Conflict where something that is not ours stands in the way."""
+        try:
+            await asyncio.to_thread(choice.write, self._shelf.folder, made)
+        except (PermissionError, IsADirectoryError) as error:
+            raise Conflict(
+                f"cannot write down which model is in use: {error.strerror}",
+                hint=f"Have root delete {choice.NAME} in the models folder.",
+                code="model_choice",
+            ) from error
 
     async def remove(self, name: str, actor: str) -> None:
         """Delete a model; the one in use is put out of use first. Raises NotFound, Conflict."""
@@ -205,7 +216,7 @@ class Models:
         chosen = self.choice()
         async with self._audit.doing("model.remove", actor, model=name):
             if chosen and chosen.file == model.file:
-                await asyncio.to_thread(choice.write, self._shelf.folder, None)
+                await self._choose(None)
             entry = catalogue.by_digest(model.sha256)
             if self._outside.local_ai is not None and entry is not None:
                 await self._take_out(self._outside.local_ai, entry)

@@ -15,7 +15,7 @@ from appliance.assistant import choice, gguf
 from appliance.assistant.choice import Choice
 from appliance.assistant.engine import EngineState
 from appliance.assistant.engine_http import idle_backend, idle_slots
-from appliance.assistant.local_engine import LocalEngine, Look, Place
+from appliance.assistant.local_engine import WORDS, LocalEngine, Look, Place
 from appliance.errors import Invalid, Unavailable
 
 
@@ -55,6 +55,25 @@ def test_what_is_planted_in_the_place_of_a_model_is_none_and_holds_nobody_up(fol
     file.rmdir()
     (folder / "real").rename(file)
     assert status_of(folder) == ""
+
+
+@pytest.mark.parametrize("planted", ["[" * 4096, "\xff", "{}", "a folder", "a link"])
+def test_what_is_planted_in_the_place_of_the_choice_is_a_problem_with_words(folder: Path, planted: str) -> None:
+    """AI-8: the engine's account may write into the folder; what it leaves there must not take the page Models down."""
+    path = folder / choice.NAME
+    if planted == "a folder":
+        path.mkdir()
+    elif planted == "a link":
+        (folder / "elsewhere").write_text("{}")
+        path.symlink_to(folder / "elsewhere")
+    else:
+        path.write_text(planted, encoding="latin-1")
+    assert status_of(folder) == "unclear"
+    assert WORDS["unclear"]
+    if planted != "a folder":
+        choice.write(folder, Choice("m", "m.gguf", 512))  # where it is not another account's it is replaced
+        assert status_of(folder) == "no_model"
+        assert not (folder / "elsewhere").exists() or (folder / "elsewhere").read_text() == "{}"
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,17 @@ def test_hostile_headers_end_soon_with_a_refusal(tmp_path: Path, data: bytes) ->
         gguf.read(path)
 
 
+def test_no_more_words_are_looked_at_than_there_are(tmp_path: Path) -> None:
+    """AI-8: each costs a look, and a header has room for eight million empty ones."""
+    path = tmp_path / "m.gguf"
+    words = [text(b"%d" % n) + struct.pack("<IIQ", 9, 8, 400_000) + bytes(8 * 400_000) for n in range(3)]
+    path.write_bytes(header(*words[:2]))
+    assert gguf.read(path).shape is None
+    path.write_bytes(header(*words))
+    with pytest.raises(Invalid):
+        gguf.read(path)
+
+
 def test_a_choice_survives_being_written(tmp_path: Path) -> None:
     made = Choice("tiny", "tiny.gguf", 512, tools=True, need_mb=300)
     choice.write(tmp_path, made)
@@ -192,6 +203,8 @@ def test_a_choice_survives_being_written(tmp_path: Path) -> None:
         '{"model": "a b", "file": "m.gguf", "context": 5}',
         '{"model": "m", "file": "m.gguf", "context": 5, "need_mb": -1}',
         '{"model": "m", "file": "m.gguf", "context": 5, "need_mb": "9"}',
+        "[" * 4096,
+        '{"a":' * 1000,
     ],
 )
 def test_a_damaged_or_hostile_choice_is_none(tmp_path: Path, words: str) -> None:

@@ -217,6 +217,22 @@ async def test_a_model_whose_file_was_changed_behind_our_back_is_no_model(made: 
     assert await (await made.models.models.get()).current() is None
 
 
+async def test_what_stands_in_the_place_of_the_choice_is_said_in_words(made: Front, shop: Source) -> None:
+    """AI-8: planted there by the engine's account, or by anybody as root."""
+    await fetched(made, shop)
+    path = folder(made) / choice.NAME
+    path.unlink()
+    path.mkdir()
+    cookie = (await made.sign_in_as("viewer"))[1]
+    async with made.ask("GET", "/machine/models", cookie) as shown:
+        assert shown.status == 200
+    status, said = await ask(made, "POST", "/api/models/tiny/use", json={})
+    assert (status, said["error"]["code"]) == (409, "model_choice")
+    assert choice.NAME in said["error"]["hint"]
+    path.rmdir()
+    assert (await ask(made, "POST", "/api/models/tiny/use", json={}))[0] == 200
+
+
 async def test_one_too_big_is_refused_with_the_sum(made: Front) -> None:
     """Said before any download."""
     small = Room(500 * MIB, 500 * MIB, 1000 * MIB)
