@@ -1,6 +1,7 @@
 """How far one answer may go by itself: steps, tokens, seconds, and the same thing three times (AI-11).
 
-Rule: time counts while the model or a tool works, not while a person thinks. What a person may use in a day is for
+Rule: time counts while the model works and while it has files looked at; not while a person thinks, nor while a command runs, which
+has a limit of its own. What a person may use in a day is for
 :mod:`appliance.assistant.quotas`.
 """
 

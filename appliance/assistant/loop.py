@@ -252,13 +252,20 @@ class Loop:
                 return await self._write(hands, step, given["path"], given["content"])
             case "propose_command":
                 return await self._command(hands, step, given["command"], given.get("why", ""))
-            case "list_files":
-                return self._found(step, await hands.looking.list_files(given.get("path", "")))
-            case "search_files":
-                return self._found(step, await hands.looking.search_files(given["text"], given.get("path", "")))
             case _:
-                found = await hands.looking.read_file(given["path"], given.get("from_line", 1), most=self._room)
+                with self._meter.working():
+                    found = await self._look(hands.looking, call)
                 return self._found(step, found)
+
+    async def _look(self, looking: Looking, call: Call) -> Found:
+        given = call.arguments
+        match call.tool:
+            case "list_files":
+                return await looking.list_files(given.get("path", ""))
+            case "search_files":
+                return await looking.search_files(given["text"], given.get("path", ""))
+            case _:
+                return await looking.read_file(given["path"], given.get("from_line", 1), most=self._room)
 
     def _found(self, step: _Step, found: Found) -> str:
         step.decision, step.bytes = "done", found.bytes

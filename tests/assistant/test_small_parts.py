@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from appliance.assistant import prompts, titles, tools
 from appliance.assistant.caps import CapReached, Caps, Meter
 from appliance.assistant.compaction import answer_room, fit
 from appliance.assistant.line import Line
+from appliance.assistant.looking import Found
+from appliance.assistant.loop import Loop, _Step
 from appliance.assistant.messages import Message, Role, State
 from appliance.assistant.taint import pasted, tainted
 from appliance.assistant.tokens import Tokens
-from appliance.assistant.tools import Mistake
+from appliance.assistant.tools import Call, Mistake
 from appliance.commands import redact
 
 
@@ -146,6 +149,24 @@ def test_caps() -> None:
     again.tokens = 10**6
     with pytest.raises(CapReached, match="tokens"):
         again.check()
+
+
+async def test_looking_at_files_is_work_of_the_answer() -> None:
+    """AI-11: a search through much takes its time without any person or command."""
+    now = [0.0]
+
+    class Slow:
+        async def search_files(self, text: str, path: str) -> Found:
+            now[0] += 11
+            return Found("nothing", 7)
+
+    hands: Any = SimpleNamespace(looking=Slow())
+    nobody: Any = None
+    meter = Meter(Caps(seconds=10), lambda: now[0])
+    loop = Loop(nobody, hands, nobody, nobody, (), meter, 100)
+    assert "nothing" in await loop._do(hands, Call("1", "search_files", {"text": "x"}), _Step(1, "search_files"))
+    with pytest.raises(CapReached, match="seconds"):
+        meter.check()
 
 
 def message(text: str = "", role: Role = Role.USER, **more: Any) -> Message:
