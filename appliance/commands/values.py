@@ -20,6 +20,7 @@ Check = Callable[[str], str]
 MOST_PATH = 4096  # PATH_MAX, limits.h
 MOST_TEXT = 4000
 MOST_PATTERN = 500
+MOST_PRODUCT = 1000  # of counts that may stand in one another
 MOST_REPEAT = 255  # RE_DUP_MAX is 32767; such counts cost memory and mean nothing in a search
 
 
@@ -212,10 +213,17 @@ def _pattern(value: str) -> str:
         return "start"
     if _BACK_REFERENCE.search(value):
         return "back_reference"
-    counts = [int(digits) for found in _REPEAT.findall(value) for digits in re.findall("[0-9]+", found)]
-    if len(counts) > 4 or any(count > MOST_REPEAT for count in counts):
-        return "repeat"
-    return ""
+    inner, outer = 1, 1
+    for found in _REPEAT.finditer(value):
+        count = max(map(int, re.findall("[0-9]+", found[0])), default=1)
+        if count > MOST_REPEAT:
+            return "repeat"
+        # A group, or what is repeated already, may hold repeats of its own: such a count multiplies, another does not.
+        if value[: found.start()].rstrip("\\").endswith((")", "}", "?", "*", "+")):
+            outer *= max(count, 1)
+        else:
+            inner = max(inner, count)
+    return "" if outer * inner <= MOST_PRODUCT else "repeat"
 
 
 def _glob(value: str) -> str:

@@ -8,7 +8,7 @@ from support.policies import default_policy
 from appliance.commands.lines import judge_line
 from appliance.commands.model import Actor, Judgement, Verdict
 
-ALLOWED = """
+ALLOWED = r"""
 echo "hello world"
 echo "اختبار جديد" | wc -c
 basename src/a.py
@@ -21,6 +21,8 @@ git branch --merged main
 git branch --no-merged
 jq '.[] | .name' data.json
 base64 -w 0 a.txt
+grep -E '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}' app.log
+grep -E '([0-9]{1,3}\.){3}[0-9]{1,3}' access.log
 """
 ASKED = {
     "ls || true": "policy.ask.shell_line",
