@@ -23,6 +23,7 @@ TYPES = {
     ".webmanifest": "application/manifest+json",
 }
 FOREVER = "public, max-age=31536000, immutable"
+_SHEET = re.compile(rb'^@import "([a-z_]+\.css)";$', re.MULTILINE)
 _IMPORT = re.compile(r'\bfrom "\./([a-z_]+\.js)"')
 
 
@@ -48,12 +49,19 @@ class Assets:
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path.suffix in TYPES
         }
+        for name, asset in self._files.items():
+            if name.endswith(".css"):
+                self._files[name] = Asset(asset.kind, self._whole(asset))
         self._prefix = prefix
         digest = hashlib.sha256()
         for name, asset in self._files.items():
             digest.update(name.encode() + b"\0" + asset.plain)
         # One version for the whole set: modules import each other by relative path and must match.
         self.version = digest.hexdigest()[:12]
+
+    def _whole(self, sheet: Asset) -> bytes:
+        """A style sheet with those it imports in their places: a request costs a browser more than the bytes do."""
+        return _SHEET.sub(lambda match: self._files[match[1].decode()].plain, sheet.plain)
 
     def __call__(self, name: str) -> str:
         """Address of a file. Raises KeyError when there is none, so that a typo fails in tests."""

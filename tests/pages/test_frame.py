@@ -157,6 +157,20 @@ def test_colours_outside_the_sheet_are_its_own() -> None:
     assert f"--accent: light-dark({manifest.ACCENT}," in tokens
 
 
+def test_what_every_page_wears_comes_in_one_sheet() -> None:
+    """LOAD: a request costs a browser more than the bytes do; what is in the sheet is every line of those it names."""
+    assets = Assets(WEBUI / "static")
+    named = re.findall(r'@import "([a-z]+\.css)";', (WEBUI / "static/page.css").read_text("utf-8"))
+    assert named == ["tokens.css", "base.css", "frame.css", "pieces.css", "rooms.css"]
+    whole = assets.text("page.css")
+    assert all(assets.text(name) in whole for name in named)
+    assert "@import" not in whole
+    shared = re.findall(
+        r'rel="stylesheet" href="{{ asset\(([^)]+)\)', (WEBUI / "templates/document.html").read_text("utf-8")
+    )
+    assert shared == ["'page.css'"]
+
+
 def test_live_regions_are_polite() -> None:
     """Nothing interrupts who listens, but what they must act on: being signed out, and a fault they caused."""
     alerts = re.compile(r'aria-live="assertive"')
