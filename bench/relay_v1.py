@@ -24,7 +24,7 @@ from pathlib import Path
 
 from footprint import first_answer
 from measure import Figure, NotRun, cpu_seconds, free_port, interleave, medians, pss_mb, ratio, tree, wait_for
-from stage import HOST, Appliance, caddy, peers, scratch, throwaway_accounts
+from stage import HOST, caddy, peers, scratch, whole_appliance
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -335,27 +335,14 @@ def _ours(engine: int, *, front: bool = False) -> Iterator[Way]:
         f'[ai]\nengine = "remote"\nurl = "http://127.0.0.1:{engine}/v1"\nnetwork = "private"\nmodel = "bench"\n'
         "rate_minute = 0\nparallel = 0\ntoken_day = 0\nperson_day = 0\n"
     )
-    with throwaway_accounts("r") as accounts:
-        appliance = Appliance(accounts, settings)
-        try:
-            appliance.start()
-            appliance.control.call("POST", "/api/users", {"email": "a@example.org", "name": "A", "role": "admin"})
-            token = appliance.croft("tokens", "create", "bench", "--scope", "ai")["text"]
-            daemon = next(pid for pid in tree(appliance.process.pid) if "appliance.daemon" in _command(pid))
-            if front:
-                trust = ssl.create_default_context(cafile=str(appliance.root_certificate))
-                yield Way(appliance.https_port, (daemon,), token, HOST, trust)
-            else:
-                yield Way(appliance.paths.socket("web"), (daemon,), token, HOST)
-        finally:
-            appliance.close()
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
+    with whole_appliance(settings) as appliance:
+        appliance.control.call("POST", "/api/users", {"email": "a@example.org", "name": "A", "role": "admin"})
+        token = appliance.croft("tokens", "create", "bench", "--scope", "ai")["text"]
+        if front:
+            trust = ssl.create_default_context(cafile=str(appliance.root_certificate))
+            yield Way(appliance.https_port, (appliance.daemon_pid(),), token, HOST, trust)
+        else:
+            yield Way(appliance.paths.socket("web"), (appliance.daemon_pid(),), token, HOST)
 
 
 @contextmanager

@@ -24,8 +24,8 @@ from appliance.settings import Paths, parse
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT / "tests"))
 
-from support.accounts import throwaway_accounts  # noqa: E402
-from support.appliance import Appliance  # noqa: E402
+from support.accounts import throwaway_accounts  # noqa: E402, F401 - items take it from here
+from support.appliance import Appliance, whole_appliance  # noqa: E402
 
 HOST = "croft.localhost"
 IDE = f"ide.{HOST}"
@@ -128,14 +128,11 @@ def running_appliance(*, ide: bool) -> Iterator[Appliance]:
     """`croft serve --home DIR` with the real broker and Caddy; ``ide`` says whether the item needs code-server."""
     if ide and not os.environ.get("CROFT_TEST_IDE"):
         raise NotRun("CROFT_TEST_IDE names no folder with code-server")
-    with throwaway_accounts("b") as accounts:
-        appliance = Appliance(accounts)
-        try:
-            yield appliance.start()
-        except AssertionError as error:
-            raise NotRun(f"the appliance did not start: {str(error).splitlines()[0]}") from error
-        finally:
-            appliance.close()
+    try:
+        with whole_appliance() as appliance:
+            yield appliance
+    except AssertionError as error:
+        raise NotRun(f"the appliance did not start: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-from support.accounts import throwaway_accounts
 from support.appliance import Appliance, free_port
 from support.waiting import poll
 
@@ -23,13 +22,8 @@ HOST, IDE = "croft.localhost", "ide.croft.localhost"
 
 
 @pytest.fixture(scope="module")
-def appliance() -> Iterator[Appliance]:
-    with throwaway_accounts("p") as accounts:
-        made = Appliance(accounts, 'tls = "off"\n')
-        try:
-            yield made.start()
-        finally:
-            made.close()
+def appliance_settings() -> str:
+    return 'tls = "off"\n'
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,10 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
-from support.accounts import throwaway_accounts
 from support.appliance import Appliance
 from support.browser import chromium, editor_frame, person, sign_in
 from support.waiting import poll
@@ -21,13 +19,8 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
-def appliance() -> Iterator[Appliance]:
-    with throwaway_accounts("r") as accounts:
-        made = Appliance(accounts, "[ide]\nidle_minutes = 1\n")
-        try:
-            yield made.start()
-        finally:
-            made.close()
+def appliance_settings() -> str:
+    return "[ide]\nidle_minutes = 1\n"
 
 
 def pid_of(appliance: Appliance, service: str) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.accounts import throwaway_accounts
-from support.appliance import Appliance
+from support.appliance import whole_appliance
 from support.cage import small_machine
 from support.lifeline import live_in, sshd
 
@@ -13,9 +12,5 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 def test_the_journey_fits_and_the_lifeline_holds() -> None:
     """SYS-5, R13: editor open in 2 GB; no OOM kill; daemon and sshd answer within one second throughout."""
-    with small_machine() as cage, throwaway_accounts("c") as accounts, sshd(cage) as port:
-        appliance = Appliance(accounts, inside=cage.enter)
-        try:
-            live_in(cage, appliance.start(), port)
-        finally:
-            appliance.close()
+    with small_machine() as cage, sshd(cage) as port, whole_appliance(inside=cage.enter) as appliance:
+        live_in(cage, appliance, port)

@@ -7,8 +7,7 @@ import shutil
 import time
 
 import pytest
-from support.accounts import throwaway_accounts
-from support.appliance import Appliance
+from support.appliance import Appliance, whole_appliance
 from support.browser import chromium, editor_frame, person, sign_in
 from support.cage import small_machine
 from support.journey import edit_and_save
@@ -51,16 +50,11 @@ def answer_of(appliance: Appliance, address: str) -> str:
 
 def test_the_model_answers_while_a_window_is_open() -> None:
     """SYS-5, R13: 705 MiB of weights, the editor, the proxy and the daemon in 2 GB."""
-    with small_machine() as cage, throwaway_accounts("m") as accounts, sshd(cage) as port:
-        appliance = Appliance(accounts, inside=cage.enter)
-        try:
-            appliance.start()
-            models = appliance.paths.state / "models"
-            file = real_sized_model(models)
-            file.chmod(0o640)
-            if os.geteuid() == 0:
-                shutil.chown(file, accounts["daemon"])
-            choice.write(models, Choice("real-sized", file.name, 2048))
-            live_in(cage, appliance, port, ask_while_editing)
-        finally:
-            appliance.close()
+    with small_machine() as cage, sshd(cage) as port, whole_appliance(inside=cage.enter) as appliance:
+        models = appliance.paths.state / "models"
+        file = real_sized_model(models)
+        file.chmod(0o640)
+        if os.geteuid() == 0:
+            shutil.chown(file, appliance.settings.users_daemon)
+        choice.write(models, Choice("real-sized", file.name, 2048))
+        live_in(cage, appliance, port, ask_while_editing)

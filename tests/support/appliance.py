@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from appliance.control import Control, NotRunning
 from appliance.settings import Paths, Settings, load
+from support.accounts import throwaway_accounts
 from support.waiting import poll
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -165,3 +167,16 @@ class Appliance:
         finally:
             if os.environ.get("CROFT_TEST_KEEP") != "1":
                 shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def whole_appliance(
+    settings: str = "", *, runtime: str = "process", inside: Callable[[], None] | None = None
+) -> Iterator[Appliance]:
+    """One that runs, with accounts of its own; gone afterwards."""
+    with throwaway_accounts("w") as accounts:
+        made = Appliance(accounts, settings, runtime=runtime, inside=inside)
+        try:
+            yield made.start()
+        finally:
+            made.close()

@@ -26,7 +26,7 @@ def edit_and_save(page: Page, frame: Frame, workspace: Path) -> None:
     file = workspace / "hello.txt"
     file.write_text("before\n")
     file.chmod(0o666)
-    _show_explorer(page, frame, "hello.txt")
+    show_explorer(page, frame, "hello.txt")
     frame.get_by_role("treeitem", name="hello.txt").dblclick()
     frame.locator(".monaco-editor .view-lines").first.click()
     page.keyboard.press("Control+Home")
@@ -35,7 +35,7 @@ def edit_and_save(page: Page, frame: Frame, workspace: Path) -> None:
     poll(lambda: "written in the browser before" in file.read_text(), "the file is saved on disk", 30)
 
 
-def _show_explorer(page: Page, frame: Frame, name: str) -> None:
+def show_explorer(page: Page, frame: Frame, name: str) -> None:
     """Until ``name`` is seen there: a command typed while the editor still starts can get lost, and so can the news of a file."""
     tries = itertools.count()
 

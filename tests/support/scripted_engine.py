@@ -13,10 +13,11 @@ import asyncio
 import contextlib
 import json
 import re
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -379,6 +380,22 @@ async def scripted_engine(
         yield engine
     finally:
         await runner.cleanup()
+
+
+@contextmanager
+def engine_in_thread(port: int, **how: Any) -> Iterator[ScriptedEngine]:
+    """The same for tests that have no event loop of their own: it runs in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="engine", daemon=True)
+    thread.start()
+    running = scripted_engine(port=port, **how)
+    try:
+        yield asyncio.run_coroutine_threadsafe(running.__aenter__(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(running.__aexit__(None, None, None), loop).result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
 
 
 async def _serve(port: int, rate: float, words: int) -> None:

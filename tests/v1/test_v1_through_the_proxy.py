@@ -16,8 +16,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 from support import screens
-from support.accounts import throwaway_accounts
-from support.appliance import Appliance, free_port, ide_tree
+from support.appliance import Appliance, free_port, ide_tree, whole_appliance
 from support.scripted_engine import Call, Fail, Say, Stall, scripted_engine
 from support.waiting import until
 
@@ -39,14 +38,9 @@ def whole(port: int) -> Iterator[Appliance]:
         f'[ai]\nengine = "remote"\nurl = "http://127.0.0.1:{port}/v1"\nnetwork = "private"\nmodel = "scripted-7b"\n'
         "rate_minute = 60\nrate_burst = 30\n"
     )
-    with throwaway_accounts("v1") as accounts:
-        running = Appliance(accounts, settings)
-        try:
-            running.start()
-            running.control.call("POST", "/api/users", {"email": "a@example.org", "name": "A", "role": "admin"})
-            yield running
-        finally:
-            running.close()
+    with whole_appliance(settings) as running:
+        running.control.call("POST", "/api/users", {"email": "a@example.org", "name": "A", "role": "admin"})
+        yield running
 
 
 def token(whole: Appliance, name: str, scope: str) -> str:
