@@ -103,7 +103,7 @@ def _owned(room: str, store: Store) -> tuple[Callable[[User], Awaitable[Any]], C
 class EditorSurroundings:
     """What the editor's bridge needs of its surroundings (``appliance.assistant.editor.Surroundings``).
 
-    ``opener``, ``alone`` and ``sockets`` (open ones of a session) are the relay's, which knows whose browser has which.
+    ``served_by`` (a process), ``alone`` and ``sockets`` (open ones of a session) are the relay's, which knows whose browser has which.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class EditorSurroundings:
         settings: Settings,
         sessions: Sessions,
         bus: EventBus,
-        opener: Callable[[float], Session | None],
+        served_by: Callable[[int], Session | None],
         alone: Callable[[], Session | None],
         sockets: Callable[[str], int],
     ) -> None:
@@ -119,12 +119,12 @@ class EditorSurroundings:
         self.page = f"{settings.ui_origin}/assistant"
         self._sessions = sessions
         self._bus = bus
-        self._opener = opener
+        self._served_by = served_by
         self._alone = alone
         self._sockets = sockets
 
-    def owner(self, started: float) -> Owner | None:
-        return _owner(self._opener(started))
+    def owner(self, pid: int) -> Owner | None:
+        return _owner(self._served_by(pid))
 
     def alone(self) -> Owner | None:
         return _owner(self._alone())

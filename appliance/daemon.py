@@ -219,7 +219,7 @@ async def _serve(
         speech.message,
         markup="webui.markup",
     )
-    around = EditorSurroundings(settings, sessions, bus, relay.opener, relay.alone, relay.count)
+    around = EditorSurroundings(settings, sessions, bus, relay.served_by, relay.alone, relay.count)
     editors = build_editors(store, around)
     terminals = Terminals(engine, quotas, streams)
 

@@ -10,24 +10,23 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from appliance.identity.sessions import Session
 from appliance.identity.users import Role
+from webui import writers
 
 HEAD_MAX = 16 * 1024
 BUFFER = 1024 * 1024
 # The reader holds up to twice this on top; more would only add to what a slow browser makes us keep.
 READ_AHEAD = 64 * 1024
 CONNECT_SECONDS = 5.0
-# A window's process starts right after its sockets; on a machine that is busy, some seconds later.
-WINDOW_SECONDS = 10.0
 # What code-server needs of the handshake (RFC 6455 4.1); everything else stays here.
 PASSED = (
     "Host",
@@ -56,16 +55,16 @@ class Relay:
         self._open: dict[str, set[Splice]] = {}
         self._connecting: Counter[str] = Counter()
         self._sessions: dict[str, Session] = {}
-        self._windows: deque[tuple[float, Session]] = deque(maxlen=64)
 
     def count(self, session_id: str | None = None) -> int:
         """Open sockets, of one session or in all."""
         return sum(len(found) for key, found in self._open.items() if session_id in (None, key))
 
-    def opener(self, at: float) -> Session | None:
-        """Whose browser opened a window just before ``at`` (Unix seconds). None where nobody did, or two people."""
-        near = [session for opened, session in self._windows if at - WINDOW_SECONDS <= opened <= at + 1]
-        return near[-1] if len({session.user.id for session in near}) == 1 else None
+    def served_by(self, pid: int) -> Session | None:
+        """Whose browser the process ``pid`` of the editor serves; None where it serves none."""
+        return next(
+            (self._sessions[key] for key, found in self._open.items() for one in found if one.writer == pid), None
+        )
 
     def alone(self) -> Session | None:
         """A session of the only person with an editor open; None for nobody and for several."""
@@ -99,8 +98,6 @@ class Relay:
             splice.cut()
         self._open.setdefault(session.id, set()).add(splice)
         self._sessions[session.id] = session
-        if request.query.get("reconnection") != "true":  # of code-server: the socket of a window that is new
-            self._windows.append((time.time(), session))
         self._opened()
         try:
             await splice.run()
@@ -116,6 +113,7 @@ class Relay:
         try:
             if peer_uid(writer.get_extra_info("socket")) != self._uid:
                 raise UpstreamRefused("the socket is not served by the workspace user")
+            writers.announce(writer.get_extra_info("socket"))
             writer.write(_handshake(request))
             head = await reader.readuntil(b"\r\n\r\n")
             return reader, writer, _answer(head)
@@ -137,6 +135,7 @@ class Splice(web.StreamResponse):
         self._head = head
         self._done = asyncio.Event()
         self._resuming: asyncio.Task[None] | None = None
+        self.writer = 0  # pid of the process that serves this window, once it is known
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Nothing: the head went out as code-server wrote it."""
@@ -161,16 +160,22 @@ class Splice(web.StreamResponse):
         self._up_writer.transport.set_write_buffer_limits(high=BUFFER)
         transport.write(self._head)
         protocol.set_parser(self)  # type: ignore[arg-type] # any object with feed_data and feed_eof
+        looking = asyncio.ensure_future(
+            writers.other_writer(cast(asyncio.Transport, self._up_writer.transport), self._wrote)
+        )
         down = asyncio.ensure_future(self._down(transport))
         done = asyncio.ensure_future(self._done.wait())
         try:
             await asyncio.wait({down, done}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (down, done, self._resuming):
+            for task in (looking, down, done, self._resuming):
                 if task is not None:
                     task.cancel()
             self._up_writer.transport.abort()
             protocol.force_close()
+
+    def _wrote(self, pid: int) -> None:
+        self.writer = pid
 
     async def _down(self, transport: asyncio.Transport) -> None:
         while data := await self._up_reader.read(65536):

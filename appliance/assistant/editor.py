@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from appliance.assistant import editor_words as words
+from appliance.assistant.door import peer_pid
 from appliance.assistant.editor_window import ANSWER_SECONDS, Asked, Owner, Window, fault
 from appliance.assistant.tokens import Tokens
 from appliance.clock import Clock
@@ -40,8 +41,8 @@ class Surroundings(Protocol):
     workspace: str  # absolute
     page: str  # address of the assistant's page
 
-    def owner(self, started: float) -> Owner | None:
-        """Whose browser opened the window whose process started then (Unix seconds); None if that cannot be told."""
+    def owner(self, pid: int) -> Owner | None:
+        """Whose browser the process ``pid`` serves a window to; None where none has it open (any more)."""
 
     def alone(self) -> Owner | None:
         """The only person with an editor open, if there is just one."""
@@ -92,7 +93,7 @@ class Editors:
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 hello = words.read(await reader.readline())
-            window = self._greet(hello, writer)
+            window = self._greet(hello, writer, peer_pid(writer.get_extra_info("socket")))
             if window is not None:
                 await self._listen(window, reader)
         except (ValueError, TimeoutError, ConnectionError) as error:
@@ -103,14 +104,13 @@ class Editors:
                 self._part(window)
             writer.close()
 
-    def _greet(self, hello: words.Said, writer: asyncio.StreamWriter) -> Window | None:
+    def _greet(self, hello: words.Said, writer: asyncio.StreamWriter, pid: int) -> Window | None:
         if not isinstance(hello, words.Hello) or hello.window in self._windows:
             raise ValueError("the first line is not a greeting of its own")
         if hello.protocol != words.PROTOCOL:
             writer.write(b'{"type":"refused","code":"version"}\n')
             return None
-        owner = self._around.owner(hello.started)
-        window = Window(hello, writer, owner, self._clock.now())
+        window = Window(hello, writer, pid, self._clock.now())
         self._windows[window.id] = window
         told = self._owner(window)
         window.send(
@@ -184,7 +184,12 @@ class Editors:
         self._around.changed()
 
     def _owner(self, window: Window) -> Owner | None:
-        return window.owner or self._around.alone()
+        return self._known(window) or self._around.alone()
+
+    def _known(self, window: Window) -> Owner | None:
+        """Whose browser it is in by now, or was last: a window that was closed lives on for two minutes."""
+        window.owner = self._around.owner(window.pid) or window.owner
+        return window.owner
 
     def _number(self) -> str:
         self._count += 1
@@ -195,7 +200,8 @@ class Editors:
     def windows(self, person: str) -> list[Window]:
         """Those of ``person`` and those of nobody in particular. Their own come first, then the one last worked in; what did not
         answer comes last: a window that was closed lives on for two minutes."""
-        seen = [one for one in self._windows.values() if one.owner is None or one.owner.person == person]
+        known = [(one, self._known(one)) for one in self._windows.values()]
+        seen = [one for one, owner in known if owner is None or owner.person == person]
         return sorted(seen, key=lambda one: (one.silent, not self._is_of(one, person), -one.active_at))
 
     def _is_of(self, window: Window, person: str) -> bool:

@@ -42,10 +42,12 @@ class Asked(msgspec.Struct):
 class Window:
     """One window of the editor, for as long as its line holds."""
 
-    def __init__(self, hello: words.Hello, writer: asyncio.StreamWriter, owner: Owner | None, now: float) -> None:
+    def __init__(self, hello: words.Hello, writer: asyncio.StreamWriter, pid: int, now: float) -> None:
+        """``pid``: of the process that speaks, as the kernel says."""
         self.id = hello.window
         self.version = hello.version
-        self.owner = owner
+        self.pid = pid
+        self.owner: Owner | None = None
         self.state = words.State(False, None)
         self.active_at = now
         self.noted = -float("inf")

@@ -22,12 +22,11 @@ Kind = Literal["file", "selection", "diagnostics", "names"]
 
 
 class Hello(Struct, tag="hello"):
-    """The first line. ``started``: when the window's process did (Unix seconds), by which its person is found."""
+    """The first line. Whose window it is, is not the window's to say."""
 
     protocol: int
     window: Id
     version: Name
-    started: float
 
 
 class File(Struct):

@@ -8,19 +8,19 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.editor import Line, connect
+from support.editor import Line, connect, process_of_its_own
 from support.front import Front, front
 from support.waiting import until
 
 from appliance.assembly_assistant import EDITOR_LINE_MAX, EDITOR_PLACES
 from appliance.assistant.door import Door
+from appliance.identity.sessions import Session
 from appliance.sockets import listen
 
 COUNTS = {"lines": 3, "line": 1, "selected": 4, "errors": 1, "warnings": 0}
@@ -148,9 +148,11 @@ async def test_windows_belong_to_the_person_whose_browser_opened_them(made: Fron
     """Two people at once: each page has its own person's windows, and questions reach only the one who asked."""
     first, one = await made.sign_in_as("operator")
     second, two = await made.sign_in_as("admin")
-    now = time.time()
-    made.relay._windows.extend([(now - 300, first), (now - 100, second)])
-    async with window(made, started=now - 299.5) as mine, window(made, started=now - 99.5) as theirs:
+    path = editor_socket(made)
+    async with process_of_its_own(path) as (mine, pid), process_of_its_own(path) as (theirs, other):
+        await mine.greet()
+        await theirs.greet()
+        browsers(made, {pid: first, other: second})
         rows = (await answer(made, one, "GET", "/api/editor"))[1]["editor"]["windows"]
         assert [(row["id"], row["mine"]) for row in rows] == [(mine.id, True)]
         mine.say(type="state", focused=True, file=FILE)
@@ -162,22 +164,45 @@ async def test_windows_belong_to_the_person_whose_browser_opened_them(made: Fron
         assert (await answer(made, two, "GET", "/api/editor"))[1]["editor"]["asked"] is None
         status, got = await answer(made, two, "POST", "/api/editor/insert", text="x", window=mine.id)
         assert (status, got["error"]["code"]) == (409, "editor_away"), "not in another person's window"
-        assert theirs.id != mine.id
-    # Two people who came in at the same moment: nobody's, so that neither is taken for the other.
-    made.relay._windows.extend([(now - 2, first), (now - 1, second)])
-    async with window(made, started=now) as nobodys:
-        assert (await answer(made, one, "GET", "/api/editor"))[1]["editor"]["windows"][0]["mine"] is False
-        nobodys.say(type="asked", kind="show")
-        assert (await nobodys.hear() or {})["whose"] is False
+        # A program that serves no browser is nobody's, while two people are here.
+        async with window(made) as nobodys:
+            nobodys.say(type="asked", kind="show")
+            assert (await nobodys.hear() or {})["whose"] is False
+        # Closed in the browser, it lives on for a while: still nobody else's.
+        editors = await made.editors.get()
+        await until(lambda: len(editors.windows(second.user.id)) == 1, "nobody's is gone")
+        browsers(made, {other: second})
+        rows = (await answer(made, two, "GET", "/api/editor"))[1]["editor"]["windows"]
+        assert [row["id"] for row in rows] == [theirs.id]
+    made.relay._open.clear()
+
+
+class Browser:
+    """An open socket of a window, as the relay keeps it."""
+
+    def __init__(self, writer: int) -> None:
+        self.writer = writer
+
+    def cut(self) -> None:
+        """Nothing: there is no socket."""
+
+
+def browsers(made: Front, served: dict[int, Session]) -> None:
+    """Open sockets by the process that serves each. (That the relay finds it out is tested with the real editor.)"""
+    made.relay._open.clear()
+    for pid, session in served.items():
+        made.relay._open.setdefault(session.id, set()).add(Browser(pid))  # type: ignore[arg-type]
+        made.relay._sessions[session.id] = session
 
 
 async def test_a_window_speaks_its_persons_language(made: Front) -> None:
     session, _ = await made.sign_in_as("operator")
     await made.users.prefer(session.user, language="ar")
-    made.relay._windows.append((time.time(), made.sessions.get(session.id)))
+    browsers(made, {os.getpid(): made.sessions.get(session.id)})
     line = await connect(editor_socket(made))
     welcome = await line.greet() or {}
     line.writer.close()
+    made.relay._open.clear()
     assert welcome["language"] == "ar"
     assert welcome["workspace"] == str(made.settings.paths.workspace)
     assert welcome["page"] == f"{made.settings.ui_origin}/assistant"
@@ -186,15 +211,18 @@ async def test_a_window_speaks_its_persons_language(made: Front) -> None:
 async def test_typing_keeps_a_session_alive_once_a_minute(made: Front) -> None:
     """DECIDED 14, AUTH-8"""
     session, _ = await made.sign_in_as("operator")
-    made.relay._windows.append((time.time(), session))
+    browsers(made, {os.getpid(): session})
     async with window(made) as line:
+        line.say(type="asked", kind="show")
+        await line.hear()
+        made.relay._open.clear()
         before = session.active
         made.clock.advance(120)
         line.say(type="active")
         line.say(type="asked", kind="show")
         await line.hear()
         assert session.active == before, "no browser of theirs has the editor open"
-        made.relay._open[session.id] = {object()}  # type: ignore[arg-type]
+        browsers(made, {os.getpid(): session})
         made.clock.advance(120)
         before = session.active
         line.say(type="active")
@@ -207,7 +235,7 @@ async def test_typing_keeps_a_session_alive_once_a_minute(made: Front) -> None:
         assert session.active == before, "not again within the minute"
         made.relay._open.clear()
         await made.sessions.end([session], "test", "test")
-        made.relay._open[session.id] = {object()}  # type: ignore[arg-type]
+        browsers(made, {os.getpid(): session})
         made.clock.advance(120)
         line.say(type="active")
         line.say(type="asked", kind="show")
@@ -215,7 +243,7 @@ async def test_typing_keeps_a_session_alive_once_a_minute(made: Front) -> None:
         made.relay._open.clear()
 
 
-GREETING = {"type": "hello", "protocol": 1, "window": "0" * 32, "version": "1", "started": 0}
+GREETING = {"type": "hello", "protocol": 1, "window": "0" * 32, "version": "1"}
 GARBAGE = [
     b"\n",
     b"GET / HTTP/1.1\r\n\r\n",
@@ -223,7 +251,7 @@ GARBAGE = [
     b"[" * 20000 + b"\n",
     b'{"type":"state","focused":true,"file":null}\n',
     json.dumps(GREETING | {"window": "../../etc"}).encode() + b"\n",
-    json.dumps(GREETING | {"started": "soon"}).encode() + b"\n",
+    json.dumps(GREETING | {"version": 1}).encode() + b"\n",
     json.dumps(GREETING | {"version": "v" * 65}).encode() + b"\n",
     b'{"type":"hello","type":"hello"}\n',
     b"x" * (2 * EDITOR_LINE_MAX),

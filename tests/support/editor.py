@@ -6,15 +6,17 @@ import asyncio
 import json
 import secrets
 import socket
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Frame, Page
+from playwright.sync_api import Browser, Frame, Page
 
 from support.appliance import Appliance
+from support.browser import editor_frame, person, sign_in
 from support.journey import run_command
 from support.waiting import poll
 
@@ -80,6 +82,19 @@ class Seat:
         run_command(self.page, self.frame, words)
 
 
+@contextmanager
+def seat_at(appliance: Appliance, browser: Browser) -> Iterator[Seat]:
+    """The owner signs in and opens the workspace; the extension has greeted."""
+    context = person(browser)
+    page = context.new_page()
+    sign_in(page, appliance.croft("login-link")["url"])
+    page.goto(f"{appliance.url}/workspace")
+    made = Seat(appliance, page, editor_frame(page))
+    poll(made.window_is_there, "the extension has greeted", 40)
+    yield made
+    context.close()
+
+
 class Line:
     """A window's end of the line, spoken by hand."""
 
@@ -99,7 +114,7 @@ class Line:
         return json.loads(line) if line else None
 
     async def greet(self, **more: Any) -> dict[str, Any] | None:
-        hello = {"protocol": 1, "window": self.id, "version": "0.1.0", "started": time.time()}
+        hello = {"protocol": 1, "window": self.id, "version": "0.1.0"}
         self.say(type="hello", **(hello | more))
         return await self.hear()
 
@@ -108,6 +123,32 @@ class Line:
         while (asked := await self.hear()) is not None:
             if asked["type"] == "ask":
                 self.say(type="answer", id=asked["id"], ok=answers(asked))
+
+
+# Connects, hands the connection over, and lives on as the process that it is of. argv: the socket.
+PROCESS = """
+import socket, sys
+window, test = socket.socket(socket.AF_UNIX), socket.socket(fileno=0)
+window.connect(sys.argv[1])
+socket.send_fds(test, [b"x"], [window.fileno()])
+test.recv(1)
+"""
+
+
+@asynccontextmanager
+async def process_of_its_own(path: Path) -> AsyncIterator[tuple[Line, int]]:
+    """A line whose other end is a process of its own, as each window's is, and its pid."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            process = await asyncio.create_subprocess_exec(sys.executable, "-I", "-c", PROCESS, str(path), stdin=theirs)
+        _, (number,), _, _ = await asyncio.to_thread(socket.recv_fds, ours, 1, 1)
+        line = Line(*await asyncio.open_unix_connection(sock=socket.socket(fileno=number)))
+        try:
+            yield line, process.pid
+        finally:
+            line.writer.close()
+    await process.wait()
 
 
 async def connect(path: Path) -> Line:

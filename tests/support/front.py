@@ -197,7 +197,7 @@ class Front:
         )
         self.streams = Streams()
         around = EditorSurroundings(
-            self.settings, self.sessions, self.bus, self.relay.opener, self.relay.alone, self.relay.count
+            self.settings, self.sessions, self.bus, self.relay.served_by, self.relay.alone, self.relay.count
         )
         self.editors = build_editors(store, around)
         self.terminals = Terminals(self.engine, self.quotas, self.streams)

@@ -29,7 +29,7 @@ class Window {
     this.entry.command = "croft.showAssistant";
     this.proposals = new Proposals((id, state) => this.link.send({ type: "decided", diff: id, state }));
     this.link = new Link(socket, {
-      hello: () => ({ window: this.id, version: extension.packageJSON.version, started: Date.now() / 1000 - process.uptime() }),
+      hello: () => ({ window: this.id, version: extension.packageJSON.version }),
       receive: (message) => this.receive(message),
       changed: (state) => this.show(state),
     });
