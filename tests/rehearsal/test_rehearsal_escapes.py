@@ -154,12 +154,13 @@ def test_memory_and_processes_are_those_of_any_run(shared: Home) -> None:
 def test_views_are_bounded_in_number_and_leave_nothing_behind(shared: Home) -> None:
     """No mount, no process, no group, no descriptor of a view outlives its result."""
     rehearse(shared, "true")
+    poll(lambda: not _views(shared), "the first one's groups are gone", 10)
     mounts, fds = Path("/proc/mounts").read_text(), _descriptors(shared)
     for _ in range(6):
         rehearse(shared, "echo x > fresh")
-    poll(lambda: _descriptors(shared) <= fds, "descriptors are closed", 10)
+    poll(lambda: _descriptors(shared) == fds, "descriptors are closed", 10)
     assert Path("/proc/mounts").read_text() == mounts
-    poll(lambda: not [one for top in shared.cgroups() for one in top.glob("view-*")], "groups are gone", 10)
+    poll(lambda: not _views(shared), "groups are gone", 10)
 
 
 def test_a_hidden_file_of_the_merge_is_no_way_in(shared: Home) -> None:
@@ -174,6 +175,10 @@ def test_a_hidden_file_of_the_merge_is_no_way_in(shared: Home) -> None:
         assert not Path("/tmp/0").exists()
     finally:
         staging.unlink()
+
+
+def _views(home: Home) -> list[Path]:
+    return [one for top in home.cgroups() for one in top.glob("view-*")]
 
 
 def _descriptors(home: Home) -> int:

@@ -154,4 +154,4 @@ async def test_following_leaves_no_descriptor_behind(tmp_path) -> None:
         following = Following(path, 1)
         await following.until("one")
         await following.end()
-    assert descriptors() <= before
+    assert descriptors() == before

@@ -184,7 +184,7 @@ async def test_figures_come_only_while_somebody_watches(
     async with bus.subscribe({"telemetry"}, bus.last_id - 1) as reader, asyncio.timeout(1):
         bus.publish("telemetry", {"new": True}, keep=False)
         seen = await anext(reader)
-    assert seen.topic == "lost" or seen.data == {"new": True}
+    assert seen.topic == "lost", "it is told to look at everything"
 
 
 async def test_a_monitor_samples_by_itself_and_saves_at_the_end(store: Any, tmp_path: Path) -> None:
