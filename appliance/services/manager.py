@@ -126,7 +126,7 @@ class Services:
         self._shown: tuple[list[ServiceView], list[Problem]] | None = None
         self._facts = known.Facts(acme=around.acme, proxy_version=around.proxy_version)
         self._facts_at = -FACTS_EVERY
-        self._facts_tail: tuple[str, ...] = ()
+        self._facts_about: tuple[tuple[str, ...], Certificate | None] = ((), None)
         self._asides: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[], None]] = []
 
@@ -392,8 +392,9 @@ class Services:
         """Tell the bus, if what people see is not what it was."""
         self._publishing = False
         now, tail = self._clock.uptime(), self._records["proxy"].tail
-        if now - self._facts_at >= FACTS_EVERY or tail is not self._facts_tail:
-            self._facts_at, self._facts_tail = now, tail
+        about = tail, self._certificate_answer().certificate  # a stand-in has come: why is in the log
+        if now - self._facts_at >= FACTS_EVERY or about != self._facts_about:
+            self._facts_at, self._facts_about = now, about
             self._aside(self._refresh_facts(tail))
         shown = ([self.view(name) for name in SERVICES], self.problems())
         if shown != self._shown:

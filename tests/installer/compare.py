@@ -5,7 +5,7 @@ Rule: what is left out of the comparison is named here, once.
 
 from __future__ import annotations
 
-from machine import Booted
+from machine import Booted, run
 
 # What running and looking leave behind anywhere; everything else must compare equal.
 _VOLATILE = (
@@ -43,7 +43,7 @@ _VOLATILE = (
 def snapshot(machine: Booted) -> dict[str, str]:
     """What must compare equal before and after: packages, accounts, units, and every file with its content."""
     prune = " -o ".join(f"-path {path}" for path in _VOLATILE)
-    return {
+    return _in_memory(machine) | {
         "packages": machine.do("dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\n").stdout,
         "users": machine.do("cat", "/etc/passwd").stdout,
         "groups": machine.do("cat", "/etc/group").stdout,
@@ -56,6 +56,33 @@ def snapshot(machine: Booted) -> dict[str, str]:
             rf"find / \( {prune} \) -prune -o \( -type d -o -type l \) "
             r"-printf '%p %m %U %G %l\n' | sort",
         ).stdout,
+    }
+
+
+# What systemd, cron, apt and ssh write of their own accord where Croft writes, too.
+_NOT_OURS = (
+    r"^/run/(systemd|udev|user|log|lock|credentials|host|dbus|mount|utmp|agetty)"
+    r"|^/var/log/(journal|apt|dpkg|lastlog|[bw]tmp|alternatives)"
+)
+
+
+def _in_memory(machine: Booted) -> dict[str, str]:
+    """What no snapshot of the disk has: /run, logs, mounts, network links, the packet filter, units, swap."""
+    listed = rf"find /run /var/log -printf '%p %y %m %U %G\n' | grep -vE '{_NOT_OURS}' | sort"
+    ruleset = run("nsenter", "-t", str(machine.init), "-n", "nft", "-s", "list", "ruleset").stdout
+    return {
+        "run and logs": machine.do("sh", "-c", listed, check=False).stdout,
+        "mounts": machine.do("sh", "-c", "cut -d ' ' -f 2-4 /proc/mounts | sort").stdout,
+        "links": machine.do("sh", "-c", "ip -o link | awk '{print $2}' | sed 's/@.*//'").stdout,
+        "packet filter": ruleset,
+        "forwarding": machine.do(
+            "sh", "-c", "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding"
+        ).stdout,
+        "loaded units": machine.do(
+            "sh", "-c", "systemctl list-units --all --plain --no-legend 'croft*' '*docker*' 'caddy*'"
+        ).stdout,
+        "slices": machine.do("sh", "-c", "find /sys/fs/cgroup -type d -name '*croft*'").stdout,
+        "swap": machine.do("cat", "/proc/swaps").stdout,
     }
 
 

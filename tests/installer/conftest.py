@@ -41,6 +41,18 @@ def trixie(machines: Path) -> Iterator[Booted]:
             machine.stop()
 
 
+@pytest.fixture(scope="module")
+def named(machines: Path) -> Iterator[Booted]:
+    """Another one, which may use swap. Under a name that an authority of certificates can look at from the host."""
+    machine = Booted("trixie", machines / "named", "10.88.78", "swapon swapoff")
+    with translated(machine.network):
+        try:
+            machine.boot()
+            yield machine
+        finally:
+            machine.stop()
+
+
 @pytest.fixture(scope="session")
 def harbour(machines: Path) -> Iterator[Booted]:
     """Another one, for the docker runtime: with the test images at /images.tar."""

@@ -137,9 +137,10 @@ class Machine:
 class Booted(Machine):
     """The same with systemd as PID 1, a network of its own (``network`` are its first three numbers), and reboots."""
 
-    def __init__(self, suite: str, tree: Path, network: str = "10.88.25") -> None:
+    def __init__(self, suite: str, tree: Path, network: str = "10.88.25", calls: str = "") -> None:
+        """``calls``: system calls that it may make beyond the usual ones."""
         super().__init__(suite, tree)
-        self.network = network
+        self.network, self._calls = network, f"add_key keyctl bpf {calls}".strip()
         file = tree / "etc/systemd/network/10-host.network"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(
@@ -163,7 +164,7 @@ class Booted(Machine):
                     "--keep-unit",
                     "--register=no",
                     "--resolv-conf=off",
-                    "--system-call-filter=add_key keyctl bpf",
+                    f"--system-call-filter={self._calls}",
                     "--network-veth",
                     *_apt_cache(self.tree),
                 ],

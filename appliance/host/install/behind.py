@@ -8,7 +8,8 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-from pathlib import Path
+
+_OWN = b"Caddy Local Authority"  # the name that its certificates carry
 
 _NGINX = """\
 # /etc/nginx/conf.d/croft.conf
@@ -61,16 +62,15 @@ def snippet(kind: str, host: str, port: int) -> str:
     return _SNIPPETS[kind].format(host=host, port=port)
 
 
-def signed_by(root: Path, host: str, port: int = 443, *, address: str = "127.0.0.1") -> bool:
-    """Whether what is served for ``host`` comes from the authority whose certificate is in the file ``root``."""
+def is_own(host: str, port: int = 443, *, address: str = "127.0.0.1") -> bool:
+    """Whether what is served for ``host`` comes from Caddy's own authority; no when nothing is served."""
     try:
-        context = ssl.create_default_context(cafile=str(root))
         with (
             socket.create_connection((address, port), timeout=5) as raw,
-            context.wrap_socket(raw, server_hostname=host),
+            _trusting().wrap_socket(raw, server_hostname=host) as tls,
         ):
-            return True
-    except OSError:  # an SSLError is one, and so is a file that is not there
+            return _OWN in (tls.getpeercert(binary_form=True) or b"")
+    except OSError:
         return False
 
 
@@ -79,13 +79,10 @@ def answers(host: str, port: int = 443, *, address: str = "127.0.0.1", tls: bool
 
     The certificate is not judged here: it may be for a name that is not known to this machine yet.
     """
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
     try:
         with socket.create_connection((address, port), timeout=5) as raw:
             connection = http.client.HTTPConnection(host, port, timeout=5)
-            connection.sock = context.wrap_socket(raw, server_hostname=host) if tls else raw
+            connection.sock = _trusting().wrap_socket(raw, server_hostname=host) if tls else raw
             connection.request("GET", "/healthz", headers={"Host": host if port in (80, 443) else f"{host}:{port}"})
             answer = connection.getresponse()
             connection.close()
@@ -94,3 +91,10 @@ def answers(host: str, port: int = 443, *, address: str = "127.0.0.1", tls: bool
     except http.client.HTTPException as error:
         return f"{host} on port {port} does not speak HTTP: {type(error).__name__}"
     return "" if answer.status == 200 else f"{host} answered {answer.status} for /healthz"
+
+
+def _trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

@@ -15,7 +15,6 @@ from appliance.host.install import behind
 from appliance.host.install.host import PATH, Host, InstallError
 from appliance.host.install.options import Options, Target
 from appliance.host.install.python_env import CURRENT
-from appliance.settings import Paths
 
 READY_SECONDS = 120.0
 CERTIFICATE_SECONDS = 30.0
@@ -98,14 +97,13 @@ def _show_front(host: Host, options: Options, target: Target) -> None:
 
 def _without_certificate(host: Host, target: Target) -> str:
     """Why a public certificate is not here after half a minute at most; empty when it is."""
-    root = Paths.system().proxy_root
     names = (target.host, f"ide.{target.host}")
     deadline = time.monotonic() + CERTIFICATE_SECONDS
-    while any(behind.signed_by(root, name, target.https_port) for name in names):
+    while any(behind.is_own(name, target.https_port) for name in names):
         told = host.run(_CROFT, "status", "--json", check=False).stdout
         found = {row["code"]: row for row in json.loads(told or "{}").get("problems", [])}
         row = found.get("acme_failing") or found.get("acme_pending", {})
         if "acme_failing" in found or time.monotonic() > deadline:
-            return " ".join(row.get(part, "") for part in ("why", "next")) or "`croft status` says more."
+            return f"{row.get('why', '')} {row.get('next', '')}".strip() or "`croft status` says more."
         time.sleep(0.5)
     return ""
