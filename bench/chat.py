@@ -1,4 +1,5 @@
-"""CHAT: eight people read answers of the assistant, rendered as they come, against the same engine read directly.
+"""CHAT: eight people read answers of the assistant, rendered as they come, against the same engine read directly. FIRST: how long
+the very first answer of a fresh daemon keeps others waiting.
 
 The web application runs in a process of its own, over the real store, OpenAI's client and the renderer; its line is as wide as the engine.
 """
@@ -11,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,56 @@ def _application(engine: int) -> Iterator[tuple[int, str, list[str]]]:
         process.wait()
 
 
+# argv: the socket. Asks for the smallest answer there is every 5 ms until its input ends; prints the longest wait in ms.
+OTHERS = """
+import select, socket, sys, time
+link = socket.socket(socket.AF_UNIX)
+link.connect(sys.argv[1])
+waits = []
+def ask():
+    begun = time.perf_counter()
+    link.sendall(b"GET /healthz HTTP/1.1\\r\\nHost: croft.localhost\\r\\n\\r\\n")
+    if not link.recv(65536).startswith(b"HTTP/1.1 200"):
+        raise SystemExit("not an answer")
+    waits.append((time.perf_counter() - begun) * 1000)
+for _ in range(50):
+    ask()
+waits.clear()
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    ask()
+print(max(waits), len(waits), flush=True)
+"""
+
+
+def first_answer(rounds: int) -> list[Figure]:
+    """FIRST. Each round has a daemon of its own, whose first question this is; the same time without a question stands beside it."""
+    found, quiet = [], []
+    for _ in range(rounds):
+        with engine_of(ENGINE) as engine, _application(engine) as (_pid, socket, cookies):
+            quiet.append(_longest_wait(socket, lambda: time.sleep(2)))
+            found.append(_longest_wait(socket, lambda: asyncio.run(_rendered(socket, cookies[:1]))))
+    return [
+        Figure("FIRST", "longest wait of others during the first answer of all, ms", 50, 25, True,
+               statistics.median(found), detail={"worst round": max(found), "without a question": statistics.median(quiet)})
+    ]  # fmt: skip
+
+
+def _longest_wait(socket: str, meanwhile: Callable[[], object]) -> float:
+    others = subprocess.Popen(
+        [sys.executable, "-I", "-c", OTHERS, socket], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        if others.stdout is None or others.stdin is None or others.stdout.readline() != "ready\n":
+            raise RuntimeError("the others do not get in")
+        meanwhile()
+        others.stdin.close()
+        return float(others.stdout.readline().split()[0])
+    finally:
+        others.kill()
+        others.wait()
+
+
 async def _direct(way: Way) -> float:
     return statistics.median(await asyncio.gather(*(_read(way) for _ in range(PEOPLE))))
 
@@ -145,5 +196,6 @@ async def _conversation(web: aiohttp.ClientSession, cookie: str) -> float:
 
 
 if __name__ == "__main__":
-    for figure in eight_answers(int(sys.argv[1]) if len(sys.argv) > 1 else 3):
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    for figure in (*first_answer(rounds), *eight_answers(rounds)):
         print(figure.id, figure.value, figure.verdict, figure.detail)

@@ -127,6 +127,7 @@ ITEMS = (
     Item(search.searching, (("SEARCH", "search over 100,000 messages, slowest question, ms", 50, 20, True),)),
     Item(pages.sample, (("S2", "one look at the machine / psutil's seven calls", 0.20, 0.13, True),)),
     Item(chat.eight_answers, (("CHAT", "8 answers of 50 tokens/s, rendered: rate / direct", 0.97, 0.99, False),)),
+    Item(chat.first_answer, (("FIRST", "longest wait of others during the first answer of all, ms", 50, 25, True),)),
     Item(
         relay_v1.cpu,
         (
