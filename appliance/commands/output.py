@@ -1,318 +1,137 @@
-"""What a run writes: read as it comes, kept up to a cap, its newest part in memory, told to any number of readers.
+"""What a run wrote, on disk: one file of frames (stream, length, bytes), read from any offset while it grows or later.
 
-Rules: reading never waits for a disk or a reader. Beyond the cap everything is read and thrown away, so the run goes on and
-memory stays flat. On disk each run is one file of frames (stream, length, bytes); an event id is an offset in it, so a
-reader that comes back misses nothing and sees nothing twice.
+Rule: an event id is an offset in the file, so a reader that comes back misses nothing and sees nothing twice. A frame is there
+once its head is: whoever writes puts the head down last, or at the end of the file.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
+import io
 import os
 import struct
-from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from msgspec import Struct
 
 from appliance.commands import display
 
-log = logging.getLogger(__name__)
-
 STDOUT, STDERR = 1, 2
-RING = 512 * 1024  # bytes of the newest output that live readers get from memory
-WAITING_FOR_DISK = 4 << 20  # bytes; more than that is not read until the disk has taken some
 CHUNK = 256 * 1024  # bytes read of a file at once
-# Bytes read of a pipe at once. Larger ones are memory the kernel hands out anew each time, page by page: half of all the work.
-PIECE = 64 * 1024
-BURST = 16  # pieces in one turn of the event loop: what a pipe holds
-BUSY = 16 * 1024  # bytes in one turn: whoever writes that much is read again a moment later, in larger pieces
-BREATH = 0.002  # seconds; what a pipe of 1 MiB takes meanwhile is half a gigabyte a second
-_HEAD = struct.Struct(">BI")
-_AT_ONCE = 256  # frames in one call of writev(2), which takes 1024 parts
+PIECE = 64 * 1024  # bytes of a pipe that pass through memory at once
+HEAD = struct.Struct(">BI")
+# Larger frames are told in slices; those that passed through memory, with what was held back before, are told whole.
+_SLICE = PIECE + display.LONGEST_SEQUENCE
+_AHEAD = 4096  # bytes read with a head: many small frames at once, and of a large one little in vain
 
 
 class Frame(Struct, frozen=True):
-    """Bytes of one stream. ``end`` is the offset just after it: the id of the event it is told in."""
+    """Bytes of one stream that can be shown by themselves. ``end`` is the offset just after them: the id of their event."""
 
     stream: int
     data: bytes
     end: int
 
-    @property
-    def start(self) -> int:
-        return self.end - len(self.data) - _HEAD.size
+
+class Span(Struct, frozen=True):
+    """Where bytes of one stream are in the file: ``size`` of them from offset ``start`` on."""
+
+    stream: int
+    start: int
+    size: int
 
 
-class Output:
-    """The output of one live run. Made empty; fed by :meth:`read_from` or :meth:`feed`; over when :meth:`ended` returns."""
+class Reader:
+    """Reads a record in order, frame by frame. Blocks on the disk."""
 
-    def __init__(self, path: Path, cap: int) -> None:
-        """``cap`` is in bytes, of both streams together."""
-        self.path = path
-        self.written = {STDOUT: 0, STDERR: 0}  # bytes the run wrote, kept or not
-        self.truncated = False
-        self.offset = 0
-        self._room = cap
-        self._tail = {STDOUT: b"", STDERR: b""}
-        self._ring: deque[Frame] = deque()
-        self._ring_bytes = 0
-        self._unsaved: deque[Frame] = deque()
-        self._unsaved_bytes = 0
-        self._saving: asyncio.Task[None] | None = None
-        self._open: dict[int, int] = {}  # descriptor to stream
-        self._paused = False
-        self._stirred = asyncio.Event()
-        self._over = asyncio.Event()
-        self.done = False
+    def __init__(self, path: Path, after: int = 0) -> None:
+        """From the first frame that ends after offset ``after`` on: a reader may come back with any number.
 
-    # The writing side
-
-    def read_from(self, pipes: dict[int, int]) -> None:
-        """Take over descriptors (each with its stream) and read them to their ends."""
-        for fd, stream in pipes.items():
-            os.set_blocking(fd, False)
-            self._open[fd] = stream
-        self._watch()
-
-    def feed(self, stream: int, data: bytes) -> None:
-        """Bytes from elsewhere than a pipe. Empty ones mean that this stream has ended."""
-        if not data:
-            tail, self._tail[stream] = self._tail[stream], b""
-            self._keep(stream, tail)
-            return
-        self.written[stream] += len(data)
-        if self._room <= 0:
-            self.truncated = True
-            return
-        whole = self._tail[stream] + data
-        cut = display.complete(whole)
-        if len(whole) - cut > display.LONGEST_SEQUENCE:
-            cut = len(whole)
-        self._tail[stream] = whole[cut:]
-        self._keep(stream, whole[:cut])
+        Raises FileNotFoundError where nothing was written."""
+        self._file = io.FileIO(path, opener=_no_link)
+        self._after = after
+        self._at = 0
+        self._part: Span | None = None  # what is left of a frame that was read in part
+        self._data, self._begin = b"", 0
 
     def close(self) -> None:
-        """Read no more: what the pipes still hold is lost."""
-        for fd in list(self._open):
-            self._close(fd)
-        self._finish()
+        self._file.close()
 
-    async def ended(self) -> None:
-        """Wait until everything was read and is on disk."""
-        await self._over.wait()
-        while self._saving is not None:
-            await asyncio.wait({self._saving})
-        self.done = True
-        self._stir()
+    def fileno(self) -> int:
+        return self._file.fileno()
 
-    def end(self) -> None:
-        """For what was fed: there is no more."""
-        self._finish()
+    def go(self, at: int) -> None:
+        """Read on from offset ``at``, where a frame begins."""
+        self._at, self._part = at, None
 
-    # The reading side
+    def span(self) -> Span | None:
+        """What comes next; None at the end of what is there."""
+        if self._part is not None:
+            return self._part
+        head = self._read(self._at, HEAD.size, _AHEAD)
+        if len(head) == HEAD.size:
+            stream, size = HEAD.unpack(head)
+            found = Span(stream, self._at + HEAD.size, size)
+            if stream in (STDOUT, STDERR) and found.start + size <= os.fstat(self.fileno()).st_size:
+                return found
+        self._data = b""  # a power cut, or a frame that is about to be there
+        return None
 
-    async def follow(self, after: int) -> AsyncGenerator[list[Frame], None]:
-        """Frames from offset ``after`` on, until the run's end."""
-        at, known = max(0, min(after, self.offset)), False
-        while True:
-            frames = self._newest(at)
-            if frames is None:
-                frames = await asyncio.to_thread(_aligned if not known else frames_at, self.path, at)
-                if not frames:  # the disk did not take it
-                    frames = list(self._ring)[:1]
-            if frames:
-                at, known = frames[-1].end, True
-                yield frames
-            elif self.done:
-                return
-            else:
-                await self._stirred.wait()
+    def take(self, span: Span, size: int) -> int:
+        """Go past the first ``size`` bytes of what comes next. Returns the offset after them."""
+        self._at = span.start + size
+        self._part = Span(span.stream, self._at, span.size - size) if size < span.size else None
+        return self._at
 
-    # Inside
-
-    def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
-        for fd in self._open:
-            loop.add_reader(fd, self._readable, fd)
-
-    def _readable(self, fd: int) -> None:
-        stream, size = self._open[fd], 0
-        for _ in range(BURST):
-            try:
-                data = os.read(fd, PIECE)
-            except BlockingIOError:
-                break
-            self.feed(stream, data)
-            if not data:
-                self._close(fd)
-                if not self._open:
-                    self._finish()
-                return
-            size += len(data)
-        self._took(fd, size)
-
-    def _took(self, fd: int, size: int) -> None:
-        if self._unsaved_bytes > WAITING_FOR_DISK:
-            self._pause()
-        elif size > BUSY:
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(fd)
-            loop.call_later(BREATH, self._read_on, fd)
-
-    def _read_on(self, fd: int) -> None:
-        if fd in self._open and not self._paused:
-            asyncio.get_running_loop().add_reader(fd, self._readable, fd)
-
-    def _keep(self, stream: int, data: bytes) -> None:
-        if len(data) > self._room:
-            data, self.truncated = data[: self._room], True
-        if not data:
-            return
-        self._room -= len(data)
-        self.offset += _HEAD.size + len(data)
-        frame = Frame(stream, data, self.offset)
-        self._ring.append(frame)
-        self._ring_bytes += len(data)
-        self._unsaved.append(frame)
-        self._unsaved_bytes += len(data)
-        if self._saving is None:
-            self._saving = asyncio.create_task(self._save(), name="run output")
-        self._trim()
-        self._stir()
-
-    def _trim(self) -> None:
-        """Forget the oldest frames in memory, but for those the disk does not have yet."""
-        saved = self._unsaved[0].start if self._unsaved else self.offset
-        while self._ring_bytes > RING and self._ring[0].end <= saved:
-            self._ring_bytes -= len(self._ring.popleft().data)
-
-    async def _save(self) -> None:
-        try:
-            while self._unsaved:
-                frames = list(self._unsaved)
-                await asyncio.to_thread(_append, self.path, frames)
-                for _ in frames:
-                    self._unsaved_bytes -= len(self._unsaved.popleft().data)
-                self._trim()
-                if self._paused:
-                    self._paused = False
-                    self._watch()
-        except OSError as error:
-            # A full disk costs the output, not the run: from here on it is read and thrown away.
-            log.error("cannot keep the output of a run", exc_info=error)
-            self._room, self.truncated = 0, True
-            self._unsaved.clear()
-            self._unsaved_bytes = 0
-            if self._paused:
-                self._paused = False
-                self._watch()
-        finally:
-            self._saving = None
-
-    def _pause(self) -> None:
-        self._paused = True
-        for fd in self._open:
-            asyncio.get_running_loop().remove_reader(fd)
-
-    def _close(self, fd: int) -> None:
-        asyncio.get_running_loop().remove_reader(fd)
-        del self._open[fd]
-        os.close(fd)
-
-    def _finish(self) -> None:
-        for stream in self._tail:
-            self.feed(stream, b"")
-        self._over.set()
-
-    def _newest(self, at: int) -> list[Frame] | None:
-        """Frames in memory from ``at`` on; None where they begin later."""
-        if at >= self.offset:
-            return []
-        if not self._ring or self._ring[0].start > at:
-            return None
+    def more(self) -> list[Frame]:
+        """The next frames, about a chunk of them; empty at the end of what is there."""
         found: list[Frame] = []
-        for frame in reversed(self._ring):
-            if frame.end <= at:
-                break
-            found.append(frame)
-        return found[::-1]
+        size = 0
+        while size < CHUNK and (span := self.span()):
+            if span.start + span.size <= self._after:
+                self.take(span, span.size)
+                continue
+            data = self._read(span.start, min(span.size, _SLICE), CHUNK)
+            if len(data) < span.size:
+                data = data[: display.complete(data)]
+            end = self.take(span, len(data))
+            if end > self._after:
+                found.append(Frame(span.stream, data, end))
+                size += len(data) + HEAD.size
+        return found
 
-    def _stir(self) -> None:
-        self._stirred.set()
-        self._stirred = asyncio.Event()
+    def _read(self, start: int, size: int, ahead: int) -> bytes:
+        place = start - self._begin
+        if place < 0 or place + size > len(self._data):
+            self._data, self._begin, place = os.pread(self.fileno(), max(size, ahead), start), start, 0
+        return self._data[place : place + size]
 
 
-def frames_at(path: Path, at: int) -> list[Frame]:
-    """Whole frames of a kept output from offset ``at``, about a chunk of them; empty at its end. Blocks on the disk."""
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def frames_at(path: Path, after: int) -> list[Frame]:
+    """About a chunk of a record from offset ``after`` on; empty at its end. Blocks on the disk."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        reader = Reader(path, after)
     except FileNotFoundError:
         return []
-    with contextlib.closing(os.fdopen(fd, "rb", buffering=0)) as file:
-        file.seek(at)
-        return list(_frames(file.read(CHUNK + _HEAD.size) or b"", at, file.fileno()))
+    try:
+        return reader.more()
+    finally:
+        reader.close()
 
 
 async def saved(path: Path, after: int) -> AsyncGenerator[list[Frame], None]:
-    """The frames of a kept output from offset ``after`` on."""
-    frames = await asyncio.to_thread(_aligned, path, after)
-    while frames:
-        yield frames
-        frames = await asyncio.to_thread(frames_at, path, frames[-1].end)
-
-
-def _frames(data: bytes, at: int, fd: int) -> Iterator[Frame]:
-    place = 0
-    while place + _HEAD.size <= len(data):
-        stream, length = _HEAD.unpack_from(data, place)
-        body = data[place + _HEAD.size : place + _HEAD.size + length]
-        if len(body) < length:
-            if place:
-                return  # the rest comes with the next read
-            body += os.pread(fd, length - len(body), at + _HEAD.size + len(body))
-        if stream not in (STDOUT, STDERR) or len(body) < length:
-            return  # cut off by a power cut
-        place += _HEAD.size + length
-        yield Frame(stream, body, at + place)
-
-
-def _aligned(path: Path, at: int) -> list[Frame]:
-    """As :func:`frames_at`, from the first frame that ends after ``at``: a reader may come back with any number."""
-    place = 0
-    while place < at:
-        frames = frames_at(path, place)
-        if not frames:
-            return []
-        for number, frame in enumerate(frames):
-            if frame.end > at:
-                return frames[number:]
-        place = frames[-1].end
-    return frames_at(path, at)
-
-
-def _append(path: Path, frames: list[Frame]) -> None:
-    """Write whole frames or none: what a full disk took of one is cut off again."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """The frames of a record from offset ``after`` on."""
     try:
-        before = os.fstat(fd).st_size
-        try:
-            for start in range(0, len(frames), _AT_ONCE):
-                _write(fd, frames[start : start + _AT_ONCE])
-        except OSError:
-            os.ftruncate(fd, before)
-            raise
+        reader = await asyncio.to_thread(Reader, path, after)
+    except FileNotFoundError:
+        return
+    try:
+        while frames := await asyncio.to_thread(reader.more):
+            yield frames
     finally:
-        os.close(fd)
-
-
-def _write(fd: int, frames: list[Frame]) -> None:
-    parts = [part for one in frames for part in (_HEAD.pack(one.stream, len(one.data)), one.data)]
-    done = os.writev(fd, parts)
-    if done < sum(map(len, parts)):  # a signal, or a disk that is nearly full and says so with the next byte
-        rest = memoryview(b"".join(parts))[done:]
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        reader.close()

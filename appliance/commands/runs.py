@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -22,12 +21,12 @@ from msgspec import Struct
 from appliance.broker.client import BrokerClient, BrokerError, keep_connected
 from appliance.commands.history import Outcome
 from appliance.commands.model import Limits
-from appliance.commands.output import STDERR, STDOUT, Output
+from appliance.commands.output import STDERR, STDOUT
+from appliance.commands.recording import Output
 from appliance.errors import CroftError, Unavailable
 
 log = logging.getLogger(__name__)
 
-PIPE_BYTES = 1 << 20  # what an account without privileges may have (fcntl(2), F_SETPIPE_SZ)
 ANSWER_WITHIN = 10.0
 UNCLAIMED = 64  # exits kept for runs that are just being started
 DRAIN_SECONDS = 5.0  # for reading what is left in the pipes after everything of a run is gone
@@ -141,9 +140,6 @@ class Runs:
             self._starting.discard(order.id)
         pidfd, *pipes = reply.fds
         os.close(pidfd)
-        for fd in pipes:
-            with contextlib.suppress(OSError):  # the account's pipes are used up: the usual size does as well
-                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         live = self._new(order.id, order.limits.output_kb << 10)
         live.output.read_from({pipes[0]: STDOUT, pipes[1]: STDERR})
         self._admit(live)

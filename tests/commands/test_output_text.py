@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import os
 import random
 import re
+import resource
 import string
 import tempfile
 from pathlib import Path
@@ -12,10 +16,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.waiting import until
 
 from appliance.commands import redact
 from appliance.commands.display import complete, render
-from appliance.commands.output import STDERR, STDOUT, Output, frames_at, saved
+from appliance.commands.output import STDERR, STDOUT, frames_at, saved
+from appliance.commands.recording import Output
 
 BAD = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]|\x1b(?!\[[0-9;:]*m)")
 
@@ -108,6 +114,105 @@ def test_a_file_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path):
     path.write_bytes(path.read_bytes()[:-50])
     assert frames_at(path, 0) == whole[:-1]
     assert frames_at(tmp_path / "none", 0) == []
+
+
+@pytest.fixture(params=[False, True], ids=["moved", "copied"])
+def copied(request, monkeypatch):
+    """Whether the file system takes no pages from a pipe, as none of those here; at the end, that it was asked."""
+    splice, asked = os.splice, []
+
+    def counted(source, target, count, **how):
+        if "offset_dst" in how:
+            asked.append(count)
+            if request.param:
+                raise OSError(errno.EINVAL, "cannot splice")
+        return splice(source, target, count, **how)
+
+    monkeypatch.setattr(os, "splice", counted)
+    yield
+    assert sum(asked) > 1 << 20
+
+
+async def test_much_output_is_whole_and_cut_where_it_can_be_shown(tmp_path, copied):
+    """Both streams, more than goes through memory: each frame shows by itself, and any of their ids is a place to come back to."""
+    out = ("سلام عليكم 🌍 \x1b[38;5;196mred\x1b[0m\n" * 60_000).encode()
+    err = b"plain and short\n" * 30_000 + b"\xff\xfe\x1b[31"
+    output = Output(tmp_path / "run", 1 << 30)
+    live = [frame async for some in written(output, out, err) for frame in some]
+    kept = [frame async for some in saved(output.path, 0) for frame in some]
+    assert max(len(frame.data) for frame in kept) <= 70_000
+    for frames in (live, kept):
+        assert b"".join(frame.data for frame in frames if frame.stream == STDOUT) == out
+        assert b"".join(frame.data for frame in frames if frame.stream == STDERR) == err
+    for frame in kept:
+        if frame.stream == STDOUT:
+            assert complete(frame.data) == len(frame.data)
+            frame.data.decode()
+    assert (output.written, output.truncated) == ({STDOUT: len(out), STDERR: len(err)}, False)
+    for number in range(0, len(kept), 17):
+        back = [one async for some in saved(output.path, kept[number].end) for one in some]
+        assert back == kept[number + 1 :]
+        assert frames_at(output.path, kept[number].end - 1)[0] == kept[number]
+
+
+@pytest.mark.parametrize("cap", [0, 1, 100_000, 3_000_000])
+async def test_the_cap_is_exact_however_much_comes(tmp_path, cap):
+    output = Output(tmp_path / "run", cap)
+    live = [frame async for some in written(output, b"x" * 5_000_000, b"") for frame in some]
+    kept = [frame async for some in saved(output.path, 0) for frame in some]
+    assert sum(len(frame.data) for frame in live) == sum(len(frame.data) for frame in kept) == cap
+    assert (output.written[STDOUT], output.truncated) == (5_000_000, True)
+
+
+@pytest.mark.parametrize("most", [10_000, 3_000_000])
+async def test_a_disk_that_takes_no_more_costs_the_output_only(tmp_path, most):
+    """What was kept before can still be read, and the run is read to its end."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        output = Output(tmp_path / "run", 1 << 30)
+        async for _ in written(output, b"x" * 5_000_000, b""):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = [frame async for some in saved(output.path, 0) for frame in some]
+    assert (output.written[STDOUT], output.truncated) == (5_000_000, True)
+    assert output.path.stat().st_size == (kept[-1].end if kept else 0) <= most
+
+
+async def test_closing_ends_what_is_being_moved(tmp_path):
+    """A writer that never ends holds nobody up once its output is let go."""
+    output = Output(tmp_path / "run", 1 << 20)
+    read, write = os.pipe2(os.O_CLOEXEC)
+    output.read_from({read: STDOUT})
+    writing = asyncio.create_task(asyncio.to_thread(fill, write, b"x" * (64 << 20)))
+    await until(lambda: output.written[STDOUT] > 2 << 20, "much has come")
+    output.close()
+    await asyncio.wait_for(output.ended(), 10)
+    await writing
+    assert sum([len(one.data) async for some in saved(output.path, 0) for one in some]) == 1 << 20
+
+
+async def written(output, out: bytes, err: bytes):
+    """What a reader is told while ``out`` and ``err`` are written into pipes, until both were read."""
+    ends = [os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)]
+    output.read_from({ends[0][0]: STDOUT, ends[1][0]: STDERR})
+    writing = [
+        asyncio.create_task(asyncio.to_thread(fill, end, data)) for (_, end), data in zip(ends, (out, err), strict=True)
+    ]
+    ending = asyncio.create_task(output.ended())
+    async for frames in output.follow(0):
+        yield frames
+    await asyncio.gather(*writing, ending)
+
+
+def fill(end: int, data: bytes) -> None:
+    """Write it all and close; a reader that goes away is no error."""
+    rest = memoryview(data)
+    with contextlib.suppress(BrokenPipeError):
+        while rest:
+            rest = rest[os.write(end, rest[:99_991]) :]
+    os.close(end)
 
 
 def test_a_thousand_secrets_do_not_reach_the_log():

@@ -239,6 +239,67 @@ async def test_two_hundred_readers_do_not_slow_the_run(room, shared_broker):
         writer.close()
 
 
+async def test_much_output_is_followed_by_readers_quick_and_slow(room):
+    """As one file while it is written, to whoever asks; one that does not read holds up neither the run nor the others."""
+    room.front.policy = limited(room, "output_kb = 32768")
+    run = await room.shell("seq 1000000; seq 3 >&2; sleep 0.2; echo end", wait=0)
+    path = f"/api/commands/{run['id']}/output"
+    lazy, writer = await room.front.raw()
+    writer.write(asked_for(f"{path}?follow=1", room.cookies["operator"]))
+    out, err, both = await asyncio.gather(*(room.output(run["id"], query=q) for q in FOLLOWED))
+    assert out == b"".join(b"%d\n" % number for number in range(1, 1_000_001)) + b"end\n"
+    assert err == b"1\n2\n3\n"
+    assert len(both) == len(out) + len(err)
+    assert (await room.over(run["id"]))["state"] == "done"
+    assert await room.output(run["id"]) == both
+    await lazy.readuntil(b"\r\n\r\n")
+    assert await unchunked(lazy) == both
+    writer.write(asked_for(path, room.cookies["operator"], method="HEAD"))
+    assert (await lazy.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+    writer.write(asked_for(path, room.cookies["operator"], version="1.0"))
+    assert (await lazy.read()).partition(b"\r\n\r\n")[2] == both
+    writer.close()
+
+
+FOLLOWED = ("?follow=1&stream=stdout", "?follow=1&stream=stderr", "?follow=1")
+
+
+def asked_for(path: str, cookie: str, method: str = "GET", version: str = "1.1") -> bytes:
+    return (
+        f"{method} {path} HTTP/{version}\r\nHost: croft.localhost\r\nSec-Fetch-Site: same-origin\r\n"
+        f"Cookie: __Host-croft={cookie}\r\n\r\n"
+    ).encode()
+
+
+async def unchunked(reader) -> bytes:
+    """The content of a chunked answer (RFC 9112, 7.1)."""
+    parts = []
+    while size := int(await reader.readline(), 16):
+        parts.append(await reader.readexactly(size))
+        assert await reader.readexactly(2) == b"\r\n"
+    assert await reader.readexactly(2) == b"\r\n"
+    return b"".join(parts)
+
+
+async def test_a_reader_that_goes_away_in_the_middle_is_let_go(room):
+    """Nothing of it stays open, and the run goes on."""
+    room.front.policy = limited(room, "output_kb = 32768")
+    run = await room.shell("seq 1000000; sleep 0.2; seq 1000000; sleep 0.2", wait=0)
+    before = descriptors()
+    for _ in range(5):
+        reader, writer = await room.front.raw()
+        writer.write(asked_for(f"/api/commands/{run['id']}/output?follow=1", room.cookies["operator"]))
+        assert b"200 OK" in await reader.readline()
+        writer.transport.abort()
+    assert (await room.over(run["id"]))["state"] == "done"
+    assert len(await room.output(run["id"])) == 2 * 6_888_896
+    await until(lambda: descriptors() <= before, "everything is closed")
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_memory_is_flat_while_output_is_thrown_away(room):
     """A gigabyte beyond the cap costs no memory."""
     await room.shell("head -c 50000000 /dev/zero")

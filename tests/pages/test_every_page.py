@@ -24,7 +24,8 @@ from appliance.commands.asker import Asker
 from appliance.commands.history import Outcome, Run, State
 from appliance.commands.leases import Leases, Terms
 from appliance.commands.model import Actor, Limits, Verdict
-from appliance.commands.output import STDERR, STDOUT, Output
+from appliance.commands.output import STDERR, STDOUT
+from appliance.commands.recording import Output
 from appliance.commands.runbooks import Book, Parameter
 from appliance.commands.tokenizer import joined
 from appliance.identity.api_tokens import checked

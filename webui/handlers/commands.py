@@ -5,7 +5,7 @@ Rule: who asks is what the gate found, never what a body says; approving asks fo
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from functools import lru_cache
 from typing import Any
 
@@ -23,13 +23,13 @@ from appliance.errors import Invalid
 from appliance.messages import Message
 from webui import keys, streams, views
 from webui.answers import answer
+from webui.download import Download
 from webui.forms import read_json
 from webui.guard import Principal, client_address, principal_of
 from webui.handlers.live import Item, until_signed_out
 from webui.i18n import Translator
 
 WAIT_MOST = 60.0
-_PIECE = 128 * 1024  # bytes; what a socket takes at once, so that nothing is moved about behind it
 _STREAMS = {STDOUT: "stdout", STDERR: "stderr"}
 
 
@@ -149,13 +149,13 @@ async def output(request: web.Request) -> web.StreamResponse:
             "Cache-Control": "no-store",
         }
     )
-    await response.prepare(request)
-    if request.method != "HEAD":
-        async for frames in _frames(request, run, 0, follow=request.query.get("follow") == "1"):
-            for frame in frames:
-                if wanted in ("", _STREAMS[frame.stream]):
-                    for start in range(0, len(frame.data), _PIECE):
-                        await response.write(frame.data[start : start + _PIECE])
+    commands, landed = request.app[keys.COMMANDS], 0
+    live = commands.live(run.id) if request.query.get("follow") == "1" else None
+    numbers = [number for number, name in _STREAMS.items() if wanted in ("", name)]
+    async with Download(request, response, commands.history.output(run.id), numbers) as download:
+        while live and (landed := await live.output.landed(landed)):
+            await download.send()
+        await download.send()
     return response
 
 
@@ -294,7 +294,7 @@ async def _events(request: web.Request, run: Run, after: int, t: Translator) -> 
     if run.state is State.WAITING:
         run = await _decided(request, run)
         yield "state", {"run": run_json(request, run, t)}, None
-    async for frames in _frames(request, run, after, follow=True):
+    async for frames in _frames(request, run, after):
         for frame in frames:
             yield "output", _event(frame), frame.end
     if run.state is State.RUNNING:
@@ -311,16 +311,11 @@ async def _decided(request: web.Request, run: Run) -> Run:
     return run
 
 
-async def _frames(request: web.Request, run: Run, after: int, *, follow: bool) -> AsyncIterator[list[Frame]]:
-    """What a run wrote from offset ``after`` on; with ``follow`` until it ends."""
+def _frames(request: web.Request, run: Run, after: int) -> AsyncGenerator[list[Frame], None]:
+    """What a run writes from offset ``after`` on, until it ends."""
     commands = request.app[keys.COMMANDS]
     live = commands.live(run.id)
-    if live is not None and follow:
-        async for frames in live.output.follow(after):
-            yield frames
-        return
-    async for frames in saved(commands.history.output(run.id), after):
-        yield frames
+    return saved(commands.history.output(run.id), after) if live is None else live.output.follow(after)
 
 
 @lru_cache(maxsize=8)  # of any run: its readers are told the same frame at about the same time
