@@ -6,11 +6,11 @@ Rule: a stream ends within two seconds of its session (DECIDED 19); the event bu
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any
 
+import msgspec
 from aiohttp import ClientConnectionResetError, web
 
 from appliance.errors import CroftError, TooMany
@@ -25,8 +25,7 @@ HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": 
 
 def encode(event: str, data: Mapping[str, Any]) -> bytes:
     """An event without its id, as it goes over the wire; several readers may share it."""
-    body = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return f"event: {event}\ndata: {body}\n\n".encode()
+    return b"event: %b\ndata: %b\n\n" % (event.encode(), msgspec.json.encode(data))
 
 
 class Stream:
