@@ -119,7 +119,12 @@ def one_command(rounds: int) -> list[Figure]:
 
 
 def streaming(rounds: int) -> list[Figure]:
-    """C5: bytes as ``cmd | cat`` passes them, and lines in events."""
+    """C5: bytes as ``cmd | cat`` passes them, and lines in events.
+
+    Bytes: from asking for the command until the last byte is in the client's memory, its record on the disk included; against
+    starting both programs until both have ended, the output thrown away. Lines: the same of an event stream, against a plain
+    server with an event for each line. Both answers are read by the same client in pieces of up to 1 MiB and not looked at.
+    """
     rule = """
 [[rule]]
 id = "zeros"
