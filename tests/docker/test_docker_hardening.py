@@ -82,6 +82,7 @@ def test_processes_have_no_power_left(live: dict[str, Any], running) -> None:
 def test_no_socket_and_nothing_of_the_host_is_mounted(live: dict[str, Any], running) -> None:
     """SYS-4, DECIDED 8: no engine or broker socket; folders, never sockets; nothing outside Croft's own places."""
     own = [running.paths.run, running.paths.state, running.paths.programs / "docker"]
+    assert live["Mounts"]
     for mount in live["Mounts"]:
         source = Path(mount["Source"])
         assert any(source.is_relative_to(folder) for folder in own), source
