@@ -126,6 +126,38 @@ async def test_versions_of_answers_and_questions(place: Place) -> None:
     await expect(page.locator(".turn.asked .versions")).to_contain_text("2 of 2")
 
 
+async def test_what_went_along_goes_along_again_unless_it_is_taken_away(place: Place) -> None:
+    """PRV-3: a question in other words shows what goes along with it, and each piece can be left out."""
+    store, made = await place.store(), await place.conversation(title="A name")
+    chips = [{"kind": "file", "path": f"{name}.py", "text": f"{name} = 1"} for name in ("one", "two")]
+    asked = await store.add(made, None, "user", "What is it?", context=chips)
+    await store.add(made, asked.id, "assistant", "It is.")
+    page = await place.visit(f"/assistant/{made.id}")
+    place.engine.script(Say("Again."))
+    await page.locator(".turn.asked").hover()
+    await page.locator("[data-do=edit]").click()
+    await expect(page.locator(".edit-said .chip")).to_have_count(2)
+    await page.locator(".edit-said").get_by_role("button", name="Leave it out").first.click()
+    await page.locator(".edit-said textarea").press("Control+Enter")
+    await expect(page.locator(".turn.answer")).to_contain_text("Again.")
+    await expect(page.locator(".turn.asked .chip")).to_have_text("two.py")
+    assert "two = 1" in place.engine.chats[-1].said
+    assert "one = 1" not in place.engine.chats[-1].said
+
+
+async def test_a_question_to_begin_with_is_sent_by_the_person(place: Place) -> None:
+    """It is only written down, with the tools that it needs turned on."""
+    page, before = await place.visit(), len(place.engine.chats)
+    await page.locator("[data-do=starter]").first.click()
+    await expect(page.locator("[data-composer] textarea")).to_be_focused()
+    await expect(page.locator("[data-composer] textarea")).to_have_value(
+        "What does this project do, and how do its parts fit together?"
+    )
+    await expect(page.locator("[data-tools]")).to_have_attribute("aria-pressed", "true")
+    assert len(place.engine.chats) == before
+    await page.locator("[data-tools]").click()  # the browser remembers it, and the next test is the same browser
+
+
 async def test_what_goes_wrong_is_said_and_nothing_is_lost(place: Place) -> None:
     """An engine that fails leaves a sentence and the question; one can ask again."""
     place.engine.script(Fail())
@@ -135,7 +167,7 @@ async def test_what_goes_wrong_is_said_and_nothing_is_lost(place: Place) -> None
     await expect(turn.locator("[data-field=fault]")).to_be_visible()
     await expect(page.locator(".turn.asked .said")).to_have_text("Will this work?")
     place.engine.script(Say("Now it does."))
-    await turn.get_by_role("button", name="Another answer").click()
+    await turn.get_by_role("button", name="Try again").click()
     await expect(page.locator(".turn.answer")).to_contain_text("Now it does.")
 
 
@@ -150,7 +182,7 @@ async def test_the_estimate_comes_while_typing_and_a_draft_stays(place: Place) -
 
 async def test_a_draft_goes_with_who_signs_out(place: Place) -> None:
     """PRV-4: whoever signs in next in this tab does not find it."""
-    page = await place.named()
+    page = await place.named(lang="ar")  # a browser that no other test here goes on with
     await page.locator("[data-composer] textarea").fill("What nobody else should read")
     await page.locator("form[action='/sign-out']").first.evaluate("form => form.requestSubmit()")
     await page.wait_for_url("**/sign-in**")

@@ -12,6 +12,7 @@ const OUTPUT_MOST = 20_000;
 /** Make the buttons of `chat` work. `editor` is the bridge to the editor's window (editor.js). */
 export function watchActs(chat, editor) {
   const acts = {
+    starter: (button) => start(chat, button.textContent.trim()),
     copy: (button) => copyText(codeOf(button), button),
     insert: (button) => editor.insert(codeOf(button)),
     save: (button) => save(chat, editor, button),
@@ -21,6 +22,7 @@ export function watchActs(chat, editor) {
     "copy-said": (button) => copyText(find("[data-field=said]", button.closest(".turn")).textContent, button),
     "copy-answer": (button) => copyText(answerOf(button.closest(".turn")), button),
     edit: (button) => edit(chat, button.closest(".turn")),
+    again: (button) => chat.regenerate(button.closest(".turn").dataset.message),
     regenerate: (button) => chat.regenerate(button.closest(".turn").dataset.message),
     branch: (button) => chat.branch(button.dataset.to),
     accept: (button) => decideWrite(button.closest("[data-proposal]"), chat.id, "accept"),
@@ -49,6 +51,13 @@ export function watchActs(chat, editor) {
 }
 
 const codeOf = (button) => button.closest(".block").dataset.code;
+
+/** A question to begin with, about what the assistant can only look at with tools; the person sends it. */
+function start(chat, text) {
+  chat.composer.useTools(true);
+  chat.composer.write(text);
+  chat.composer.focus();
+}
 
 /** All of an answer as text: code as it is, prose as it reads. */
 const answerOf = (turn) => findAll("[data-field=blocks] > .block", turn)

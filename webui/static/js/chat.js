@@ -183,6 +183,7 @@ export class Chat {
   onStatus({ message, phase, place = 0, state, words }) {
     const turn = this.answer(message);
     if (!turn) return;
+    find("[data-field=working]", turn).dataset.phase = phase;
     find("[data-field=phase]", turn).textContent = phase === "engine" && state === "starting" ? words : t(`chat.phase.${PHASES.has(phase) ? phase : "thinking"}`, { n: place });
     if (phase === "deciding") announce(t("chat.phase.deciding"));
   }

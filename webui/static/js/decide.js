@@ -2,7 +2,7 @@
    Rule: a decision sends the hash of the card it stands on; a card that is over can decide nothing more. */
 
 import { follow } from "./live.js";
-import { ask, announce, complain, find, findAll, toast } from "./page.js";
+import { announce, ask, complain, find, findAll, toast } from "./page.js";
 import { duration, t } from "./text.js";
 
 const cards = () => findAll("[data-approval]");
@@ -35,7 +35,8 @@ async function decide(form) {
   try {
     const { run } = await ask("POST", `/api/commands/${id}/${how === "deny" ? "deny" : "approve"}`, undefined, body);
     settle(card, run);
-    toast(t(how === "deny" ? "approvals.done_deny" : "approvals.done_approve"));
+    // In a conversation what becomes of it takes the card's place.
+    (card.closest("[data-chat]") ? announce : toast)(t(how === "deny" ? "approvals.done_deny" : "approvals.done_approve"));
     card.dispatchEvent(new CustomEvent("croft:decided", { bubbles: true, detail: run }));
   } catch (error) {
     buttons.forEach((button) => { button.disabled = false; });

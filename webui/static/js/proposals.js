@@ -2,7 +2,7 @@
    Rule: cards are the ones the server draws for the Commands pages; what runs or is written is decided there, never here (AI-1, AI-4). */
 
 import { followRun, isOpen, spell } from "./output.js";
-import { Refused, ask, complain, copyOf, find, toast } from "./page.js";
+import { Refused, announce, ask, complain, copyOf, find } from "./page.js";
 import { t } from "./text.js";
 
 const SIGNS = { "+": "add", "-": "cut", "@": "place" };
@@ -108,7 +108,8 @@ export async function decideWrite(box, conversation, how) {
   try {
     const { proposal } = await ask("POST", `/api/conversations/${conversation}/proposals/${box.dataset.proposal}/${how}`, undefined, {});
     drawWrite(box, proposal, false);
-    toast(t(how === "accept" ? "chat.accepted" : "chat.rejected", { path: proposal.path ?? "" }));
+    // The card itself shows it.
+    announce(t(how === "accept" ? "chat.accepted" : "chat.rejected", { path: proposal.path ?? "" }));
   } catch (error) {
     complain(error);
   } finally {
