@@ -15,6 +15,7 @@ from support.editor import Line, connect
 from support.proposing import told, write
 from support.scripted_engine import Call, Say, ScriptedEngine
 from support.talk import Talk
+from support.waiting import until
 
 from appliance.assistant.triggers import run_by
 
@@ -249,4 +250,5 @@ async def test_what_is_decided_on_the_page_leaves_the_editor(
     async with window(shop) as (_, asked):
         diff = await shown(worker, conversation, proposal, asked)
         await worker.decide(conversation, proposal["id"], "accept")
+        await until(lambda: any(one["op"] == "decide" for one in asked), "the editor is told")
         assert [(one["diff"], one["accept"]) for one in asked if one["op"] == "decide"] == [(diff, False)]

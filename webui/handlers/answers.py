@@ -6,7 +6,7 @@ Rule: a conversation is its owner's alone. Whoever asks may go; the answer goes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any
 
 import msgspec
@@ -178,12 +178,10 @@ async def open_in_editor(request: web.Request) -> web.Response:
     found = await answers.deciding.waiting(person, request.match_info["proposal"])
     if found.conversation != request.match_info["id"]:
         raise NotFound("there is no such proposal")
-    editors, tasks = await request.app[keys.EDITORS].get(), request.app[keys.SHARED].setdefault("decided", set())
+    editors = await request.app[keys.EDITORS].get()
 
     def then(state: str) -> None:
-        task = asyncio.create_task(answers.deciding.decided_in_editor(person, found.id, state))
-        tasks.add(task)  # or nobody holds it
-        task.add_done_callback(tasks.discard)
+        _beside(request.app, answers.deciding.decided_in_editor(person, found.id, state))
 
     await editors.withdraw(principal_of(request).actor, found.id)
     await editors.diff(principal_of(request).actor, found.path, found.content, about=found.id, then=then)
@@ -230,8 +228,16 @@ async def _decide(request: web.Request, yes: bool) -> web.Response:
     await (await store_of(request)).get(person.id, request.match_info["id"])
     done = await answers.deciding.decide(person, request.match_info["proposal"], yes)
     if (editors := request.app[keys.EDITORS].made) is not None:
-        await editors.withdraw(principal_of(request).actor, done.id)
+        _beside(request.app, editors.withdraw(principal_of(request).actor, done.id))
     return answer({"proposal": done.data()})
+
+
+def _beside(app: web.Application, work: Coroutine[Any, Any, None]) -> None:
+    """Have something done that nobody waits for."""
+    tasks: set[asyncio.Task[None]] = app[keys.SHARED].setdefault("beside", set())
+    task = asyncio.create_task(work)
+    tasks.add(task)  # or nobody holds it
+    task.add_done_callback(tasks.discard)
 
 
 async def _events(request: web.Request, answers: Answers, person: Person, t: Translator) -> AsyncGenerator[Item, None]:
