@@ -41,9 +41,14 @@ _VOLATILE = (
 
 
 def snapshot(machine: Booted) -> dict[str, str]:
-    """What must compare equal before and after: packages, accounts, units, and every file with its content."""
+    """What must compare equal before and after, on the disk and in memory."""
+    return on_disk(machine) | _in_memory(machine)
+
+
+def on_disk(machine: Booted) -> dict[str, str]:
+    """Packages, accounts, units, and every file with its content."""
     prune = " -o ".join(f"-path {path}" for path in _VOLATILE)
-    return _in_memory(machine) | {
+    return {
         "packages": machine.do("dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\n").stdout,
         "users": machine.do("cat", "/etc/passwd").stdout,
         "groups": machine.do("cat", "/etc/group").stdout,
@@ -61,7 +66,7 @@ def snapshot(machine: Booted) -> dict[str, str]:
 
 # What systemd, cron, apt and ssh write of their own accord where Croft writes, too.
 _NOT_OURS = (
-    r"^/run/(systemd|udev|user|log|lock|credentials|host|dbus|mount|utmp|agetty)"
+    r"^/run/(systemd|udev|user|log|lock|credentials|host|dbus|mount|utmp|agetty|adduser)"
     r"|^/var/log/(journal|apt|dpkg|lastlog|[bw]tmp|alternatives)"
 )
 

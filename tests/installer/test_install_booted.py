@@ -171,7 +171,7 @@ def test_uninstall_keeps_data_and_a_new_installation_finds_it(trixie: Booted, be
     """SYS-9: packages, accounts, units and files compare equal; the data is root's until it is used again."""
     trixie.do("sh", "-c", "echo mine > /var/lib/croft/workspace/mine && chown workspace: /var/lib/croft/workspace/mine")
     trixie.do("/opt/croft/venv/install.sh", "--uninstall", "--unattended")
-    kept = ("/var/lib/croft", "/etc/croft")
+    kept = ("/var/lib/croft", "/etc/croft", "/var/log/croft")
     assert_same(before, snapshot(trixie), kept)
     assert trixie.do("stat", "-c", "%a %U", "/var/lib/croft").stdout.strip() == "700 root"
     trixie.do(*INSTALL)

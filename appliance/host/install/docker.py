@@ -21,6 +21,7 @@ from appliance.broker.bundle import Engine
 from appliance.broker.containers import NAME, PROJECT_LABEL
 from appliance.broker.images import Ledger, local_tag
 from appliance.errors import CroftError, Unavailable
+from appliance.host.install import docker_network
 from appliance.host.install.host import Host, InstallError
 from appliance.host.install.journal import Journal
 from appliance.host.machine import DOCKER_SOCKET, docker_answers
@@ -92,6 +93,8 @@ class EnsureEngine:
     def undo(self) -> None:
         if not self.was_here and self._unused():
             self.journal.put("packages", discard=True)
+            self.host.run("systemctl", "stop", "docker.socket", "docker.service", timeout=180)
+            docker_network.take_away(self.host, self.journal.get("packages", "forwarded", ""))
         self._restore_settings()
 
     def _unused(self) -> bool:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from appliance.host.install.docker_network import FORWARDING
 from appliance.host.install.host import Host, InstallError
 from appliance.host.install.journal import Journal
 
@@ -30,7 +31,8 @@ _APT = (
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1", "APT_LISTCHANGES_FRONTEND": "none"}
 _GOING = re.compile(r"^(?:Remv|Purg) (\S+)", re.MULTILINE)
 _COMING = re.compile(r"^Inst (\S+) (?!\[)", re.MULTILINE)  # a version in brackets there would mean an upgrade
-_ENGINE_FOLDERS = ("/var/lib/docker", "/var/lib/containerd", "/etc/cni")  # what their packages leave behind
+# What the engine's packages leave behind.
+_ENGINES = ("/var/lib/docker", "/var/lib/containerd", "/etc/cni", "/run/docker", "/run/containerd", "/run/docker.sock")
 _SHOWN = re.compile(r"^(Get:|Unpacking|Setting up|Removing|Purging)")
 
 
@@ -124,8 +126,8 @@ class EnsurePackages:
     def apply(self) -> None:
         accounts = self._accounts()
         if not self.journal.touched(self.id):
-            absent = [folder for folder in _ENGINE_FOLDERS if not self.packages.host.path(folder).exists()]
-            self.journal.put(self.id, absent=absent)
+            absent = [folder for folder in _ENGINES if not self.packages.host.path(folder).exists()]
+            self.journal.put(self.id, absent=absent, forwarded=self.packages.host.read(FORWARDING))
         with services_held_back(self.packages.host, self.names):
             self.packages.install_recorded(self.journal, self.id, self.names, self.before)
         known = self.journal.get(self.id, "accounts", {})
@@ -146,8 +148,11 @@ class EnsurePackages:
     def _discard(self) -> None:
         """The data of an engine that came with Croft and that nobody else has used (the engine's step has looked)."""
         if self.journal.get(self.id, "discard", False):
-            for folder in self.journal.get(self.id, "absent", []):
-                shutil.rmtree(self.packages.host.path(folder), ignore_errors=True)
+            for path in map(self.packages.host.path, self.journal.get(self.id, "absent", [])):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def _remove_accounts(self) -> None:
         """Packages make accounts and leave them behind even when purged."""
