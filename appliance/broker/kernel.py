@@ -37,6 +37,10 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 
+# clone3(2), Linux 5.3; the number is the same on every architecture.
+_SYS_CLONE3 = 435
+_CLONE_PARENT = 0x00008000
+
 RENAME_NOREPLACE = 1
 
 # mount_setattr(2), Linux 5.12; the number is the same on every architecture.
@@ -52,6 +56,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _libc = ctypes.CDLL(None, use_errno=True)
+_python = ctypes.PyDLL(None, use_errno=True)  # its calls keep the interpreter's lock
 
 
 class _OpenHow(ctypes.Structure):
@@ -76,6 +81,16 @@ def _checked(result: int, path: str | None = None) -> int:
 def prctl(option: int, value: int = 0, second: int = 0) -> None:
     """prctl(2) with up to two arguments."""
     _checked(_libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(second), ctypes.c_ulong(0), ctypes.c_ulong(0)))
+
+
+def fork_sibling() -> int:
+    """As os.fork(), but the child is our parent's: that one waits for it, and is who it outlives or not (clone3(2)).
+
+    For a process with one thread; what Python would do after a fork concerns others. Raises OSError (ENOSYS where it is barred).
+    """
+    arguments = (ctypes.c_uint64 * 8)(_CLONE_PARENT)
+    size = ctypes.c_size_t(ctypes.sizeof(arguments))
+    return _checked(_python.syscall(ctypes.c_long(_SYS_CLONE3), arguments, size))
 
 
 def unshare(flags: int) -> None:

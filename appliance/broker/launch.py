@@ -149,14 +149,13 @@ def await_exec(read: int) -> str:
     return os.read(read, 4096).decode("utf-8", "replace")
 
 
-def become(plan: Launch, report: int, parent: int) -> NoReturn:
-    """The child. Writes why it failed to ``report``, which closes by itself on exec."""
+def become(plan: Launch, report: int, parent: int, *, ready: bool = False) -> NoReturn:
+    """The child. Writes why it failed to ``report``, which closes by itself on exec. ``ready``: it has entered and settled."""
     step = "prepare"
     try:
-        kernel.default_signals()
-        os.setsid()
-        step = "enter the cgroup of"
-        enter_group(plan)
+        if not ready:
+            enter(plan)
+            settle(plan)
         if plan.inside:
             step = "enter the container of"
             if plan.inside.person:
@@ -167,11 +166,6 @@ def become(plan: Launch, report: int, parent: int) -> NoReturn:
         if plan.inside and plan.inside.person:
             _stand_in()
         step = "limit"
-        os.umask(plan.umask)
-        for which, value in ((resource.RLIMIT_CORE, 0), *plan.rlimits):
-            hard = resource.getrlimit(which)[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(which, (value, value))
         if not plan.network:
             kernel.unshare(kernel.CLONE_NEWNET)
             if plan.loopback:
@@ -203,12 +197,26 @@ def become(plan: Launch, report: int, parent: int) -> NoReturn:
         os._exit(127)
 
 
-def enter_group(plan: Launch) -> None:
-    """The first thing a child does, so that all it ever takes is counted. Raises OSError."""
+def enter(plan: Launch) -> None:
+    """The first thing a child does, so that all it ever takes is counted: its own session and group. Raises OSError."""
+    os.setsid()
     for path in plan.group.join_paths() if plan.group else ():
         _write(path, "0")
     if plan.oom_score_adj is not None:
         _prefer_to_keep(plan.oom_score_adj)
+
+
+def settle(plan: Launch) -> None:
+    """What a child inherits from whoever did it before, so that it may be done ahead. Raises OSError."""
+    kernel.default_signals()
+    os.umask(plan.umask)
+    for which, value in ((resource.RLIMIT_CORE, 0), *plan.rlimits):
+        hard = resource.getrlimit(which)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (value, value))
+    if plan.account is not None:
+        kernel.drop_bounding(plan.capabilities)
+        os.setgroups(plan.account.groups)
 
 
 _JOINED = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
@@ -263,10 +271,8 @@ def _above(fd: int) -> int:
 
 
 def _drop(plan: Launch) -> None:
-    """Change user, give up every capability but the planned ones, for good (no_new_privs)."""
+    """Change user, give up every capability but the planned ones, for good (no_new_privs); :func:`settle` came before."""
     if plan.account is not None:
-        kernel.drop_bounding(plan.capabilities)
-        os.setgroups(plan.account.groups)
         if plan.capabilities:
             kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
         os.setresgid(plan.account.gid, plan.account.gid, plan.account.gid)

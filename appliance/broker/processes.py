@@ -2,7 +2,8 @@
 gone.
 
 Rule: a process is named by pid and start time together, and signalled only through its pidfd, so a reused pid is
-never hit. It counts as gone only when its whole group is empty. The record lies in a folder that only root may write.
+never hit. It counts as gone only when its whole group is empty. The record lies in a folder that only root may write: one
+document, and after it a line for each run that was started since that was written.
 """
 
 from __future__ import annotations
@@ -96,6 +97,9 @@ class Processes:
         self._live: dict[str, Process] = {}
         self._selector = selector
         self._save_at: float | None = None
+        self._file: int | None = None  # the record, to add lines to
+        self._empty: list[Group] = []
+        self._sweep_at: float | None = None
 
     def adopt(self) -> None:
         """Take over what an earlier broker recorded, and kill groups that nobody recorded."""
@@ -127,7 +131,10 @@ class Processes:
                 process.group.remove()
             raise
         self._watch(process)
-        self._save()
+        if process.kind == "run":
+            self._add_line(process)
+        else:
+            self._save()
 
     def bury(self, name: str) -> None:
         """End everything in a group that is no process's of ours, and remove it. Takes at most two seconds."""
@@ -159,14 +166,19 @@ class Processes:
             due = _due(process)
             if due is not None and due <= now():
                 self._finish(process)
+        if self._sweep_at is not None and self._sweep_at <= now():
+            self._empty = [group for group in self._empty if not group.remove()]
+            self._sweep_at = now() + _AGAIN if self._empty else None
         if self._save_at is not None and self._save_at <= now():
             self._save()
-        waits = [_due(process) for process in self._live.values()] + [self._save_at]
+        waits = [_due(process) for process in self._live.values()] + [self._save_at, self._sweep_at]
         due = min((at for at in waits if at is not None), default=None)
         return None if due is None else max(0.0, due - now())
 
     def close(self) -> None:
         """Write down what is left, at the broker's end."""
+        for group in self._empty:
+            group.remove()
         if self._save_at is not None:
             self._save()
 
@@ -176,7 +188,12 @@ class Processes:
     def _finish(self, process: Process) -> None:
         process.reason = process.reason or ("exit" if process.ended else "timeout")
         collected = process.ended and self._collected(process)
-        if self._emptied(process) and collected and self._clear(process):
+        if self._emptied(process) and collected:
+            if process.group:
+                process.outcome["figures"] = process.group.spent()
+                # What is empty stays empty: nobody has to wait for its folders to go.
+                self._empty.append(process.group)
+                self._sweep_at = self._sweep_at or now() + _AGAIN
             del self._live[process.id]
             for one in process.stages:
                 _close(one)
@@ -198,12 +215,6 @@ class Processes:
         except OSError as error:
             sys.stderr.write(f"croft broker: cannot end {process.id}: {error.strerror}\n")
             return False
-
-    def _clear(self, process: Process) -> bool:
-        if process.group is None:
-            return True
-        process.outcome.setdefault("figures", process.group.spent())
-        return process.group.remove()
 
     def _watch(self, process: Process) -> None:
         self._live[process.id] = process
@@ -250,14 +261,18 @@ class Processes:
 
     def _recorded(self) -> list[dict[str, Any]]:
         try:
-            document = json.loads(self._record.read_text("utf-8"))
+            first, *later = self._record.read_text("utf-8").splitlines()
+            document = json.loads(first)
         except FileNotFoundError:
             return []
         except ValueError:  # cut off by a power cut, so nothing it named is alive
             return []
         if document.get("version") != _VERSION or document.get("boot_id") != kernel.boot_id():
             return []
-        return list(document["processes"])
+        rows = list(document["processes"])
+        with contextlib.suppress(ValueError):  # a full disk took half of the last one
+            rows.extend(json.loads(line) for line in later)
+        return rows
 
     def _save(self) -> None:
         """Write the record. A full disk costs adoption after a crash, not the service that is running."""
@@ -265,16 +280,38 @@ class Processes:
         try:
             self._write_record()
         except OSError as error:
-            sys.stderr.write(f"croft broker: cannot record the processes: {error.strerror}\n")
+            _not_recorded(error)
+
+    def _add_line(self, process: Process) -> None:
+        """Runs come often, and a whole new file each time would be much of what one costs."""
+        if self._file is None:
+            self._save()
+            return
+        line = json.dumps(_recorded_row(process)).encode("ascii")
+        try:
+            os.write(self._file, b"\n" + line)
+        except OSError as error:
+            _not_recorded(error)
 
     def _write_record(self) -> None:
         rows = [_recorded_row(one) for one in self._live.values()]
         document = {"version": _VERSION, "boot_id": kernel.boot_id(), "processes": rows}
         fresh = self._record.with_suffix(".new")
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            json.dump(document, file)
-        fresh.replace(self._record)
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "wb", closefd=False) as file:
+                file.write(json.dumps(document).encode("ascii"))
+            fresh.replace(self._record)
+        except OSError:
+            os.close(fd)
+            raise
+        if self._file is not None:
+            os.close(self._file)
+        self._file = fd
+
+
+def _not_recorded(error: OSError) -> None:
+    sys.stderr.write(f"croft broker: cannot record the processes: {error.strerror}\n")
 
 
 def _thaw(process: Process) -> None:

@@ -1,4 +1,4 @@
-"""A child forked ahead of its order: it waits in a fresh group of its own, so that a run need not wait for the kernel.
+"""Children forked ahead of their orders: each waits in a fresh group of its own, so that a run need not wait for the kernel.
 
 Entering a group waits for every processor of the machine (cgroup_attach_lock of the kernel): 5 to 25 ms, measured, of the
 30 ms that a start took. Rules: what waits holds one end of a socket and nothing else; it keeps the broker's user until its
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import fcntl
-import gc
 import marshal
 import os
 import select
@@ -21,20 +19,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from appliance.broker import fingerprint, kernel, launch
+from appliance.broker import fingerprint, launch
 from appliance.broker.cgroups import Group
 from appliance.broker.launch import Launch
+from appliance.broker.nursery import CHANNEL, Nursery, hold_only
 from appliance.broker.processes import Processes
 from appliance.errors import Invalid, Unavailable
 
+# How many wait: asked for together they share what the kernel makes them wait for, so that runs in a row find one.
+KEPT = 4
+FEW = 2  # with fewer left, more are asked for as soon as a run has ended
 # From an order to the next child, unless the run ends first: a fork would hold up the news that it has ended.
 REST_SECONDS = 0.03
 # One that is being made is ahead, in the kernel's queue, of any that would be made now.
 READY_SECONDS = 0.03
 _READY = b"+"
-_CHANNEL = 3
 _MOST_BYTES = 192 * 1024  # of an order: what came in one packet of the broker's, and a run's environment
-_ALL_DESCRIPTORS = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -75,95 +75,110 @@ class Spare:
         return self.pid
 
 
+@dataclass
+class _Coming:
+    """One that was asked for; its pid is the first thing it says."""
+
+    group: Group
+    channel: socket.socket
+    pid: int = 0
+
+
 class Spares:
-    """Keeps one child ready, from the first run on. ``plan`` is what all runs have in common."""
+    """Keeps children ready, from the first run on. ``plan`` is what all runs have in common."""
 
     def __init__(self, processes: Processes, plan: Launch) -> None:
-        self._processes, self._plan = processes, plan
-        self._waiting: Spare | None = None
+        self._processes, self._nursery = processes, Nursery(plan, _wait)
+        self._coming: list[_Coming] = []
         self._due: float | None = None
 
     @contextlib.contextmanager
     def take(self) -> Iterator[Spare | None]:
-        """The child that waits, for one order; None where none does. It goes, with its group, when the order fails."""
+        """A child that waits, for one order; None where none does. It goes, with its group, when the order fails."""
         self._due = time.monotonic() + REST_SECONDS
-        spare = self._ready()
+        child = self._ready()
         try:
-            yield spare
+            yield Spare(child.pid, child.group, child.channel) if child else None
         except BaseException:
-            if spare is not None:
-                self._discard(spare)
+            if child is not None:
+                self._discard(child)
             raise
 
     def pump(self) -> float | None:
-        """Make the next one when it is time. Seconds until then."""
+        """Ask for those that are missing when it is time. Seconds until then."""
         if self._due is None:
             return None
         if (left := self._due - time.monotonic()) > 0:
             return left
         self._due = None
-        if self._waiting is None:
-            with contextlib.suppress(OSError):  # no process or no group to be had just now: runs start without
-                self._waiting = self._made()
+        with contextlib.suppress(OSError):  # no process or no group to be had just now: runs start without
+            while len(self._coming) < KEPT and self._processes.hierarchy.contains:
+                self._ask()
         return None
 
     def hurry(self) -> None:
-        """A run has ended and been told of: this is the time to make the next one."""
-        if self._due is not None:
+        """A run has ended and been told of: ask for the next ones now rather than later, if few are left."""
+        if self._due is not None and len(self._coming) < FEW:
             self._due = 0.0
 
     def close(self) -> None:
-        """Make no more, and end the one that waits."""
-        spare, self._waiting, self._due = self._waiting, None, None
-        if spare is not None:
-            self._discard(spare)
+        """Ask for no more, and end those that wait."""
+        self._nursery.close()
+        coming, self._coming, self._due = self._coming, [], None
+        for child in coming:
+            self._discard(child)
 
-    def _ready(self) -> Spare | None:
-        spare = self._waiting
-        if spare is None:
-            return None
-        poller = select.poll()
-        poller.register(spare.channel, select.POLLIN)
-        events = poller.poll(READY_SECONDS * 1000)
-        if not events:
-            return None
-        self._waiting = None
-        if events[0][1] == select.POLLIN and spare.channel.recv(1) == _READY:
-            return spare
-        self._discard(spare)  # somebody killed it, or it could not enter its group
+    def _ready(self) -> _Coming | None:
+        """The first that says so, within a time that is shorter than a start without."""
+        deadline = time.monotonic() + READY_SECONDS
+        while self._coming:
+            poller = select.poll()
+            for child in self._coming:
+                poller.register(child.channel, select.POLLIN)
+            events = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            if not events:
+                return None
+            fd, event = events[0]
+            child = next(one for one in self._coming if one.channel.fileno() == fd)
+            if not child.pid and (word := child.channel.recv(16)):
+                child.pid = int(word)
+                continue
+            self._coming.remove(child)
+            if event == select.POLLIN and child.channel.recv(1) == _READY:
+                return child
+            self._discard(child)  # somebody killed it, or it could not enter its group
         return None
 
-    def _made(self) -> Spare | None:
+    def _ask(self) -> None:
         group = self._processes.hierarchy.create(f"spare-{os.urandom(8).hex()}")
         if group is None:
-            return None
+            return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
-                pid = os.fork()
-                if pid == 0:
-                    _wait(replace(self._plan, group=group), theirs.fileno())
+                self._nursery.ask(group, theirs)
         except OSError:
             ours.close()
             group.remove()
             raise
-        return Spare(pid, group, ours)
+        self._coming.append(_Coming(group, ours))
 
-    def _discard(self, spare: Spare) -> None:
-        spare.channel.close()
-        launch.end(spare.pid)
-        self._processes.bury(spare.group.name)
+    def _discard(self, child: _Coming) -> None:
+        with child.channel, contextlib.suppress(BlockingIOError):
+            if not child.pid:
+                child.pid = int(child.channel.recv(16, socket.MSG_DONTWAIT) or 0)
+        if child.pid:
+            launch.end(child.pid)
+        self._processes.bury(child.group.name)
 
 
 def _wait(plan: Launch, channel: int) -> NoReturn:
     """The child: it enters its group, lets go of all but the socket, says so, and becomes what it is told to."""
     try:
-        gc.disable()
-        kernel.default_signals()
-        # First of all: while it waits for the kernel it must not keep the broker's sockets open, should that one be killed.
-        _hold_only(channel)
-        launch.enter_group(plan)
-        with socket.socket(fileno=_CHANNEL) as orders:
+        hold_only(channel)
+        with socket.socket(fileno=CHANNEL) as orders:
+            orders.send(str(os.getpid()).encode("ascii"))
+            launch.enter(plan)
             orders.send(_READY)
             packet, ancillary, flags, _ = orders.recvmsg(_MOST_BYTES, socket.CMSG_SPACE(5 * 4))
         if packet and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
@@ -172,18 +187,10 @@ def _wait(plan: Launch, channel: int) -> NoReturn:
             entry = fingerprint.check(expected[0], expected[1], argv[0]) if expected else None
             launch.become(
                 replace(plan, argv=argv, env=env, cwd=cwd, root=root, stdin=stdin, stdout=stdout, stderr=stderr,
-                        entry=entry, group=None, oom_score_adj=None),
+                        entry=entry),
                 report,
                 os.getppid(),
+                ready=True,
             )  # fmt: skip
     finally:
         os._exit(1)
-
-
-def _hold_only(channel: int) -> None:
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    kept = fcntl.fcntl(channel, fcntl.F_DUPFD_CLOEXEC, _CHANNEL + 1)
-    for number in range(_CHANNEL):
-        os.dup2(null, number, inheritable=False)
-    os.dup2(kept, _CHANNEL, inheritable=False)
-    os.closerange(_CHANNEL + 1, _ALL_DESCRIPTORS)

@@ -165,7 +165,7 @@ class Spawner:
         return pids[::-1]
 
     def _spare(self, stack: contextlib.ExitStack, plan: Pipeline, base: _Base) -> Spare | None:
-        """The child that waits, in its bounded group, where one may become this run. Raises Unavailable."""
+        """A child that waits, in its bounded group, where one may become this run. Raises Unavailable."""
         if self.spares is None or base.inside or len(plan.stages) > 1:
             return None
         spare = stack.enter_context(self.spares.take())

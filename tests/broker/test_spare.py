@@ -1,4 +1,4 @@
-"""The child forked ahead of a run: what it holds while it waits, that it becomes a run like any other, and that it never stays."""
+"""The children forked ahead of runs: what they hold while they wait, that they become runs like any other, and that none stays."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from appliance.broker import kernel
 from appliance.broker.client import BrokerError
+from appliance.broker.spare import KEPT
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="a child waits only where runs have another user; the root pass of CI has one"
@@ -39,18 +40,17 @@ def member(group: Path) -> int:
     return 0
 
 
-async def warmed(client, broker, poll) -> tuple[Path, int]:
-    """The group and the pid of a child that has let go of all that it was born with."""
+async def warmed(client, broker, poll) -> dict[int, Path]:
+    """The pids and groups of the children that wait, each of which has let go of all that it was born with."""
     await client.run("true")
 
-    def ready() -> tuple[Path, int] | None:
-        for group in waiting(broker):
-            pid = member(group)
-            if pid and held(pid) == ["null", "null", "null", "socket"]:
-                return group, pid
-        return None
+    def ready() -> dict[int, Path] | None:
+        found = {member(group): group for group in waiting(broker)}
+        if len(found) != KEPT or not all(pid and held(pid) == ["null", "null", "null", "socket"] for pid in found):
+            return None
+        return found if all(kernel.stat_fields(pid)[0] == "S" for pid in found) else None
 
-    return await asyncio.to_thread(poll, ready, "a child waits")
+    return await asyncio.to_thread(poll, ready, "children wait")
 
 
 def held(pid: int) -> list[str]:
@@ -59,6 +59,10 @@ def held(pid: int) -> list[str]:
         descriptors = sorted(Path(f"/proc/{pid}/fd").iterdir(), key=lambda path: int(path.name))
         return [str(path.readlink()).split(":")[0].removeprefix("/dev/") for path in descriptors]
     return []
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def user(pid: int) -> int:
@@ -86,29 +90,29 @@ async def test_what_waits_is_no_run_and_out_of_reach_of_runs(client, broker, pol
     """It holds one socket, belongs to root, and a run can neither signal nor look into it."""
     script = "read pid; kill -9 $pid || echo refused; cat /proc/$pid/environ || echo refused"
     reply = await client.call("spawn", argv=["sh", "-c", script], stdin="pipe")
-    _, pid = await warmed(client, broker, poll)
+    found = await warmed(client, broker, poll)
     assert [row["run"] for row in (await client.call("runs")).data["runs"]] == [reply.data["run"]]
-    assert user(pid) == 0
-    os.write(reply.fds[3], f"{pid}\n".encode())
+    assert {user(pid) for pid in found} == {0}
+    os.write(reply.fds[3], f"{min(found)}\n".encode())
     assert (await read(reply)).split() == ["refused", "refused"]
-    assert alive(pid)
+    assert all(alive(pid) for pid in found)
 
 
 async def test_a_run_becomes_of_what_waits(client, broker, poll):
     """The same process and group, its limits written before its program begins; and another one waits afterwards."""
-    group, pid = await warmed(client, broker, poll)
+    found = await warmed(client, broker, poll)
     _, out, _ = await client.run("sh", "-c", "echo $$; (echo forked)", limits={"pids": 1})
-    assert out.split() == [str(pid)]
-    await asyncio.to_thread(poll, lambda: not group.exists(), "the group goes with the run")
-    assert (await warmed(client, broker, poll))[1] != pid
+    (pid,) = map(int, out.split())
+    await asyncio.to_thread(poll, lambda: not found[pid].exists(), "the group goes with the run")
+    assert pid not in await warmed(client, broker, poll)
 
 
 async def test_it_looks_the_same_from_inside(client, broker, poll):
     """SYS-1, SYS-2: user, groups, capabilities, no_new_privs, signals, limits, descriptors, namespaces and environment."""
     seen = [(await client.run("sh", "-c", INSIDE))[1]]
-    _, pid = await warmed(client, broker, poll)
+    found = await warmed(client, broker, poll)
     reply = await client.call("spawn", argv=["sh", "-c", INSIDE])
-    assert reply.data["pid"] == pid
+    assert reply.data["pid"] in found
     seen.append(await read(reply))
     assert seen[0] == seen[1]
     assert "NoNewPrivs:\t1" in seen[0]
@@ -116,22 +120,36 @@ async def test_it_looks_the_same_from_inside(client, broker, poll):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_one_that_was_killed_is_replaced_by_a_cold_start(client, broker, poll, number):
-    group, pid = await warmed(client, broker, poll)
-    os.kill(pid, number)
-    await asyncio.to_thread(poll, lambda: kernel.stat_fields(pid)[0] == "Z", "it has ended")
+    found = await warmed(client, broker, poll)
+    for pid in found:
+        os.kill(pid, number)
+    await asyncio.to_thread(poll, lambda: all(kernel.stat_fields(pid)[0] == "Z" for pid in found), "they have ended")
     event, out, _ = await client.run("echo", "still")
     assert (out, event["exit_code"]) == ("still\n", 0)
-    assert not group.exists()
-    assert not alive(pid)
+    assert not any(group.exists() for group in found.values())
+    assert not any(alive(pid) for pid in found)
+
+
+async def test_the_one_they_are_born_of_is_replaced_too(client, broker, poll):
+    """It holds one socket, is no child's parent, and what it was may be killed like anything else."""
+    found = await warmed(client, broker, poll)
+    (nursery,) = set(children(broker.pid)) - set(found)
+    assert held(nursery) == ["null", "null", "null", "socket"]
+    assert children(nursery) == []
+    os.kill(nursery, signal.SIGKILL)
+    for _ in range(3):
+        assert (await client.run("echo", "still"))[1] == "still\n"
+    again = await warmed(client, broker, poll)
+    assert nursery not in set(children(broker.pid)) - set(again)
 
 
 async def test_many_at_once_share_no_group(client, broker, poll):
     """One takes what waits, the others start cold; each in a group of its own."""
-    _, pid = await warmed(client, broker, poll)
+    found = await warmed(client, broker, poll)
     replies = [await client.call("spawn", argv=["sleep", "30"]) for _ in range(6)]
     places = [places_of(reply.data["pid"]) for reply in replies]
     assert len(set(places)) == len(places)
-    assert replies[0].data["pid"] == pid
+    assert {reply.data["pid"] for reply in replies[:KEPT]} == set(found)
     for reply in replies:
         await client.call("kill", run=reply.data["run"])
         for fd in reply.fds:
@@ -148,31 +166,34 @@ async def test_an_order_that_cannot_be_carried_out_leaves_nothing(client, broker
         ({"argv": ["true"], "expected": {"folder": "1-1", "programs": ["/usr/bin/true 1-1"]}}, "changed"),
     )
     for order, code in orders:
-        group, pid = await warmed(client, broker, poll)
+        found = await warmed(client, broker, poll)
         with pytest.raises(BrokerError) as caught:
             await client.call("spawn", **order)
         assert caught.value.code == code
-        assert not group.exists()
-        assert not alive(pid)
+        (gone,) = (pid for pid in found if not alive(pid))
+        assert not found[gone].exists()
     assert (await client.call("runs")).data["runs"] == []
 
 
 async def test_it_ends_with_its_broker_and_the_next_one_clears_up(client, broker, poll):
-    group, pid = await warmed(client, broker, poll)
+    found = await warmed(client, broker, poll)
+    born = children(broker.pid)
     broker.kill()
-    await asyncio.to_thread(poll, lambda: not alive(pid), "it ends by itself")
-    assert group.exists()
+    await asyncio.to_thread(poll, lambda: not any(alive(pid) for pid in born), "they end by themselves")
+    assert all(group.exists() for group in found.values())
     broker.start()
-    await asyncio.to_thread(poll, lambda: not group.exists(), "its group is removed")
+    await asyncio.to_thread(
+        poll, lambda: not any(group.exists() for group in found.values()), "their groups are removed"
+    )
 
 
 async def test_a_run_made_of_it_outlives_its_broker(client, broker, poll):
     """The next broker finds the run by its record, whatever its group is called."""
-    group, _ = await warmed(client, broker, poll)
+    found = await warmed(client, broker, poll)
     reply = await client.call("spawn", argv=["sleep", "30"])
     broker.kill()
     broker.start()
-    run = reply.data["run"]
+    run, group = reply.data["run"], found[reply.data["pid"]]
     assert [row["run"] for row in broker.call("runs").data["runs"]] == [run]
     assert member(group) == reply.data["pid"]
     broker.call("kill", run=run)
@@ -182,7 +203,8 @@ async def test_a_run_made_of_it_outlives_its_broker(client, broker, poll):
 
 
 async def test_a_stop_leaves_nothing(client, broker, poll):
-    _, pid = await warmed(client, broker, poll)
+    await warmed(client, broker, poll)
+    born = children(broker.pid)
     assert broker.stop() == 0
-    assert not alive(pid)
+    assert not any(alive(pid) for pid in born)
     assert broker.cgroups() == []
