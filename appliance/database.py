@@ -13,6 +13,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,8 +117,11 @@ class Database:
         """
         async with self._turn:
             self._make_room()
-            # aiosqlite has no public way to run a function of ours between its own.
-            return await _to_the_end(self._writer._execute(_carry_out, self._writer._conn, work))  # type: ignore[no-untyped-call]
+            # aiosqlite has no public way to run a function of ours between its own, nor one that needs no task to be finished
+            # whatever happens: each turn of the event loop on the way is time that the caller waits.
+            done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+            self._writer._tx.put_nowait((done, partial(_carry_out, self._writer._conn, work)))
+            return await _to_the_end(done)
 
     async def execute(self, sql: str, values: Iterable[Any] = ()) -> int:
         """One statement in a transaction of its own; returns the number of rows it changed."""

@@ -108,7 +108,12 @@ class RateLimits:
             for key in keys
             if (one := self._buckets.get(key))
         ]
-        await tx.executemany("INSERT OR REPLACE INTO rates VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        # Not INSERT OR REPLACE, which would write the index anew as well.
+        await tx.executemany(
+            "INSERT INTO rates VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET left = excluded.left, "
+            "used = excluded.used, day = excluded.day, at = excluded.at, uptime = excluded.uptime, boot_id = excluded.boot_id",
+            rows,
+        )
 
     async def forget(self) -> None:
         """Drop budgets that nobody has used for two days: they are whole again."""
