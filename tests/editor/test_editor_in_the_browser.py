@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from typing import Any
 
 import pytest
 from support.browser import editor_frame, person, sign_in
 from support.editor import Seat
+from support.tiny_model import tiny_model
 from support.waiting import poll
+
+from appliance.assistant import choice
+from appliance.assistant.choice import Choice
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -168,6 +173,51 @@ def test_programs_in_the_terminal_find_the_model(seat: Any) -> None:
     assert answer["object"] == "list"
     assert refused == [401, "invalid_api_key"]
     assert url.startswith("http://127.0.0.1:")
+
+
+ASKING = """
+import json, os, urllib.request
+def ask(**how):
+    body = {"model": "croft", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 6, **how}
+    wanted = urllib.request.Request(
+        os.environ["OPENAI_BASE_URL"] + "/chat/completions", json.dumps(body).encode(),
+        {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "Content-Type": "application/json"},
+    )
+    return urllib.request.urlopen(wanted, timeout=90).read().decode()
+whole = json.loads(ask())
+stream = [line for line in ask(stream=True).splitlines() if line.startswith("data: ")]
+json.dump({"whole": whole, "stream": stream, "uid": os.getuid()}, open("said.new", "w"))
+os.rename("said.new", "said.json")
+"""
+
+
+def test_a_program_in_the_terminal_is_answered_by_the_machine_s_own_engine(seat: Any) -> None:
+    """Decision 0011: llama.cpp sleeps until then; the key that the terminal presets is all the program needs, whole and streamed."""
+    appliance = seat.appliance
+    models = appliance.paths.state / "models"
+    file = tiny_model(models, 2048)
+    file.chmod(0o640)
+    shutil.chown(file, (appliance.paths.state / "croft.db").stat().st_uid)
+    choice.write(models, Choice("tiny", file.name, 2048))
+    out, script = seat.workspace / "said.json", seat.file("ask.py", ASKING)
+    seat.command("Terminal: Create New Terminal")
+    trust, terminal = (
+        seat.frame.get_by_role("button", name="Trust Folder & Continue"),
+        ".terminal-wrapper.active .xterm",
+    )
+    poll(lambda: trust.is_visible() or seat.frame.locator(terminal).first.is_visible(), "it opens, or asks first", 30)
+    if trust.is_visible():
+        trust.click()
+    seat.frame.locator(terminal).first.click()
+    seat.page.keyboard.type(f"/usr/bin/python3 {script.name}\n", delay=10)
+    poll(out.exists, "the engine has answered the program", 120)
+    said = json.loads(out.read_text())
+    assert said["uid"] == seat.workspace.stat().st_uid
+    assert said["whole"]["object"] == "chat.completion"
+    assert 0 < said["whole"]["usage"]["completion_tokens"] <= 6
+    assert said["stream"][-1] == "data: [DONE]"
+    assert all(json.loads(line[6:])["object"] == "chat.completion.chunk" for line in said["stream"][:-1])
+    assert appliance.control.call("GET", "/api/assistant")["model"] == "tiny"
 
 
 def test_the_line_comes_back_after_the_daemon_does(seat: Any) -> None:
