@@ -18,7 +18,9 @@ from support.appliance import Appliance
 from support.browser import chromium, person, sign_in
 from support.waiting import poll
 
-WARM = 2  # visits of each; from then on the browser has every file
+# Visits of each; from then on the browser has every file. It compiles them anew all the same: a Chromium that loads in the
+# background (BackgroundResourceFetch) consumes the code it kept of classic scripts, and of modules, as the workbench is, of none.
+WARM = 2
 TREE = ".explorer-folders-view, .explorer-viewlet"
 # The same TLS, the same authority and HTTP/2, so that what differs is what Croft adds. The browser trusts the root.
 BARE = Template("""
