@@ -236,7 +236,12 @@ def _weight(appliance: Appliance, body: bytes, cookie: str) -> float:
 
 
 async def _first_loads(appliance: Appliance, visitor: Visitor, paths: list[str], rounds: int) -> dict[str, float]:
-    """Milliseconds from navigation to the load event in a browser that has seen nothing before, through the real proxy."""
+    """Milliseconds from navigation to the load event in a browser that has seen nothing before, through the real proxy.
+
+    That is what a person waits for on a first visit: connection and TLS, a fresh renderer, the page, its styles, scripts and icons.
+    What is fetched only after the load event (the live stream, the charts' numbers) is not in it, nor, being the median of
+    rounds, what only the first visitor after a start of the daemon waits for: imports and the compiling of templates.
+    """
     try:
         from playwright.async_api import async_playwright
     except ImportError as error:

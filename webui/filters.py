@@ -18,7 +18,7 @@ None for who may not decide).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -113,9 +113,16 @@ def tabs(page: str, role: str) -> list[Place]:
     return found if len(found) > 1 else []
 
 
-def icons_of(assets: Assets) -> Callable[[str], str]:
+def drawings(assets: Assets) -> dict[str, Markup]:
+    """What each icon is drawn with, by its name. Pages bring their icons along: fetched as a file of their own, they came last."""
+    found = re.findall(
+        r'<symbol id="([a-z-]+)" viewBox="0 0 24 24">(.*?)</symbol>', assets.text("icons.svg"), re.DOTALL
+    )
+    return {name: Markup(drawing) for name, drawing in found}  # noqa: S704 - a file of our own
+
+
+def icons_of(drawn: Container[str]) -> Callable[[str], str]:
     """The icon of a place: the one with its id where it is drawn, else an arrow."""
-    drawn = frozenset(re.findall(r'<symbol id="([a-z-]+)"', assets.text("icons.svg")))
     return lambda name: name if name in drawn else "next"
 
 
@@ -267,7 +274,8 @@ def module(assets: Assets) -> Callable[[str], Markup]:
 
 def register(environment: Environment, assets: Assets) -> None:
     """Make everything above known to the templates."""
-    icon_of = icons_of(assets)
+    drawn = drawings(assets)
+    icon_of = icons_of(drawn)
     environment.globals.update(
         asset=assets,
         module=module(assets),
@@ -277,6 +285,7 @@ def register(environment: Environment, assets: Assets) -> None:
         shown_state=shown_state,
         share=share,
         level=level,
+        icon_drawings=drawn,
         icon_of=icon_of,
         palette=palette.entries((palette.pages(NAVIGATION, SECTIONS, icon_of), palette.assistant, palette.services)),
         shortcuts=palette.shortcuts(NAVIGATION),

@@ -171,6 +171,15 @@ def test_what_every_page_wears_comes_in_one_sheet() -> None:
     assert shared == ["'page.css'"]
 
 
+@in_module
+async def test_pages_bring_their_icons(home: Page) -> None:
+    """LOAD: as a file of their own the icons came after everything else; what scripts put in their place still does."""
+    assert await home.locator("svg.icon").count() > 10
+    assert await home.locator("svg.icon:empty").count() == 0
+    fetched = "performance.getEntriesByType('resource').filter((entry) => entry.name.includes('icons.svg')).length"
+    assert await home.evaluate(fetched) == 0
+
+
 def test_live_regions_are_polite() -> None:
     """Nothing interrupts who listens, but what they must act on: being signed out, and a fault they caused."""
     alerts = re.compile(r'aria-live="assertive"')

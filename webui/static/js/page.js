@@ -53,11 +53,13 @@ function refusal(status, error) {
 /** A copy of the <template> with this id, as its first element. */
 export const copyOf = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 
-/** Point an icon at another drawing of the sprite. */
+/** Make an icon another drawing of the sprite. */
 export function setIcon(svg, name) {
-  const use = svg?.firstElementChild;
-  const target = `${document.documentElement.dataset.icons}#${name}`;
-  if (use && use.getAttribute("href") !== target) use.setAttribute("href", target);
+  if (!svg || svg.dataset.icon === name) return;
+  svg.dataset.icon = name;
+  const use = document.createElementNS(svg.namespaceURI, "use");
+  use.setAttribute("href", `${document.documentElement.dataset.icons}#${name}`);
+  svg.replaceChildren(use);
 }
 
 /** Say what became of something the person just did. Bad news stays until it is closed. */

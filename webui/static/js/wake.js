@@ -1,6 +1,7 @@
 /* The page shown on the editor's host while the editor wakes. It asks how far things are and goes on when ready.
    Rule: it goes only where the server said in data-next, a path on this same host. */
 
+import { setIcon } from "./page.js";
 import { t, bytes } from "./text.js";
 
 const PAUSE = 300;
@@ -14,9 +15,7 @@ function show({ phase, current = 0, total = 0 }) {
   phases.forEach((item, index) => {
     if (at <= FETCHING) item.hidden = false;
     item.dataset.phase = index < at ? "done" : index === at ? "now" : "later";
-    const use = item.querySelector("use");
-    const base = use.getAttribute("href").split("#")[0];
-    use.setAttribute("href", `${base}#${index < at ? "state-running" : index === at ? "state-starting" : "state-absent"}`);
+    setIcon(item.querySelector(".icon"), index < at ? "state-running" : index === at ? "state-starting" : "state-absent");
   });
   if (total > 0) {
     bar.max = total;
