@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from appliance.assistant.chosen_engine import ChosenEngine
 from appliance.assistant.engine import Engine, EngineState, EngineStatus

@@ -10,7 +10,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from appliance.errors import SettingsError
 
@@ -19,20 +19,17 @@ UNIX_PATH_MAX = 107
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 # 253 bytes (RFC 1035 2.3.4) less "ide."; the last label is not a number, or browsers read the name as an address (WHATWG URL 3.5).
-_HOST = re.compile(
-    r"(?=.{1,249}\Z)(?!(.*\.)?([0-9]+|0x[0-9a-f]*)\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z"
-)
-_EMAIL = re.compile(r"[^\s@{}\"'\\]{1,64}@[^\s@{}\"'\\]{1,190}\Z")
+_HOST = r"(?=.{1,249}\Z)(?!(.*\.)?([0-9]+|0x[0-9a-f]*)\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z"
+_EMAIL = r"[^\s@{}\"'\\]{1,64}@[^\s@{}\"'\\]{1,190}\Z"
 # A name, or an address where there is no TLS to check a name by.
-_MAIL_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z|::1\Z")
-_URL = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?\Z")
-_ENDPOINT = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253})(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]{0,200})?\Z")
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,200}\Z")
-_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
+_MAIL_HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z|::1\Z"
+_URL = r"https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?\Z"
+_ENDPOINT = r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253})(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]{0,200})?\Z"
+_MODEL = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,200}\Z"
+_USER = r"[a-z_][a-z0-9_-]{0,31}\Z"
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One row of the table: dotted name, default (its type is the setting's type), help, what is allowed, who may change it."""
 
     name: str
@@ -41,7 +38,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     low: int = 0
     high: int = 1 << 31
-    pattern: re.Pattern[str] | None = None
+    pattern: str = ""  # compiled when a value is checked
     # Who may change it, and when that counts: root in croft.toml only; an admin on the settings page, after a restart of the
     # daemon, or at once. What root wrote into croft.toml always wins.
     change: Literal["root", "restart", "live"] = "root"
@@ -229,7 +226,7 @@ ROWS: dict[str, Setting] = {setting.name: setting for setting in TABLE}
 NAMES: frozenset[str] = frozenset(ROWS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Paths:
     """Where everything lies. Built by :meth:`system` or :meth:`under`; nothing else makes paths up."""
 
@@ -300,7 +297,7 @@ class Paths:
         return path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # what nobody asks of it costs each start a millisecond
 class Settings:
     """All settings, typed. Field names are the dotted names with dots as underscores."""
 
@@ -449,7 +446,7 @@ def _check_text(row: Setting, value: str) -> None:
     if row.name == "host":
         _check_host(value)
     # A row whose default is empty may be left empty; the others may not.
-    if row.pattern and (value or row.default) and not row.pattern.match(value):
+    if row.pattern and (value or row.default) and not re.match(row.pattern, value):
         raise SettingsError(f"{row.name} is not valid: {value!r}", hint=row.help)
 
 

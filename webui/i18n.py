@@ -44,6 +44,19 @@ _BIDI_CONTROL = re.compile("[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]")
 FSI, LRI, PDI = "\u2068", "\u2066", "\u2069"
 
 
+def preferred(accepted: str, default: str) -> str:
+    """The first of our languages that ``Accept-Language`` names with the highest weight (RFC 9110 12.5.4)."""
+    best, weight = default, 0.0
+    for part in accepted[:500].split(","):
+        tag, _, rest = part.strip().partition(";")
+        language = tag.split("-")[0].strip().lower()
+        match = re.fullmatch(r"\s*q=([01](?:\.\d{0,3})?)\s*", rest)
+        quality = float(match[1]) if match else 1.0 if not rest else 0.0
+        if language in LANGUAGES and quality > weight:
+            best, weight = language, quality
+    return best
+
+
 class UnknownText(KeyError):
     """A key that the catalogue does not hold, or a value that its text needs and was not given."""
 

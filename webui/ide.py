@@ -12,7 +12,7 @@ from appliance.errors import Forbidden, Invalid, Unauthenticated
 from appliance.identity.sessions import Session
 from appliance.identity.users import Role
 from appliance.identity.verify import relative_path
-from webui import cookies, keys, views
+from webui import cookies, keys
 from webui.forms import read_form
 from webui.guard import IDE_COOKIE
 
@@ -64,6 +64,8 @@ async def wake(request: web.Request) -> web.StreamResponse:
 
 async def state(request: web.Request) -> web.StreamResponse:
     """How far the editor's start is; asking counts as wanting it."""
+    from webui import views
+
     session_of(request)
     services = request.app[keys.SERVICES]
     services.wake("ide")

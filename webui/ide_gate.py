@@ -14,9 +14,8 @@ from appliance.identity.verify import NOBODY, Access, PageName, Verdict
 from appliance.services.manager import Services
 from appliance.settings import Settings
 from webui.assets import Assets
-from webui.i18n import Catalogue, Translator
+from webui.i18n import Catalogue, Translator, preferred
 from webui.jinja import Templates
-from webui.views import preferred
 
 
 class IdeGate:

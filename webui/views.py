@@ -5,7 +5,6 @@ Rule: nothing leaves here that the page itself would not show.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from appliance.services.manager import Services
 from appliance.services.model import Problem, ServiceView
 from webui import filters, keys, log_lines
 from webui.guard import PRINCIPAL
-from webui.i18n import LANGUAGES, Translator
+from webui.i18n import LANGUAGES, Translator, preferred
 
 if TYPE_CHECKING:
     from appliance.assistant.editor import Editors
@@ -34,19 +33,6 @@ def translator(request: web.Request) -> Translator:
     if language not in LANGUAGES:
         language = preferred(request.headers.get("Accept-Language", ""), request.app[keys.DESK].current.language)
     return Translator(request.app[keys.CATALOGUE], language)
-
-
-def preferred(accepted: str, default: str) -> str:
-    """The first of our languages that ``Accept-Language`` names with the highest weight (RFC 9110 12.5.4)."""
-    best, weight = default, 0.0
-    for part in accepted[:500].split(","):
-        tag, _, rest = part.strip().partition(";")
-        language = tag.split("-")[0].strip().lower()
-        match = re.fullmatch(r"\s*q=([01](?:\.\d{0,3})?)\s*", rest)
-        quality = float(match[1]) if match else 1.0 if not rest else 0.0
-        if language in LANGUAGES and quality > weight:
-            best, weight = language, quality
-    return best
 
 
 def service_json(view: ServiceView, t: Translator, role: Role = Role.viewer) -> dict[str, Any]:

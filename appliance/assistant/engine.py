@@ -13,6 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+from msgspec import Struct
+
 from appliance.errors import Unavailable
 
 
@@ -26,8 +29,7 @@ class EngineState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class EngineStatus:
+class EngineStatus(Struct, frozen=True):
     """What people are told. ``remote``: text leaves this machine, to ``host`` (PRV-3). ``reason`` is one of :data:`REASONS`, for
     words in the catalogue (``engine.reason.CODE``); ``progress`` while starting: ``{"phase": "image" | "engine" | "model" | "warm",
     "current": n, "total": n}`` in bytes, as far as known. ``context``: tokens it can hold, 0 if unknown. ``holds``: how many
@@ -39,7 +41,7 @@ class EngineStatus:
     model: str = ""
     context: int = 0
     reason: str = ""
-    progress: Mapping[str, Any] = field(default_factory=dict)
+    progress: Mapping[str, Any] = msgspec.field(default_factory=dict)
     holds: int = 0
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Protocol
+
+from msgspec import structs
 
 from appliance.assistant.engine import EngineStatus
 from appliance.assistant.messages import Message, State
@@ -84,7 +86,7 @@ class Live:
 
     def engine(self, status: EngineStatus) -> None:
         """How far the engine is that the answer waits for."""
-        found = asdict(status)
+        found = structs.asdict(status)
         self._tell({"phase": "engine", **found, "state": str(status.state), "progress": dict(status.progress)})
 
     def working(self, phase: str) -> None:

@@ -13,9 +13,12 @@ import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from appliance.assistant import choice as choices
 from appliance.assistant.choice import Choice
@@ -31,8 +34,7 @@ _MAGIC = b"GGUF"
 _BESIDE = 160 << 20  # bytes: what an engine needs beside the weights at the least: its program, a small cache, buffers
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(Struct, frozen=True):
     """The chosen model's file: bytes, 0 where it is gone, and whether it begins as a model does."""
 
     choice: Choice
@@ -40,8 +42,7 @@ class Found:
     whole: bool
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(Struct, frozen=True):
     """The service as its supervisor sees it now. ``since`` is Unix seconds; ``limit`` in bytes, 0 where it is not known."""
 
     state: EngineState

@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from appliance.errors import CroftError, Invalid
 
@@ -30,8 +31,7 @@ class Reply:
     fds: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Peer:
+class Peer(NamedTuple):
     """Who asks, as the kernel says (SO_PEERCRED)."""
 
     pid: int
@@ -39,20 +39,18 @@ class Peer:
     gid: int
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """One key of a request. Without ``required`` a missing key is simply not passed on."""
 
     check: Check
     required: bool = True
 
 
-@dataclass(frozen=True)
-class Verb:
+class Verb(NamedTuple):
     """One operation: the keys it takes and what runs it (a Reply in the broker, a plain object in the file helper)."""
 
     run: Callable[..., Any]
-    takes: Mapping[str, Field] = field(default_factory=dict)
+    takes: Mapping[str, Field] = MappingProxyType({})
 
 
 def decode(packet: bytes) -> Object:

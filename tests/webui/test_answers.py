@@ -14,8 +14,9 @@ from support.front import IDE, UI, Front
 
 from appliance.identity.verify import relative_path
 from appliance.settings import Paths, parse
-from webui import headers, routes, views
+from webui import headers, routes
 from webui.assets import FOREVER
+from webui.i18n import preferred
 
 PAGES = [
     "/",
@@ -306,7 +307,7 @@ async def test_static_files_are_kept_for_good_under_their_version(door: Front) -
     ],
 )
 def test_the_language_people_asked_for(accepted: str, language: str) -> None:
-    assert views.preferred(accepted, "en") == language
+    assert preferred(accepted, "en") == language
 
 
 async def test_a_page_speaks_the_readers_language(door: Front) -> None:
