@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -39,21 +40,28 @@ ROOM = """
 set -eu
 mount -t sysfs sysfs /sys
 ip link add docker0 type bridge
+eval "${SINCE:-}"
 iptables-restore
 echo 1 >/proc/sys/net/ipv4/ip_forward
 "$0" -c 'import sys
 from appliance.host.install import docker_network, host
 docker_network.take_away(host.Host(), sys.argv[1])' "$1"
 iptables-save | grep -v '^#' || true
+nft list tables
 echo "docker0: $(ip -o link | grep -c docker0 || true), forwarding: $(cat /proc/sys/net/ipv4/ip_forward)"
 """
 
 
-def left(before: str, owners: str = "") -> list[str]:
+# The older iptables, whose tables nft does not see, in the place of the newer one.
+OLDER = "mount --bind /usr/sbin/xtables-legacy-multi /usr/sbin/xtables-nft-multi; "
+
+
+def left(before: str, owners: str = "", since: str = "") -> list[str]:
     """The rules afterwards, and whether there is a bridge and forwarding. ``before``: forwarding as it was at first."""
     words = ["unshare", "--net", "--mount", "bash", "-c", ROOM, sys.executable, before]
     rules = ENGINES.format(owners=owners)
-    return subprocess.run(words, input=rules, check=True, capture_output=True, text=True).stdout.splitlines()
+    env = {**os.environ, "SINCE": since}
+    return subprocess.run(words, input=rules, check=True, capture_output=True, text=True, env=env).stdout.splitlines()
 
 
 def test_of_an_engine_alone_nothing_is_left() -> None:
@@ -72,3 +80,9 @@ def test_a_machine_that_forwarded_before_goes_on() -> None:
     said = left("1\n", "-A FORWARD -i wg0 -j ACCEPT\n")
     assert said[-1] == "docker0: 0, forwarding: 1"
     assert ":FORWARD DROP [0:0]" in said, "that was not the engine's doing"
+
+
+def test_an_owners_table_of_nft_beside_the_older_iptables_stays() -> None:
+    said = left("0\n", since=f"{OLDER} nft add table ip nat; nft add chain ip nat mine")
+    assert "table ip nat" in said
+    assert [line for line in said if "DOCKER" in line] == []

@@ -38,8 +38,13 @@ def _clear(host: Host, program: str, family: str, *, accept: bool) -> None:
                 host.run(program, "-w", "-t", table, word, chain, check=False)
         if accept and table == "filter" and chains:
             host.run(program, "-w", "-P", "FORWARD", "ACCEPT", check=False)
-        if chains and _says_nothing(_tables(host, program)[table]) and host.path("/usr/sbin/nft").exists():
-            host.run("nft", "delete", "table", family, table, check=False)  # not where iptables is the older one
+        if chains and _in_nft(host, program) and _says_nothing(_tables(host, program)[table]):
+            host.run("nft", "delete", "table", family, table, check=False)
+
+
+def _in_nft(host: Host, program: str) -> bool:
+    """Whether iptables keeps its tables among those of nft. (Of the older one's, nft's tables of that name are the owner's.)"""
+    return host.path("/usr/sbin/nft").exists() and "nf_tables" in host.run(program, "--version", check=False).stdout
 
 
 def _tables(host: Host, program: str) -> dict[str, list[str]]:
