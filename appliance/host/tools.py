@@ -38,6 +38,10 @@ UNPACKED = ".unpacked"  # distribution.sh leaves it
 PARTS = ".parts"  # what a cut connection left: the next try goes on from there
 _MARK = ".croft.json"
 _WORDS = 400  # of uv's own, at most
+_UV = str(Path(sys.executable).with_name("uv"))
+# uv looks for Pythons in .venv of its folder and of those above, and in the home, and starts them to see what they are.
+_PYTHON = ("--python", sys.executable)
+_HOMELESS = {"HOME": "/nonexistent"}
 
 
 @dataclass(frozen=True)
@@ -173,25 +177,14 @@ class Toolchains:
         lock = str(LOCKS / f"{name}-{series}.txt")
         # What it must run on: the image's C library, and older ones.
         fits = ("--no-deps", "--only-binary", ":all:", "--python-platform", f"{os.uname().machine}-manylinux_2_28")
-        found = self.root / ".cache/pylock.toml"
-        found.parent.mkdir()
-        self._uv("pip", "compile", *fits, "--format", "pylock.toml", "--output-file", str(found), lock)
-        wheels = tomllib.loads(found.read_text("utf-8"))["packages"][0]["wheels"]
+        # Without a cache and with its answer on the pipe: nothing of the home says where the wheel is.
+        found = self._uv("--no-cache", "pip", "compile", *_PYTHON, *fits, "--format", "pylock.toml", lock)
+        wheels = tomllib.loads(found)["packages"][0]["wheels"]
         for wheel in wheels:
             self._bring(wheel["url"], wheel["size"], wheel["hashes"]["sha256"])
         local = ("--no-index", "--find-links", str(self.root / PARTS))
-        words = (
-            "--python",
-            sys.executable,
-            "--target",
-            str(place),
-            "--require-hashes",
-            *fits,
-            *local,
-            "--requirements",
-            lock,
-        )
-        self._uv("pip", "install", *words, total=wheels[0]["size"])
+        checked = ("--require-hashes", *fits, *local, "--requirements", lock)
+        self._uv("pip", "install", *_PYTHON, "--target", str(place), *checked, total=wheels[0]["size"])
 
     def _bring(self, url: str, size: int, sha256: str) -> None:
         """A wheel, by its own name: of an earlier try the rest. Whether its digest is the lock's, uv sees to."""
@@ -212,12 +205,12 @@ class Toolchains:
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                 raise Failed("altered", f"{name} has another digest")
 
-    def _uv(self, *words: str, total: int = 0, at: Path | None = None) -> None:
-        """Run it, saying how far it is: what is in ``at`` and its cache, of ``total`` bytes. Raises Failed."""
+    def _uv(self, *words: str, total: int = 0, at: Path | None = None) -> str:
+        """What it writes. Says how far it is: what is in ``at`` and its cache, of ``total`` bytes. Raises Failed."""
         cache = self.root / ".cache"
-        common = ("--no-config", "--no-progress", "--system-certs", "--cache-dir", str(cache))
-        with tempfile.TemporaryFile() as said:
-            uv = subprocess.Popen((Path(sys.executable).with_name("uv"), *common, *words), stdout=said, stderr=said)
+        argv = (_UV, "--no-config", "--no-progress", "--system-certs", "--cache-dir", str(cache), *words)
+        with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as said:
+            uv = subprocess.Popen(argv, stdout=answer, stderr=said, cwd="/", env=os.environ | _HOMELESS)
             try:
                 while uv.poll() is None:
                     here = min(_size(cache, at), total) if at else total
@@ -230,6 +223,8 @@ class Toolchains:
             if uv.returncode:
                 said.seek(0)
                 raise _explained(said.read().decode("utf-8", "replace"))
+            answer.seek(0)
+            return answer.read().decode("utf-8")
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.broker import Home, home_folder
 from support.toolchains import Source, certificates, tiny_python
+from support.wheels import Index, served
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +45,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
         yield made
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    with served(tmp_path_factory.mktemp("index")) as made:
+        yield made
