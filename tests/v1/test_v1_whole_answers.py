@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
@@ -153,9 +155,52 @@ def test_no_more_is_kept_than_an_answer_may_be_long(monkeypatch: pytest.MonkeyPa
     """WEB-16: an engine without end."""
     monkeypatch.setattr(whole_answer, "ANSWER_MAX", 10_000)
     answer = WholeAnswer()
-    many = b"".join(event(piece({}, index=number)) for number in range(10_000))
     with pytest.raises(EngineFault, match="too large"):
-        answer.add(many)
+        answer.add(event(piece({"content": "word "})) * 1000)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda number: piece({}, finish_reason="a" * 300_000),
+        lambda number: piece({}, logprobs={"content": [1] * 10_000}),
+        lambda number: piece({}, logprobs={f"{number}-{field}": [] for field in range(3000)}),
+        lambda number: piece({f"{number}-{field}": "" for field in range(3000)}),
+        lambda number: piece({"x": {f"{number}-{field}": 1 for field in range(3000)}}),
+        lambda number: piece({"tool_calls": [{"index": 1, f"{number}-{field}": ""} for field in range(3000)]}),
+    ],
+    ids=["reasons", "rows", "kinds of rows", "fields", "fields within", "fields of a call"],
+)
+def test_what_is_kept_is_weighed_as_the_memory_it_takes(monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
+    """WEB-16: of a field or a row the least part is what it says, and the daemon has half a gigabyte."""
+    monkeypatch.setattr(whole_answer, "ANSWER_MAX", 4 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(EngineFault, match="too large"):
+            whole(*(event(said(number)) for number in range(16)))
+        assert tracemalloc.get_traced_memory()[1] < 3 * whole_answer.ANSWER_MAX
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("place", [-1, 128, 10**30])
+@pytest.mark.parametrize("of", ["choice", "call"])
+def test_choices_and_calls_are_numbered_as_openai_does(of: str, place: int) -> None:
+    """WEB-16: nobody asks for more, and each takes memory though nothing is said of it."""
+    said = piece({}, index=place) if of == "choice" else piece({"tool_calls": [{"index": place}]})
+    with pytest.raises(EngineFault, match="cannot be read"):
+        WholeAnswer().add(event(said))
+
+
+@pytest.mark.parametrize("first", ["a", 1, {"b": "c"}, {"b": 1}])
+@pytest.mark.parametrize("then", ["a", 1, {"b": "c"}, {"b": 1}])
+def test_a_field_of_another_kind_all_at_once_is_no_fault_of_ours(first: Any, then: Any) -> None:
+    """WEB-16."""
+    answer = WholeAnswer()
+    with contextlib.suppress(EngineFault):
+        answer.add(event(piece({"content": first})))
+        answer.add(event(piece({"content": then})))
+        answer.body(ended=True)
 
 
 def test_nothing_deep_stops_it() -> None:
