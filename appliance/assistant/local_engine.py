@@ -162,12 +162,15 @@ class LocalEngine:
     async def _free(self, purpose: str, model: str) -> None:
         """Somebody went before the end of an answer: see to it that the engine stops working on it (AI-13)."""
         try:
-            if await self._gets_free() or (await self._let_go(await self._place(), model) and await self._is_free()):
+            if await self._gets_free():
                 return
-            async with self._turn:  # whoever asks next waits until that run has ended
-                if not self._holds:
-                    log.warning("the engine works on what nobody waits for; it begins anew", extra={"purpose": purpose})
-                    await self._service.renewed(RENEW_SECONDS)
+            async with self._turn:  # whoever asks next waits until it has let go, or that run has ended
+                if self._serving is not None:
+                    return  # somebody was served meanwhile: their answer would be ended with the other
+                if await self._let_go(await self._place(), model) and await self.idle():
+                    return
+                log.warning("the engine works on what nobody waits for; it begins anew", extra={"purpose": purpose})
+                await self._service.renewed(RENEW_SECONDS)
         except Unavailable:
             return  # it does not answer, or does not come back: its own probe is for that
 
