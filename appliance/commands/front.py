@@ -383,7 +383,9 @@ class Commands:
     async def _put(self, run: Run, taken: Mapping[str, Any]) -> Run:
         others = await self._undecided()
         for one in others:
-            if one.hash == run.hash and one.asker.account == run.asker.account:
+            # A card that says nothing of foreign words is not decided for a question that was asked after reading some (AI-3).
+            warns = one.asker.tainted >= run.asker.tainted
+            if one.hash == run.hash and one.asker.account == run.asker.account and warns:
                 return one
         if crowded := crowd(run.asker, [one.asker for one in others]):
             code, first = crowded

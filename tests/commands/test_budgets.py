@@ -13,6 +13,7 @@ from support.daemon import POLICY
 from appliance.clock import ManualClock
 from appliance.commands.asker import Asker
 from appliance.commands.assessing import Proposal
+from appliance.commands.history import Run
 from appliance.commands.language import load
 from appliance.commands.limits import DAY, MOST_IN_NAME, MOST_PENDING, Bucket, LimitReached, budgets
 from appliance.commands.model import Actor, Rate
@@ -157,3 +158,23 @@ async def test_a_denial_holds_for_every_token_of_a_person(room):
         assert (await commands.propose(asker, proposal)).reason.key == "command.refused.muted"
     for asker in (by_themselves, asks(other, 3)):
         assert (await commands.propose(asker, proposal)).state == "waiting"
+
+
+async def test_a_question_is_put_again_only_where_its_card_says_less_than_it_must(room):
+    """AI-3: asked after foreign words were read, it gets a card that says so, and who asks next may share that one."""
+    person = (await room.front.member("operator")).id
+    proposal = Proposal(stages=(("sh", "-c", "true"),))
+
+    async def ask(tainted: bool) -> Run:
+        asker = Asker(Actor.AI, "operator", person, session="c", tainted=tainted)
+        return await room.front.commands.propose(asker, proposal)
+
+    clean = await ask(tainted=False)
+    assert (await ask(tainted=False)).id == clean.id
+    warned = await ask(tainted=True)
+    assert (warned.state, warned.asker.tainted, warned.hash) == ("waiting", True, clean.hash)
+    assert warned.id != clean.id
+    assert (await ask(tainted=True)).id == warned.id
+    decider = Asker(Actor.HUMAN, "operator", person, session="s")
+    await room.front.commands.cancel(decider, clean.id)
+    assert (await ask(tainted=False)).id == warned.id
