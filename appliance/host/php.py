@@ -1,21 +1,24 @@
 """PHP out of the distribution's packages: what its scripts of installation would do, done beneath one folder.
 
-Rule: everything here is files; nothing of what was unpacked is started.
+Rule: everything here is files; nothing of what was unpacked is started, no link in it is followed.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from pathlib import Path
+
+from appliance.host.beneath import Folder
 
 PACKAGES = (
     *("php-cli", "php-bcmath", "php-curl", "php-intl", "php-mbstring", "php-sqlite3", "php-xml", "php-zip"),
     "composer",
 )
 PROGRAMS = ("php", "composer")
-_INTERPRETER = re.compile(r"php([0-9]+\.[0-9]+)-cli_(?:[0-9]+%3a)?([^_]+)_")  # a package's file, as apt names it
+_INTERPRETER = re.compile(
+    r"php([0-9]+\.[0-9]+)-cli_(?:[0-9]+%3a)?([0-9A-Za-z.+~%-]+)_"
+)  # a package's file, as apt names it
 _PRIORITY = re.compile(r"^; priority=(\d+)$", re.MULTILINE)
 _LAUNCHER = """#!/bin/sh
 # Its libraries fit the system they came from.
@@ -38,51 +41,50 @@ class Unfit(Exception):
         self.code = code
 
 
-def settle(fresh: Path, place: Path, series: str) -> str:
+def settle(fresh: Folder, place: Path, series: str) -> str:
     """Settings and launchers for what lies in ``fresh`` and will lie in ``place``; the version. Raises Unfit, OSError."""
-    if not fresh.exists():
-        raise Unfit("missing", "nothing was unpacked")
-    found = _INTERPRETER.search((fresh / ".packages").read_text("utf-8"))
+    found = _INTERPRETER.search(fresh.read(".packages"))
     if not found:
         raise Unfit("present", "the interpreter is part of this system")
     short, version = found.groups()
     if not short.startswith(f"{series}."):
         raise Unfit("absent", f"the distribution has PHP {short}")
     program = place / f"usr/bin/php{short}"
-    modules = next((fresh / "usr/lib/php").glob("2*"), None)
-    if modules is None or not (fresh / "usr/share" / f"php{short}-common").is_dir():
+    modules = fresh.matching("usr/lib/php/2*")
+    if not modules or not fresh.is_folder(f"usr/share/php{short}-common"):
         raise Unfit("present", "a part of it is part of this system")
-    _configure(fresh, place, short, modules.name)
+    _configure(fresh, place, short, modules[0])
     _launcher(fresh, place, "php", shlex.quote(str(program)))
     _launcher(fresh, place, "composer", shlex.join((str(program), str(place / "usr/bin/composer"))))
     return version
 
 
-def _configure(fresh: Path, place: Path, short: str, modules: str) -> None:
+def _configure(fresh: Folder, place: Path, short: str, modules: str) -> None:
     """The distribution's own settings, and each module switched on in the order that its package asks for."""
-    folder = fresh / "croft/conf.d"
-    folder.mkdir(parents=True)
-    shutil.copyfile(fresh / f"usr/lib/php/{short}/php.ini-production.cli", fresh / "croft/php.ini")
-    for ini in (fresh / "usr/share").glob(f"php{short}-*/*/*.ini"):
-        asked = _PRIORITY.search(ini.read_text("utf-8"))
-        shutil.copyfile(ini, folder / f"{asked[1] if asked else '20'}-{ini.name}")
+    fresh.remove("croft")
+    with fresh.folder("croft/conf.d", make=True):
+        pass
+    fresh.write("croft/php.ini", fresh.read(f"usr/lib/php/{short}/php.ini-production.cli"))
+    for path in fresh.matching(f"usr/share/php{short}-*/*/*.ini"):
+        text, name = fresh.read(path), path.rpartition("/")[2]
+        asked = _PRIORITY.search(text)
+        fresh.write(f"croft/conf.d/{asked[1] if asked else '20'}-{name}", text)
     own = {
-        "extension_dir": place / "usr/lib/php" / modules,
+        "extension_dir": place / modules,
         "include_path": f".:{place}/usr/share/php",
         "session.save_path": "/tmp",  # noqa: S108 - the distribution's own place for them needs root
     }
-    (folder / "00-places.ini").write_text("".join(f'{key} = "{value}"\n' for key, value in own.items()), "utf-8")
+    fresh.write("croft/conf.d/00-places.ini", "".join(f'{key} = "{value}"\n' for key, value in own.items()))
 
 
-def _launcher(fresh: Path, place: Path, name: str, command: str) -> None:
-    libraries = [
-        place / found.relative_to(fresh) for where in ("usr/lib", "lib") for found in fresh.glob(f"{where}/*-linux-*")
-    ]
+def _launcher(fresh: Folder, place: Path, name: str, command: str) -> None:
+    libraries = [str(place / found) for where in ("usr/lib", "lib") for found in fresh.matching(f"{where}/*-linux-*")]
     text = _LAUNCHER.format(
         name=name,
-        system=shlex.quote((fresh / ".system").read_text("utf-8")),
-        libraries=shlex.quote(":".join(map(str, libraries))),
+        system=shlex.quote(fresh.read(".system")),
+        libraries=shlex.quote(":".join(libraries)),
         settings=place / "croft",
         command=command,
     )
-    (fresh / "croft" / name).write_text(text, "utf-8")
+    fresh.write(f"croft/{name}", text)
+    fresh.chmod(f"croft/{name}", 0o755)

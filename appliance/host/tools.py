@@ -6,7 +6,8 @@ It answers in lines of JSON on standard output; when nobody reads them any more,
 is uv's work: wheels, which resuming.py brings, by the hashes in toolchains/, Pythons by the digests that uv carries itself. What comes
 from packages of the distribution was fetched by distribution.sh before, where it will run; here it is taken over.
 
-Rule: nothing that is fetched is ever started here, and a toolchain counts only with the mark that is written last.
+Rule: nothing that is fetched is ever started here, a link of the home is never followed, and a toolchain counts only with
+the mark that is written last.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.host import php, resuming
+from appliance.host.beneath import Folder
 
 FOLDER = ".local/share/croft/tools"  # beneath the home; its bin/ is on the PATH of terminals
 SPARE_BYTES = 1 << 30  # stays free whatever happens
@@ -92,43 +94,45 @@ class Failed(Exception):
 
 
 class Toolchains:
-    """Everything beneath one home."""
+    """Everything beneath one home. Whoever works in the container may change all of it meanwhile."""
+
+    _tree: Folder  # while one is worked on
 
     def __init__(self, home: Path) -> None:
-        self.root = home / FOLDER
+        self._home, self.root = home, home / FOLDER
 
     def found(self) -> list[dict[str, Any]]:
         """What is here whole: rows of ``name series version bytes programs``, as the disk has it now."""
-        rows = []
-        for name, row in CATALOGUE.items():
-            for series in row.series:
-                with contextlib.suppress(FileNotFoundError, ValueError):
-                    mark = json.loads((self.root / name / series / _MARK).read_text("utf-8"))
-                    known = {"version": str(mark["version"]), "bytes": int(mark["bytes"])}
-                    rows.append({"name": name, "series": series, **known, "programs": sorted(row.programs)})
+        rows: list[dict[str, Any]] = []
+        with contextlib.suppress(FileNotFoundError), Folder.at(self._home) as home, home.folder(FOLDER) as tree:
+            for name, row in CATALOGUE.items():
+                for series in row.series:
+                    with contextlib.suppress(OSError, ValueError):
+                        mark = json.loads(tree.read(f"{name}/{series}/{_MARK}"))
+                        known = {"version": str(mark["version"]), "bytes": int(mark["bytes"])}
+                        rows.append({"name": name, "series": series, **known, "programs": sorted(row.programs)})
         return rows
 
     def add(self, name: str, series: str) -> None:
         """Fetch it, check it, link it; one that is here is brought up to date. Raises Failed; all is then as it was before."""
-        row, place = CATALOGUE[name], self.root / name / series
+        row, place = CATALOGUE[name], f"{name}/{series}"
         fresh = self._beside(name, place)
         with self._alone():
             self._sweep(UNPACKED if row.packages else PARTS)
-            if place.exists() and self._is_newest(name, series):
+            if self._tree.is_folder(place) and self._is_newest(name, series):
                 return
             kept = ""
             try:
-                if row.packages:
-                    version = php.settle(fresh, place, series)
-                else:
+                if not row.packages:
                     self._fetch(name, series, fresh)
-                    version = _version(name, series, fresh)
-                for path in row.programs.values():
-                    next(fresh.glob(path)).chmod(0o755)
-                mark = json.dumps({"version": version, "bytes": _size(fresh)})
-                (fresh / _MARK).write_text(mark, "utf-8")
+                elif not self._tree.is_folder(fresh):
+                    raise Failed("missing", "nothing was unpacked")
+                with self._tree.folder(fresh) as made:
+                    at = self.root / place
+                    version = php.settle(made, at, series) if row.packages else _version(name, series, made)
+                    made.write(_MARK, json.dumps({"version": version, "bytes": made.size()}))
                 if fresh != place:
-                    self._replace(place, fresh)
+                    self._replace(name, place, fresh)
             except php.Unfit as error:
                 raise Failed(error.code, str(error)) from error
             except resuming.Broken as error:
@@ -138,41 +142,43 @@ class Toolchains:
                 self._sweep(kept)
             self._link()
 
-    def _beside(self, name: str, place: Path) -> Path:
+    def _beside(self, name: str, place: str) -> str:
         """Where a version is made before it takes its place. A Python is made there: its files name their folder."""
         if CATALOGUE[name].packages:
-            return self.root / UNPACKED
-        return self.root / ".fresh" if CATALOGUE[name].locked else place
+            return UNPACKED
+        return ".fresh" if CATALOGUE[name].locked else place
 
     def _is_newest(self, name: str, series: str) -> bool:
         """Of one that is here."""
         if CATALOGUE[name].packages:
-            return not (self.root / UNPACKED).exists()
+            return not self._tree.is_folder(UNPACKED)
         here = {(row["name"], row["series"]): row["version"] for row in self.found()}
         return not CATALOGUE[name].locked or here[name, series] == locked_version(name, series)
 
-    def _replace(self, place: Path, fresh: Path) -> None:
-        place.parent.mkdir(exist_ok=True)
-        if place.exists():
-            place.rename(self.root / ".old")
-        fresh.rename(place)
+    def _replace(self, name: str, place: str, fresh: str) -> None:
+        with self._tree.folder(name, make=True):
+            pass
+        if self._tree.is_folder(place):
+            self._tree.rename(place, ".old")
+        self._tree.rename(fresh, place)
 
     def remove(self, name: str, series: str) -> None:
         """Take it away. Raises Failed when it is not here or another one is being worked on."""
-        place = self.root / name / series
-        if not place.is_dir():
-            raise Failed("missing", f"{name} {series} is not installed")
+        place = f"{name}/{series}"
         with self._alone():
-            (place / _MARK).unlink(missing_ok=True)
+            if not self._tree.is_folder(place):
+                raise Failed("missing", f"{name} {series} is not installed")
+            self._tree.remove(f"{place}/{_MARK}")
             self._sweep()
             self._link()
 
-    def _fetch(self, name: str, series: str, place: Path) -> None:
-        row, free = CATALOGUE[name], shutil.disk_usage(self.root).free
+    def _fetch(self, name: str, series: str, place: str) -> None:
+        row, free = CATALOGUE[name], shutil.disk_usage(self._tree.fd).free
         if free < needed(name):
             raise Failed("disk_full", f"{needed(name) >> 20} MiB of disk are needed, {free >> 20} MiB are free")
+        at = str(self.root / place)
         if not row.locked:
-            self._uv("python", "install", "--no-bin", "--install-dir", str(place), series, total=row.bytes, at=place)
+            self._uv("python", "install", "--no-bin", "--install-dir", at, series, total=row.bytes, at=place)
             return
         lock = str(LOCKS / f"{name}-{series}.txt")
         # What it must run on: the image's C library, and older ones.
@@ -184,15 +190,15 @@ class Toolchains:
             self._bring(wheel["url"], wheel["size"], wheel["hashes"]["sha256"])
         local = ("--no-index", "--find-links", str(self.root / PARTS))
         checked = ("--require-hashes", *fits, *local, "--requirements", lock)
-        self._uv("pip", "install", *_PYTHON, "--target", str(place), *checked, total=wheels[0]["size"])
+        self._uv("pip", "install", *_PYTHON, "--target", at, *checked, total=wheels[0]["size"])
+        with self._tree.folder(place) as made:
+            for path in row.programs.values():
+                for program in made.matching(path):
+                    made.chmod(program, 0o755)
 
     def _bring(self, url: str, size: int, sha256: str) -> None:
         """A wheel, by its own name: of an earlier try the rest. Whether its digest is the lock's, uv sees to."""
-        folder, name, told = self.root / PARTS, url.rpartition("/")[2], 0.0
-        folder.mkdir(exist_ok=True)
-        for other in folder.iterdir():
-            if other.name != name:
-                other.unlink()
+        name, told = url.rpartition("/")[2], 0.0
 
         def report(here: int) -> None:
             nonlocal told
@@ -200,20 +206,25 @@ class Toolchains:
                 told = time.monotonic()
                 say(event="progress", phase="fetching", current=here, total=size)
 
-        resuming.fetch(url, folder / name, size, report)
-        with (folder / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                raise Failed("altered", f"{name} has another digest")
+        with self._tree.folder(PARTS, make=True) as parts:
+            for other in parts.names():
+                if other != name:
+                    parts.remove(other)
+            with os.fdopen(parts.open(name, os.O_RDWR | os.O_CREAT), "r+b") as part:
+                resuming.fetch(url, part, size, report)
+                part.seek(0)
+                if hashlib.file_digest(part, "sha256").hexdigest() != sha256:
+                    raise Failed("altered", f"{name} has another digest")
 
-    def _uv(self, *words: str, total: int = 0, at: Path | None = None) -> str:
+    def _uv(self, *words: str, total: int = 0, at: str = "") -> str:
         """What it writes. Says how far it is: what is in ``at`` and its cache, of ``total`` bytes. Raises Failed."""
-        cache = self.root / ".cache"
-        argv = (_UV, "--no-config", "--no-progress", "--system-certs", "--cache-dir", str(cache), *words)
+        cache = str(self.root / ".cache")
+        argv = (_UV, "--no-config", "--no-progress", "--system-certs", "--cache-dir", cache, *words)
         with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as said:
             uv = subprocess.Popen(argv, stdout=answer, stderr=said, cwd="/", env=os.environ | _HOMELESS)
             try:
                 while uv.poll() is None:
-                    here = min(_size(cache, at), total) if at else total
+                    here = min(self._size(".cache", at), total) if at else total
                     say(event="progress", phase="fetching", current=here, total=total)
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         uv.wait(REPORT_EVERY)
@@ -226,11 +237,22 @@ class Toolchains:
             answer.seek(0)
             return answer.read().decode("utf-8")
 
+    def _size(self, *paths: str) -> int:
+        """Bytes that are there by now."""
+        size = 0
+        for path in paths:
+            with contextlib.suppress(OSError), self._tree.folder(path) as folder:
+                size += folder.size()
+        return size
+
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """One at a time. Raises Failed."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as lock:
+        with (
+            Folder.at(self._home) as home,
+            home.folder(FOLDER, make=True) as self._tree,
+            os.fdopen(self._tree.open(".lock", os.O_RDWR | os.O_CREAT), "rb") as lock,
+        ):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -238,32 +260,34 @@ class Toolchains:
             yield
 
     def _sweep(self, keep: str = "") -> None:
-        """Remove what was left half-way, and what is no longer needed."""
+        """Remove what was left half-way, what is no longer needed, and links where folders belong."""
         for left in (".apt", ".cache", ".fresh", ".old", PARTS, UNPACKED):
             if left != keep:
-                shutil.rmtree(self.root / left, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    self._tree.remove(left)
+        whole = {(row["name"], row["series"]) for row in self.found()}
         for name, row in CATALOGUE.items():
+            if not self._tree.is_folder(name):
+                self._tree.remove(name)
+                continue
             for series in row.series:
-                place = self.root / name / series
-                if place.exists() and not (place / _MARK).exists():
-                    shutil.rmtree(place)
+                if (name, series) not in whole:
+                    self._tree.remove(f"{name}/{series}")
             with contextlib.suppress(OSError):
-                (self.root / name).rmdir()  # the last version of it has gone
+                self._tree.remove_empty(name)  # the last version of it has gone
 
     def _link(self) -> None:
         """bin/ made afresh from what is here: of a name the highest series wins."""
-        fresh = self.root / ".bin"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        for row in sorted(self.found(), key=lambda row: [int(part) for part in row["series"].split(".")]):
-            place = self.root / row["name"] / row["series"]
-            for number, (program, path) in enumerate(CATALOGUE[row["name"]].programs.items()):
-                target = os.path.relpath(next(place.glob(path)), self.root)
-                for link in (program, *([f"{program}{row['series']}"] if number == 0 else [])):
-                    (fresh / link).unlink(missing_ok=True)
-                    (fresh / link).symlink_to(Path("..", target))
-        shutil.rmtree(self.root / "bin", ignore_errors=True)
-        fresh.rename(self.root / "bin")
+        self._tree.remove(".bin")
+        with self._tree.folder(".bin", make=True) as fresh:
+            for row in sorted(self.found(), key=lambda row: [int(part) for part in row["series"].split(".")]):
+                place = f"{row['name']}/{row['series']}"
+                for number, (program, path) in enumerate(CATALOGUE[row["name"]].programs.items()):
+                    for target in self._tree.matching(f"{place}/{path}")[:1]:
+                        for link in (program, *([f"{program}{row['series']}"] if number == 0 else [])):
+                            fresh.link(link, f"../{target}")
+        self._tree.remove("bin")
+        self._tree.rename(".bin", "bin")
 
 
 def offered(name: str) -> tuple[str, ...]:
@@ -294,26 +318,14 @@ def locked_version(name: str, series: str) -> str:
     return first.partition("==")[2]
 
 
-def _version(name: str, series: str, place: Path) -> str:
+def _version(name: str, series: str, made: Folder) -> str:
     """The exact version of what was just put there. Raises Failed when its programs are not."""
-    missing = [path for path in CATALOGUE[name].programs.values() if not any(place.glob(path))]
+    missing = [path for path in CATALOGUE[name].programs.values() if not made.matching(path)]
     if missing:
         raise Failed("failed", f"what was fetched has no {missing[0]}")
     if CATALOGUE[name].locked:
         return locked_version(name, series)
-    return next(place.glob("*/bin/python3")).parents[1].name.split("-")[1]  # cpython-3.13.1-linux-x86_64-gnu
-
-
-def _size(*folders: Path) -> int:
-    """Bytes on the disk; what has two names counts once, what goes away meanwhile not at all."""
-    seen = {}
-    for folder in folders:
-        for parent, _, files in os.walk(folder):
-            for file in files:
-                with contextlib.suppress(FileNotFoundError):
-                    found = Path(parent, file).lstat()
-                    seen[found.st_ino] = found.st_blocks * 512
-    return sum(seen.values())
+    return made.matching("*/bin/python3")[0].split("-")[1]  # cpython-3.13.1-linux-x86_64-gnu/bin/python3
 
 
 def _explained(said: str) -> Failed:
