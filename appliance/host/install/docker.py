@@ -94,7 +94,7 @@ class EnsureEngine:
         if not self.was_here and self._unused():
             self.journal.put("packages", discard=True)
             self.host.run("systemctl", "stop", "docker.socket", "docker.service", timeout=180)
-            docker_network.take_away(self.host, self.journal.get("packages", "forwarded", ""))
+            docker_network.take_away(self.host, self.journal.get("packages", "network", {}))
         self._restore_settings()
 
     def _unused(self) -> bool:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from appliance.host.install.docker_network import FORWARDING
+from appliance.host.install import docker_network
 from appliance.host.install.host import Host, InstallError
 from appliance.host.install.journal import Journal
 
@@ -127,7 +127,7 @@ class EnsurePackages:
         accounts = self._accounts()
         if not self.journal.touched(self.id):
             absent = [folder for folder in _ENGINES if not self.packages.host.path(folder).exists()]
-            self.journal.put(self.id, absent=absent, forwarded=self.packages.host.read(FORWARDING))
+            self.journal.put(self.id, absent=absent, network=docker_network.as_found(self.packages.host))
         with services_held_back(self.packages.host, self.names):
             self.packages.install_recorded(self.journal, self.id, self.names, self.before)
         known = self.journal.get(self.id, "accounts", {})
