@@ -63,7 +63,7 @@ class Answers:
         self._store, self._asking, self._hands, self._feed = conversations, asking, hands, feed
         self._caps, self._painter = caps, painter
         self._live: dict[str, Live] = {}
-        self._begun: dict[str, str] = {}  # conversation to person: being asked, or under way
+        self._begun: dict[str, _Begun] = {}  # by conversation: being asked, or under way
         self._leaving: set[str] = set()  # conversations that are being deleted
         self.watching = Watching(conversations, hands.proposals, feed, self._live, painter)
         self.deciding = Deciding(conversations, hands)
@@ -99,13 +99,13 @@ class Answers:
             kept = [chip for place, chip in enumerate(before.context) if place not in without]
             parent, context = before.parent, [*kept, *context]
         check_question(person, text, context, tools)
-        with self._beginning(conversation.id, person) as begun:
+        with self._beginning(conversation.id, person, tools) as begun:
             path = await self._store.path(conversation)
             after = parent if parent != END else (path[-1].id if path else None)
             asked = await self._store.add(conversation, after, Role.USER, text, context=context)
             if not path:
                 await self._naming.by_question(conversation, text)
-            answer = await self._begin(person, conversation, asked.id, tools)
+            answer = await self._begin(begun, person, conversation, asked.id)
             begun.keep()
         return asked, answer
 
@@ -118,8 +118,8 @@ class Answers:
         old = await self._store.message(conversation, message_id)
         if old.role is not Role.ASSISTANT or old.parent is None:
             raise Invalid("only an answer can be given again", hint="Edit the question instead.")
-        with self._beginning(conversation.id, person) as begun:
-            answer = await self._begin(person, conversation, old.parent, tools)
+        with self._beginning(conversation.id, person, tools) as begun:
+            answer = await self._begin(begun, person, conversation, old.parent)
             begun.keep()
         return answer
 
@@ -154,12 +154,12 @@ class Answers:
     def let_go(self, person_id: str, *, here: bool, may_use_tools: bool) -> None:
         """A session of theirs ended, or may do less from now on. Nobody who is not ``here`` any more has an answer under way, and
         one that works with tools only who may use them."""
-        for conversation, owner in self._begun.items():
-            live = self._live.get(conversation)
-            if owner == person_id and live is not None and not (here and (may_use_tools or not live.tools)):
-                live.let_go = True
-                if live.task is not None:
-                    live.task.cancel()
+        for conversation, begun in self._begun.items():
+            if begun.person == person_id and not (here and (may_use_tools or not begun.tools)):
+                begun.let_go = True
+                if live := self._live.get(conversation):
+                    live.let_go = True
+                    _cancel(live)
 
     def running(self, conversation_id: str) -> bool:
         """Whether an answer is under way there."""
@@ -168,27 +168,27 @@ class Answers:
     async def close(self) -> None:
         """The daemon stops: what is under way is closed as interrupted."""
         tasks = [live.task for live in self._live.values() if live.task]
-        for task in tasks:
-            task.cancel()
+        for live in self._live.values():
+            _cancel(live)
         if tasks:
             await asyncio.wait(tasks)
         await self._naming.close()
 
     # --- an answer under way
 
-    def _beginning(self, conversation: str, person: Person) -> _Begun:
+    def _beginning(self, conversation: str, person: Person, tools: bool) -> _Begun:
         """Before anything is kept: a question that is refused must not stay behind in the conversation. Raises CroftError."""
         if conversation in self._leaving:
             raise _gone()
         if conversation in self._begun:
             raise _busy()
-        if sum(owner == person.id for owner in self._begun.values()) >= MOST_UNDER_WAY:
+        if sum(begun.person == person.id for begun in self._begun.values()) >= MOST_UNDER_WAY:
             raise Conflict(
                 f"{MOST_UNDER_WAY} answers are under way for you already", hint="Wait for one, or stop it.", code="busy"
             )
-        return _Begun(self._begun, conversation, person.id)
+        return _Begun(self._begun, conversation, person.id, tools)
 
-    async def _begin(self, person: Person, conversation: Conversation, question: str, tools: bool) -> Message:
+    async def _begin(self, begun: _Begun, person: Person, conversation: Conversation, question: str) -> Message:
         self._naming.step_aside()
         answer = await self._store.add(conversation, question, Role.ASSISTANT, "", state=State.RUNNING)
         if conversation.id in self._leaving:
@@ -201,10 +201,12 @@ class Answers:
             self._store.append(answer, text, steps)
 
         live = Live(answer, self._painter(), publish, keep)
-        live.tools = tools
+        live.let_go = begun.let_go
         self._live[conversation.id] = live
-        live.task = asyncio.create_task(self._answer(person, conversation, live, tools), name="answer")
+        live.task = asyncio.create_task(self._answer(person, conversation, live, begun.tools), name="answer")
         live.task.add_done_callback(_seen)
+        if live.let_go:
+            _cancel(live)
         for name, data in live.events():
             publish(name, data)
         return answer
@@ -246,8 +248,8 @@ class Answers:
 
     async def _end(self, live: Live) -> None:
         live.stopping = True
+        _cancel(live)
         if live.task is not None:
-            live.task.cancel()
             await asyncio.wait({live.task})
 
     async def _freed(self) -> bool | None:
@@ -272,14 +274,18 @@ class Answers:
 
 
 class _Begun:
-    """One answer at a time in a conversation, from the first look at it. Kept, it stays marked until the answer ends."""
+    """One answer at a time in a conversation, from the first look at it. Kept, it stays marked until the answer ends.
 
-    def __init__(self, begun: dict[str, str], conversation: str, person: str) -> None:
-        self._begun, self._conversation, self._person = begun, conversation, person
-        self._kept = False
+    ``let_go``: who asks may not have it any more.
+    """
+
+    def __init__(self, begun: dict[str, _Begun], conversation: str, person: str, tools: bool) -> None:
+        self._begun, self._conversation = begun, conversation
+        self.person, self.tools = person, tools
+        self.let_go = self._kept = False
 
     def __enter__(self) -> _Begun:
-        self._begun[self._conversation] = self._person
+        self._begun[self._conversation] = self
         return self
 
     def keep(self) -> None:
@@ -288,6 +294,12 @@ class _Begun:
     def __exit__(self, *error: object) -> None:
         if not self._kept:
             self._begun.pop(self._conversation, None)
+
+
+def _cancel(live: Live) -> None:
+    """After its first step, which waits already: cancelled before, it would never come to close its message."""
+    if live.task is not None:
+        asyncio.get_running_loop().call_soon(live.task.cancel)
 
 
 def _note(live: Live, reply: Reply) -> None:

@@ -71,7 +71,6 @@ class Live:
         self.model = ""
         self.stopping = False
         self.let_go = False  # who asked may not have it any more
-        self.tools = False
         self.task: asyncio.Task[None] | None = None
         self._status: dict[str, Any] = {"phase": "queued", "place": 1}
         self._painter, self._publish = painter, publish

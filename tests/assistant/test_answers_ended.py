@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from support.commands import Room
 from support.proposing import write
 from support.scripted_engine import Call, Say, ScriptedEngine, Stall
@@ -12,7 +13,9 @@ from support.waiting import until
 
 from appliance.assistant.conversations import Conversations
 from appliance.assistant.messages import State
+from appliance.assistant.person import Person
 from appliance.clock import SystemClock
+from appliance.errors import Conflict
 from appliance.identity.users import Role as Rights
 
 
@@ -67,6 +70,51 @@ async def test_a_viewer_goes_on_talking_without_tools(worker: Talk, scripted: Sc
     await until(lambda: not answers.running(conversation), "it is over")
     assert (await store.message(await store.get(user.id, conversation), answer)).state is State.DONE
     await shop.front.users.change(user, "test", role=Rights.operator)
+
+
+@pytest.mark.parametrize(
+    ("here", "tools", "state"), [(False, False, "failed"), (True, True, "failed"), (True, False, "done")]
+)
+async def test_an_answer_that_is_just_beginning_ends_with_its_person_too(
+    worker: Talk, scripted: ScriptedEngine, shop: Room, here: bool, tools: bool, state: str
+) -> None:
+    """AI-1, AUTH-9: what their person loses while the question is being kept is lost to its answer as well."""
+    scripted.script(Say("Well."))
+    conversation, person = await worker.begin(), await person_of(shop)
+    answers = await shop.front.answering.answers.get()
+    async with shop.front.store.database.transaction():  # the question waits for its turn to be kept
+        twice = [asyncio.create_task(answers.ask(person, conversation, "Go on", tools=tools)) for _ in range(2)]
+        (refused,), (asking,) = await asyncio.wait(twice, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        assert isinstance(refused.exception(), Conflict), "the other one has begun"
+        answers.let_go(person.id, here=here, may_use_tools=False)
+    _, answer = await asking
+    await until(lambda: not answers.running(conversation), "it is over")
+    store = await shop.front.conversations.get()
+    ended = await store.message(await store.get(person.id, conversation), answer.id)
+    assert (ended.state, len(scripted.chats)) == (state, state == "done")
+    assert ended.usage.get("error", {}).get("code") == ("let_go" if state == "failed" else None)
+
+
+async def test_an_answer_that_ends_before_its_first_step_is_closed(
+    worker: Talk, scripted: ScriptedEngine, shop: Room
+) -> None:
+    """Otherwise its conversation would be busy until the daemon stops."""
+    conversation, person = await worker.begin(), await person_of(shop)
+    answers = await shop.front.answering.answers.get()
+    _, answer = await answers.ask(person, conversation, "Go on")
+    assert (await answers.stop(person, conversation)).stopped
+    store = await shop.front.conversations.get()
+    assert (await store.message(await store.get(person.id, conversation), answer.id)).state is State.STOPPED
+    _, answer = await answers.ask(person, conversation, "Go on")
+    answers.let_go(person.id, here=False, may_use_tools=False)
+    await until(lambda: not answers.running(conversation), "it is over")
+    assert (await store.message(await store.get(person.id, conversation), answer.id)).state is State.FAILED
+    assert not scripted.chats
+
+
+async def person_of(shop: Room) -> Person:
+    user = await shop.front.member("operator")
+    return Person(user.id, user.name, "operator", user.id)
 
 
 async def test_the_steps_of_a_killed_daemon_are_kept(worker: Talk, scripted: ScriptedEngine, shop: Room) -> None:
