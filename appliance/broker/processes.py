@@ -188,12 +188,7 @@ class Processes:
     def _finish(self, process: Process) -> None:
         process.reason = process.reason or ("exit" if process.ended else "timeout")
         collected = process.ended and self._collected(process)
-        if self._emptied(process) and collected:
-            if process.group:
-                process.outcome["figures"] = process.group.spent()
-                # What is empty stays empty: nobody has to wait for its folders to go.
-                self._empty.append(process.group)
-                self._sweep_at = self._sweep_at or now() + _AGAIN
+        if self._emptied(process) and collected and self._cleared(process):
             del self._live[process.id]
             for one in process.stages:
                 _close(one)
@@ -215,6 +210,17 @@ class Processes:
         except OSError as error:
             sys.stderr.write(f"croft broker: cannot end {process.id}: {error.strerror}\n")
             return False
+
+    def _cleared(self, process: Process) -> bool:
+        """Take its figures and remove its group. A run's name is never used again, so nobody has to wait for its folders."""
+        if process.group is None:
+            return True
+        process.outcome.setdefault("figures", process.group.spent())
+        if process.kind != "run":
+            return process.group.remove()
+        self._empty.append(process.group)
+        self._sweep_at = self._sweep_at or now() + _AGAIN
+        return True
 
     def _watch(self, process: Process) -> None:
         self._live[process.id] = process

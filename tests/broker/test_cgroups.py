@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -12,7 +13,8 @@ import pytest
 
 from appliance.broker import cgroups
 from appliance.broker.cgroups import Group, Hierarchy, Limits
-from appliance.broker.processes import Processes
+from appliance.broker.launch import Launch, launch
+from appliance.broker.processes import Process, Processes
 from appliance.broker.spawn import fresh_group
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="writing cgroups needs root; the root pass of CI runs this")
@@ -143,6 +145,44 @@ def test_a_start_that_failed_half_way_does_not_block_the_next(hierarchy, tmp_pat
         with fresh_group(processes, "service-ide", Limits()) as group:
             assert group is not None
     assert group.remove()
+
+
+@root_only
+def test_a_service_that_starts_again_has_its_group_to_itself(hierarchy, tmp_path, poll):
+    """R1: its name comes again, so its end is told once its group is gone; nothing sweeps what runs under that name then."""
+    left: list[list[str]] = []
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as held:
+        processes = Processes(tmp_path / "processes.json", hierarchy, selector)
+
+        def turn() -> float | None:
+            for key, mask in selector.select(0):
+                key.data(mask)
+            return processes.pump()
+
+        def start(seconds: str) -> None:
+            null, root = os.open("/dev/null", os.O_RDWR), os.open("/", os.O_PATH)
+            held.callback(os.close, null)
+            held.callback(os.close, root)
+            with fresh_group(processes, "service-ide", Limits()) as group:
+                pid = launch(Launch(("sleep", seconds), root, null, null, null, group=group))
+            processes.add(Process("service-ide", "service", pid, 0, 0.0, group))
+
+        def gone(process: Process) -> None:
+            left.append(list(hierarchy.leftovers()))
+            if len(left) == 1:
+                start("300")
+
+        processes.on_gone("service", gone)
+        start("0")
+        poll(lambda: turn() is None and bool(left), "nothing is left to do while the second one runs")
+        service = processes.get("service-ide")
+        assert service is not None
+        assert service.group is not None
+        assert service.group.members() == [service.pid]
+        processes.stop(service, 0, "stopped")
+        poll(lambda: turn() is None and not processes, "it has ended")
+        processes.close()
+    assert left == [[], []]
 
 
 def test_v2_hands_out_controllers_and_steps_aside(tmp_path, monkeypatch):
