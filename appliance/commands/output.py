@@ -69,13 +69,14 @@ class Reader:
         """What comes next; None at the end of what is there."""
         if self._part is not None:
             return self._part
-        head = self._read(self._at, HEAD.size, _AHEAD)
-        if len(head) == HEAD.size:
-            stream, size = HEAD.unpack(head)
-            found = Span(stream, self._at + HEAD.size, size)
-            if stream in (STDOUT, STDERR) and found.start + size <= os.fstat(self.fileno()).st_size:
-                return found
-        self._data = b""  # a power cut, or a frame that is about to be there
+        for _ in range(2):  # what was read ahead may be older than the head
+            head = self._read(self._at, HEAD.size, _AHEAD)
+            if len(head) == HEAD.size:
+                stream, size = HEAD.unpack(head)
+                found = Span(stream, self._at + HEAD.size, size)
+                if stream in (STDOUT, STDERR) and found.start + size <= os.fstat(self.fileno()).st_size:
+                    return found
+            self._data = b""  # a power cut, or a frame that is about to be there
         return None
 
     def take(self, span: Span, size: int) -> int:
