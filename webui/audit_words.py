@@ -48,6 +48,8 @@ def sentence(t: Translator, record: Record, names: Names) -> str:
     key = f"audit.said.{record.event}"
     if not t.has(key):
         return record.event
+    if record.detail.get("edited") and t.has(f"{key}.edited"):
+        key += ".edited"
     values = _Values({name: _plain(value) for name, value in record.detail.items()})
     for name in ("user", "person"):
         if name in record.detail:

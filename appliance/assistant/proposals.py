@@ -257,6 +257,7 @@ class Proposals:
         if row is None or row["kind"] != "file" or row["version"] == proposal.version:
             raise Conflict("the file is as it was", hint="Accept the change once more.", code="unchanged")
         content = (await self._files.read(proposal.path, MOST_OLD) or b"").decode("utf-8", "replace")
+        edited = content != proposal.content
         async with self._db.transaction() as tx:
             await self._audit.append(
                 tx,
@@ -266,9 +267,11 @@ class Proposals:
                 bytes=len(content.encode()),
                 content=_sha(content),
                 by="editor",
+                # The record names a person for what is in the file, and only the editor's line says that they put it there.
+                edited=edited,
+                proposed=_sha(proposal.content),
             )
             await self._move(tx, proposal, State.OPEN, State.ACCEPTED, None)
-        edited = content != proposal.content
         return self._told(replace(proposal, state=State.ACCEPTED, edited=edited, decided_at=self._clock.now()))
 
     async def wait(self, proposal: Proposal, seconds: float) -> Proposal:

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 from support.commands import Room
 from support.editor import Line, connect
+from support.front import ROOM
 from support.proposing import told, write
 from support.scripted_engine import Call, Say, ScriptedEngine
 from support.talk import Talk
 from support.waiting import until
 
 from appliance.assistant.triggers import run_by
+from webui.audit_words import Names, sentence
+from webui.i18n import Catalogue, Translator
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -212,7 +215,8 @@ async def shown(worker: Talk, conversation: str, proposal: dict[str, Any], asked
 async def test_what_is_accepted_in_the_editor_is_accepted_on_the_page(
     worker: Talk, scripted: ScriptedEngine, project: Path, shop: Room, written: str, told: str
 ) -> None:
-    """The card closes, the model is told what the person really kept, and the record says that the editor wrote it (AI-12)."""
+    """The card closes, the model is told what the person really kept, and the record says that the editor wrote it, and whether
+    that is what was proposed (AI-12)."""
     conversation, answer, proposal = await write(worker, scripted, "src/app.py", "print('new')\n")
     scripted.script(Say("Good."))
     async with worker.reading(conversation) as reader, window(shop) as (line, asked):
@@ -222,7 +226,13 @@ async def test_what_is_accepted_in_the_editor_is_accepted_on_the_page(
         assert await reader.over(answer) == "done"
         assert reader.proposals[proposal["id"]]["state"] == "accepted"
     assert told in scripted.chats[1].said
-    assert [record.detail.get("by") for record in await shop.audit() if record.event == "ai.write"] == ["editor"]
+    (proposed,) = [record.detail for record in await shop.audit() if record.event == "ai.propose"]
+    (record,) = [record for record in await shop.audit() if record.event == "ai.write"]
+    assert (record.detail["by"], record.detail["edited"]) == ("editor", written != "print('new')\n")
+    assert record.detail["proposed"] == proposed["content"]
+    assert (record.detail["content"] != proposed["content"]) is record.detail["edited"]
+    said = sentence(Translator(Catalogue.load(ROOM / "locale"), "en"), record, Names({}))
+    assert ("is not what the assistant proposed" in said) is record.detail["edited"]
 
 
 async def test_a_window_that_only_says_so_decides_nothing(
