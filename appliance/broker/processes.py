@@ -276,8 +276,9 @@ class Processes:
         if document.get("version") != _VERSION or document.get("boot_id") != kernel.boot_id():
             return []
         rows = list(document["processes"])
-        with contextlib.suppress(ValueError):  # a full disk took half of the last one
-            rows.extend(json.loads(line) for line in later)
+        for line in later:
+            with contextlib.suppress(ValueError):  # a full disk took half of this one
+                rows.append(json.loads(line))
         return rows
 
     def _save(self) -> None:
@@ -293,11 +294,14 @@ class Processes:
         if self._file is None:
             self._save()
             return
-        line = json.dumps(_recorded_row(process)).encode("ascii")
+        line = b"\n" + json.dumps(_recorded_row(process)).encode("ascii")
         try:
-            os.write(self._file, b"\n" + line)
+            whole = os.write(self._file, line) == len(line)
         except OSError as error:
             _not_recorded(error)
+            return
+        if not whole:
+            self._save()  # without the runs that have ended since, it may fit
 
     def _write_record(self) -> None:
         rows = [_recorded_row(one) for one in self._live.values()]

@@ -222,3 +222,41 @@ def test_what_cannot_be_watched_does_not_run_on(tmp_path, monkeypatch):
         assert not processes
     with pytest.raises(ChildProcessError):
         os.waitpid(pid, 0)
+
+
+def test_a_line_of_the_record_that_did_not_fit_is_written_again(tmp_path, poll):
+    """R16: a disk that takes half of a line may have room for a record without the runs that have ended since."""
+    record = tmp_path / "processes.json"
+    with selectors.DefaultSelector() as selector, selectors.DefaultSelector() as other:
+        processes, following = Processes(record, Hierarchy({}), selector), Processes(record, Hierarchy({}), other)
+
+        def start(name: str) -> Process:
+            pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
+            process = Process(name, "run", pid, 0, 0.0, None)
+            processes.add(process)
+            return process
+
+        first, _ = start("run-1"), start("run-2")
+        first.send(signal.SIGKILL)
+        poll(lambda: turned(selector, processes).get("run-1") is None)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (record.stat().st_size + 20, before[1]))
+        try:
+            start("run-3")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        following.adopt()
+        found = {process.id for process in following.of_kind("run")}
+        for broker, its in ((following, other), (processes, selector)):
+            for process in broker.of_kind("run"):
+                broker.stop(process, 0, "killed")
+            poll(lambda broker=broker, its=its: not turned(its, broker))
+    assert found == {"run-2", "run-3"}
+
+
+def turned(selector: selectors.BaseSelector, processes: Processes) -> Processes:
+    """After one turn of the broker's loop."""
+    for key, mask in selector.select(0):
+        key.data(mask)
+    processes.pump()
+    return processes

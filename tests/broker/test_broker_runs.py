@@ -462,19 +462,26 @@ async def test_what_ended_while_no_broker_watched_is_reported(home, client, poll
     assert groups(home) == []
 
 
-async def test_a_record_that_a_full_disk_cut_off_costs_the_last_run_alone(home, client, poll):
-    """R16: what is half a line names nobody, so what it was about is ended; whatever stands before it is found again."""
-    marks = [f"38{os.getpid()}{number}" for number in range(2)]
+@pytest.mark.parametrize("torn", [1, 2])
+async def test_a_record_that_a_full_disk_cut_off_costs_that_run_alone(home, client, poll, torn):
+    """R16: what is half a line names nobody, so what it was about is ended; whatever stands around it is found again."""
+    marks = [f"38{os.getpid()}{number}" for number in range(3)]
     replies = [await client.call("spawn", argv=["sleep", mark]) for mark in marks]
     home.kill()
     record = home.paths.run / "broker/processes.json"
-    record.write_text(record.read_text()[:-20])
+    lines = record.read_text().splitlines()
+    assert len(lines) == 4, "a document and a line for each run"
+    lines[1 + torn] = lines[1 + torn][:-20]
+    record.write_text("\n".join(lines))
     home.start()
-    poll(lambda: alive(marks[1]) == [])
-    assert len(alive(marks[0])) == 1
-    assert [row["run"] for row in home.call("runs").data["runs"]] == [replies[0].data["run"]]
-    home.call("kill", run=replies[0].data["run"])
-    poll(lambda: alive(marks[0]) == [])
+    poll(lambda: alive(marks[torn]) == [])
+    kept = [number for number in range(3) if number != torn]
+    assert all(len(alive(marks[number])) == 1 for number in kept)
+    found = {row["run"] for row in home.call("runs").data["runs"]}
+    assert found == {replies[number].data["run"] for number in kept}
+    for run in found:
+        home.call("kill", run=run)
+    poll(lambda: not any(map(alive, marks)))
     for fd in (fd for reply in replies for fd in reply.fds):
         os.close(fd)
 
