@@ -9,14 +9,18 @@ import resource
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientPayloadError
 from support.commands import alive
 from support.waiting import until
 
 from appliance.commands.language import load
 from appliance.commands.output import STDERR, STDOUT, saved
+from appliance.identity.api_tokens import checked
+from appliance.identity.users import Role
 
 
 async def test_an_allowed_command_runs_at_once(room):
@@ -294,6 +298,44 @@ async def test_a_reader_that_goes_away_in_the_middle_is_let_go(room):
     assert (await room.over(run["id"]))["state"] == "done"
     assert len(await room.output(run["id"])) == 2 * 6_888_896
     await until(lambda: descriptors() <= before, "everything is closed")
+
+
+@pytest.mark.parametrize("held", ["session", "token"])
+async def test_a_download_ends_with_what_it_was_asked_with(room, held):
+    """DECIDED 19, AUTH-9: within two seconds, though the run goes on."""
+    front = room.front
+    session, cookie = await front.sign_in_as("operator")
+    user = await front.member("operator")
+    wanted = checked("download", ("commands",), 1, Role.operator)
+    token, text = await front.api_tokens.create(user, wanted, user.id, "page")
+    bearer = {"Authorization": f"Bearer {text}", "Origin": None, "Sec-Fetch-Site": None}
+    ask = partial(front.ask, **({"cookie": cookie} if held == "session" else {"headers": bearer}))
+    async with ask("POST", "/api/commands", json={"argv": ["sh", "-c", "echo here; sleep 60"]}) as response:
+        run = (await response.json())["run"]
+    await room.approve(run)
+    async with ask("GET", f"/api/commands/{run['id']}/output?follow=1") as response:
+        assert await response.content.readany() == b"here\n"
+        if held == "session":
+            await front.sessions.end([session], "revoked", "test")
+        else:
+            await front.api_tokens.revoke([token], "test")
+        with pytest.raises(ClientPayloadError):
+            await asyncio.wait_for(response.content.readany(), 2)
+    assert (await room.ask("GET", f"/api/commands/{run['id']}"))["run"]["state"] == "running"
+    await room.ask("POST", f"/api/commands/{run['id']}/cancel", status=200)
+
+
+async def test_downloads_count_as_open_streams(room, monkeypatch):
+    """WEB-16: with the others of a session; one that has ended makes room."""
+    monkeypatch.setattr("webui.streams.STREAMS_MAX", 1)
+    run = await room.shell("echo here; sleep 60", wait=0)
+    path = f"/api/commands/{run['id']}/output"
+    async with room.front.ask("GET", f"{path}?follow=1", room.cookies["operator"]) as response:
+        await response.content.readany()
+        assert (await room.ask("GET", path, status=429))["error"]["code"] == "too_many_requests"
+        await room.ask("POST", f"/api/commands/{run['id']}/cancel", status=200)
+        assert await response.read() == b""
+    assert await room.output(run["id"]) == b"here\n"
 
 
 def descriptors() -> int:

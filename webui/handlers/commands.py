@@ -26,7 +26,7 @@ from webui.answers import answer
 from webui.download import Download
 from webui.forms import read_json
 from webui.guard import Principal, client_address, principal_of
-from webui.handlers.live import Item, until_signed_out
+from webui.handlers.live import Item, tag_of, until_signed_out
 from webui.i18n import Translator
 
 WAIT_MOST = 60.0
@@ -141,6 +141,11 @@ async def output(request: web.Request) -> web.StreamResponse:
     wanted = request.query.get("stream", "")
     if wanted not in ("", *_STREAMS.values()):
         raise Invalid("there is no such stream", hint="There are stdout and stderr.")
+    numbers = [number for number, name in _STREAMS.items() if wanted in ("", name)]
+    return await request.app[keys.STREAMS].run(tag_of(request), _sent(request, run, numbers))
+
+
+async def _sent(request: web.Request, run: Run, numbers: list[int]) -> web.StreamResponse:
     response = web.StreamResponse(
         headers={
             "Content-Type": "application/octet-stream",
@@ -151,7 +156,6 @@ async def output(request: web.Request) -> web.StreamResponse:
     )
     commands, landed = request.app[keys.COMMANDS], 0
     live = commands.live(run.id) if request.query.get("follow") == "1" else None
-    numbers = [number for number, name in _STREAMS.items() if wanted in ("", name)]
     async with Download(request, response, commands.history.output(run.id), numbers) as download:
         while live and (landed := await live.output.landed(landed)):
             await download.send()
