@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import IO, Any
+from typing import IO, Annotated, Any, TypedDict
+
+import msgspec
 
 from appliance.audit import AuditLog
 from appliance.errors import Conflict, CroftError, NotFound, Unavailable
@@ -29,6 +30,44 @@ WHY = (
     *("absent", "altered", "broker", "busy", "disk_full", "failed", "ide_stopped"),
     *("missing", "no_apt", "present", "unavailable", "unknown", "unreachable"),
 )
+
+
+Text = Annotated[str, msgspec.Meta(max_length=1000)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+
+
+class Progress(msgspec.Struct, tag_field="event", tag="progress"):
+    """How far it is."""
+
+    current: Bytes
+    total: Bytes
+
+
+class Tool(TypedDict):
+    """One that is here whole; ``bytes`` is what it takes."""
+
+    name: Text
+    series: Text
+    version: Text
+    bytes: Bytes
+    programs: list[Text]
+
+
+class Done(msgspec.Struct, tag_field="event", tag="done"):
+    """The last word; a helper also tells what is here now and the bytes that are free."""
+
+    tools: list[Tool] = []
+    free: Bytes = 0
+
+
+class Gone(msgspec.Struct, tag_field="event", tag="failed"):
+    """The last word of one that could not do it."""
+
+    code: Text
+    message: Text
+
+
+_LINE = msgspec.json.Decoder(Progress | Done | Gone)
 
 
 class ToolFailed(CroftError):
@@ -52,12 +91,12 @@ class Toolbox:
         """``job`` under way (name series action current total, bytes), ``problem`` of the last, ``ended`` counts changes."""
         return {"job": self.job, "problem": self.problem, "ended": self._ended}
 
-    async def look(self) -> dict[str, Any]:
-        """``tools`` that are here and ``free`` bytes. Raises CroftError."""
+    async def look(self) -> Done:
+        """What is here. Raises CroftError."""
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
                 async with contextlib.aclosing(_lines(await self._ask(action="list"))) as lines:
-                    return [line async for line in lines][-1]
+                    return [line async for line in lines if isinstance(line, Done)][-1]
         except TimeoutError as error:
             raise Unavailable("cannot look at the tools: the disk does not answer", hint="Try again.") from error
 
@@ -110,8 +149,8 @@ class Toolbox:
     async def _follow(self, job: dict[str, Any], channel: socket.socket | IO[bytes]) -> None:
         async with contextlib.aclosing(_lines(channel)) as lines:
             async for line in lines:
-                if line["event"] == "progress":
-                    self.job = job | {"current": int(line["current"]), "total": int(line["total"])}
+                if isinstance(line, Progress):
+                    self.job = job | {"current": line.current, "total": line.total}
                     self._tell()
 
     def changed(self) -> None:
@@ -123,21 +162,24 @@ class Toolbox:
         self._bus.publish("tools", {}, keep=False)
 
 
-async def _lines(channel: socket.socket | IO[bytes]) -> AsyncGenerator[dict[str, Any], None]:
-    """What a helper says, up to its last word. Raises ToolFailed, Unavailable. Leaving early ends its work."""
+async def _lines(channel: socket.socket | IO[bytes]) -> AsyncGenerator[Progress | Done, None]:
+    """What a helper says, up to its last word. Raises ToolFailed, Unavailable. Leaving early ends its work.
+
+    One in the container can be made to say anything.
+    """
     reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), channel
     )
     try:
         while text := await reader.readline():
-            line: dict[str, Any] = json.loads(text)
-            if line["event"] == "failed":
-                raise ToolFailed(line["message"], code=line["code"])
+            line = _LINE.decode(text)
+            if isinstance(line, Gone):
+                raise ToolFailed(line.message, code=line.code)
             yield line
-            if line["event"] == "done":
+            if isinstance(line, Done):
                 return
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise Unavailable("the tools' helper said something that is not understood") from error
     finally:
         transport.close()

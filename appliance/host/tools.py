@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,8 @@ LOCKS = Path(__file__).parent / "toolchains"
 UNPACKED = ".unpacked"  # distribution.sh leaves it
 PARTS = ".parts"  # what a cut connection left: the next try goes on from there
 _MARK = ".croft.json"
+_MARK_MOST = 300  # characters
+_VERSION = re.compile(r"[0-9A-Za-z.+~:%-]{1,64}")
 _WORDS = 400  # of uv's own, at most
 _UV = str(Path(sys.executable).with_name("uv"))
 # uv looks for Pythons in .venv of its folder and of those above, and in the home, and starts them to see what they are.
@@ -108,8 +111,7 @@ class Toolchains:
             for name, row in CATALOGUE.items():
                 for series in row.series:
                     with contextlib.suppress(OSError, ValueError):
-                        mark = json.loads(tree.read(f"{name}/{series}/{_MARK}"))
-                        known = {"version": str(mark["version"]), "bytes": int(mark["bytes"])}
+                        known = _marked(tree.read(f"{name}/{series}/{_MARK}"))
                         rows.append({"name": name, "series": series, **known, "programs": sorted(row.programs)})
         return rows
 
@@ -316,6 +318,14 @@ def locked_version(name: str, series: str) -> str:
         return ""
     first = (LOCKS / f"{name}-{series}.txt").read_text("utf-8").split()[0]
     return first.partition("==")[2]
+
+
+def _marked(text: str) -> dict[str, str | int]:
+    """What a mark says, which anybody in the container may write. Raises ValueError."""
+    match json.loads(text[:_MARK_MOST]):
+        case {"version": str(version), "bytes": int(size)} if _VERSION.fullmatch(version) and 0 <= size < 1 << 53:
+            return {"version": version, "bytes": int(size)}  # true is one too
+    raise ValueError("not a mark")
 
 
 def _version(name: str, series: str, made: Folder) -> str:

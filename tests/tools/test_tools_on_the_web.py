@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import socket
 import tempfile
@@ -166,11 +167,34 @@ async def test_a_failure_is_told_in_words_with_the_cause_behind(door: Front) -> 
     (await scripted.far()).close()
 
 
-async def test_words_of_a_helper_that_is_not_ours_are_an_error_and_no_fault(door: Front) -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        "not json",
+        "[]",
+        "{}",
+        '{"event": "progress", "phase": "fetching"}',
+        '{"event": "progress", "current": 1e400, "total": 0}',
+        '{"event": "progress", "current": -1, "total": 0}',
+        '{"event": "failed", "code": ["failed"], "message": "no"}',
+        '{"event": "failed", "code": "failed", "message": {"a": 1}}',
+        '{"event": "done", "tools": [1]}',
+        "[" * 10_000,
+    ],
+)
+@pytest.mark.parametrize("name", ["go", "php"])
+async def test_words_that_are_not_a_helpers_are_an_error_and_no_fault(door: Front, said: str, name: str) -> None:
+    """The container may write on the pipe of what runs in it (PHP's packages): the job ends, and its page says why."""
     scripted = Scripted(door)
-    await door.toolbox.begin("add", "go", "1.27", "console")
-    (await scripted.far()).send(b"not json\n")
+
+    async def run(command: list[str]) -> IO[bytes]:
+        return os.fdopen((await scripted.ask(action="add")).detach(), "rb", buffering=0)
+
+    door.toolbox._run = run
+    await door.toolbox.begin("add", name, "8" if name == "php" else "1.27", "console")
+    (await scripted.far()).send(said.encode() + b"\n")
     await door.toolbox.wait()
+    assert door.toolbox.job is None
     assert door.toolbox.problem is not None
     assert door.toolbox.problem["code"] == "unavailable"
     (await scripted.far()).close()

@@ -145,3 +145,36 @@ def test_a_wheel_is_brought_into_the_home_alone(tmp_path: Path, index: Index, ho
     assert content(host) == before
     assert index.add(tmp_path)["event"] == "done", "the link is gone"
     assert content(host) == before
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"version": "1.27.3"}',
+        '{"version": ["1"], "bytes": 1}',
+        '{"version": "<b>", "bytes": 1}',
+        '{"version": "1", "bytes": 1e400}',
+        '{"version": "1", "bytes": -1}',
+        '{"version": "1", "bytes": 99999999999999999999}',
+    ],
+)
+def test_a_mark_of_somebody_elses_counts_for_nothing(tmp_path: Path, mark: str) -> None:
+    """And what is here can still be listed and changed."""
+    place = tmp_path / FOLDER / "go/1.27"
+    place.mkdir(parents=True)
+    (place / ".croft.json").write_text(mark)
+    assert helper(tmp_path, "list")[-1]["tools"] == []
+    assert helper(tmp_path, "remove", "go", "1.27")[-1]["event"] == "done"
+    assert not place.exists()
+
+
+def test_a_mark_without_programs_links_nothing(tmp_path: Path) -> None:
+    for place in ("go/1.27", "deno/2"):
+        (tmp_path / FOLDER / place).mkdir(parents=True)
+        (tmp_path / FOLDER / place / ".croft.json").write_text('{"version": "1", "bytes": true}')
+    [row] = helper(tmp_path, "remove", "go", "1.27")[-1]["tools"]
+    assert (row["name"], row["version"], row["bytes"]) == ("deno", "1", 1)
+    assert list((tmp_path / FOLDER / "bin").iterdir()) == []

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from appliance.errors import Conflict, CroftError, Invalid, NotFound
 from appliance.host.packages import Packages
+from appliance.host.toolbox import Done
 from appliance.host.tools import CATALOGUE, locked_version
 from appliance.identity.users import Role
 from appliance.messages import Message
@@ -40,9 +41,9 @@ async def _page(request: web.Request, typed: str | None = None, fault: CroftErro
     try:
         found, notice = await box.look(), None
     except CroftError as error:
-        found, notice = {"tools": [], "free": 0}, Message("tools.unseen", {"why": error.message})
+        found, notice = Done(), Message("tools.unseen", {"why": error.message})
     rows, picture = offered(found, box.job), box.picture()
-    more = {"rows": rows, "free": found["free"], "runtime": box.runtime}
+    more = {"rows": rows, "free": found.free, "runtime": box.runtime}
     if box.problem:
         more["title"] = CATALOGUE[box.problem["name"]].title
     more["image"] = await _image(request) if box.runtime == "docker" else None
@@ -103,7 +104,7 @@ async def list_tools(request: web.Request) -> web.Response:
     """Every toolchain that is offered, whether it is here, and what is under way."""
     box = request.app[keys.TOOLBOX]
     found = await box.look()
-    return answer({"tools": offered(found, box.job), "free": found["free"], **box.picture()})
+    return answer({"tools": offered(found, box.job), "free": found.free, **box.picture()})
 
 
 async def act_on_tool(request: web.Request) -> web.Response:
@@ -124,14 +125,15 @@ async def _act(request: web.Request) -> None:
         await box.wait()
 
 
-def offered(found: dict[str, Any], job: dict[str, Any] | None) -> list[dict[str, Any]]:
+def offered(found: Done, job: dict[str, Any] | None) -> list[dict[str, Any]]:
     """A row for each version of the catalogue; ``version`` is empty where it is not here. ``newer``: adding it again may bring
     another version; of packages of the distribution only apt knows."""
-    here = {(row["name"], row["series"]): row for row in found["tools"]}
+    here = {(row["name"], row["series"]): row for row in found.tools}
     rows = []
     for name, tool in CATALOGUE.items():
         for series in tool.series:
-            row = here.get((name, series), {"version": "", "bytes": tool.bytes, "programs": sorted(tool.programs)})
+            row: dict[str, Any] = {"version": "", "bytes": tool.bytes, "programs": sorted(tool.programs)}
+            row |= here.get((name, series), {})
             other = row["version"] != locked_version(name, series) if tool.locked else bool(tool.packages)
             newer = bool(row["version"]) and other
             busy = job if job and (job["name"], job["series"]) == (name, series) else None
