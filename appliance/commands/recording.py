@@ -83,7 +83,7 @@ class Output:
     def close(self) -> None:
         """Read no more: what the pipes still hold is lost."""
         self._closing = True
-        if self._moving is None:  # the thread's turn comes to its end first
+        if self._moving is None or self._moving.done():  # the thread's turn comes to its end first
             self._close(list(self._open))
             self._finish()
 
@@ -199,7 +199,7 @@ class Output:
                     self._unsaved_bytes -= len(self._unsaved.popleft().data)
                 self._trim()
                 self._land()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             self._unsaved.clear()
             self._unsaved_bytes = 0
             self._give_up(error)
@@ -233,7 +233,7 @@ class Output:
             return True
         try:
             ended, emptied = await asyncio.to_thread(self._move)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             self._give_up(error)
             return True
         if not self._ring or self._ring[-1].end < self.offset:
@@ -276,8 +276,8 @@ class Output:
 
     # Inside: both
 
-    def _give_up(self, error: OSError) -> None:
-        """A full disk costs the output, not the run: from here on it is read and thrown away."""
+    def _give_up(self, error: Exception) -> None:
+        """A full disk, or a machine without one more thread, costs the output, not the run: from here on it is read and thrown away."""
         log.error("cannot keep the output of a run", exc_info=error)
         self._room, self.truncated = 0, True
 

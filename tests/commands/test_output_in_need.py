@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from appliance.commands.output import HEAD, STDOUT, Frame, Reader
+import pytest
+from support.waiting import until
+
+from appliance.commands.output import HEAD, STDOUT, Frame, Reader, saved
+from appliance.commands.recording import Output
+from appliance.commands.splicing import Splicer
 
 
 def test_what_came_since_the_reader_read_ahead_is_told(tmp_path: Path) -> None:
@@ -23,3 +31,71 @@ def test_what_came_since_the_reader_read_ahead_is_told(tmp_path: Path) -> None:
             assert reader.more() == []
         finally:
             reader.close()
+
+
+@pytest.mark.parametrize("size", [1000, 60_000], ids=["little", "much"])
+async def test_a_machine_without_one_more_thread_costs_the_output_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """What comes of what was asked of a thread that could not start, once there are some again, is a whole record."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())  # no thread of it has started yet
+    output, write = written_to(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        os.write(write, b"x" * size)
+        await until(lambda: output.truncated, "it is given up", 5)
+        os.write(write, b"y" * size)
+        os.close(write)
+        await asyncio.wait_for(output.ended(), 5)
+    assert (output.written[STDOUT], output.truncated) == (2 * size, True)
+    told = [frame async for some in output.follow(0) for frame in some]
+    kept = [frame async for some in saved(output.path, 0) for frame in some]
+    assert kept == told[: len(kept)]
+
+
+async def test_no_thread_to_move_much_costs_the_output_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came before is kept."""
+    output, write = written_to(tmp_path)
+    in_thread = asyncio.to_thread
+
+    async def refused(work, *what):  # type: ignore[no-untyped-def]
+        if getattr(work, "__name__", "") == "_move":
+            no_thread()
+        return await in_thread(work, *what)
+
+    monkeypatch.setattr(asyncio, "to_thread", refused)
+    os.write(write, b"x" * 60_000)
+    await until(lambda: output.truncated, "it is given up", 5)
+    os.write(write, b"y" * 60_000)
+    os.close(write)
+    await asyncio.wait_for(output.ended(), 5)
+    assert output.written[STDOUT] == 120_000
+    assert [frame.data async for some in saved(output.path, 0) for frame in some] == [b"x" * 60_000]
+
+
+async def test_closing_ends_an_output_that_failed_in_the_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(Splicer, "take", fails)
+    output, write = written_to(tmp_path)
+    os.write(write, b"x" * 60_000)
+    await until(lambda: output.written[STDOUT], "it is read", 5)
+    await until(lambda: "much output" not in [task.get_name() for task in asyncio.all_tasks()], "it has failed", 5)
+    output.close()
+    await asyncio.wait_for(output.ended(), 5)
+    os.close(write)
+
+
+def written_to(folder: Path) -> tuple[Output, int]:
+    """An output, and the end of the pipe that it reads."""
+    output = Output(folder / "run", 1 << 20)
+    read, write = os.pipe2(os.O_CLOEXEC)
+    output.read_from({read: STDOUT})
+    return output, write
+
+
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
