@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 from appliance.assembly_assistant import join_own_data
 from appliance.assembly_engine import engine_probe
 from appliance.assistant import choice
-from appliance.broker.client import BrokerClient
+from appliance.broker.client import BrokerClient, call_alone
 from appliance.broker.client import call as broker_call
 from appliance.commands import people as history_of_people
 from appliance.commands import runbooks
@@ -245,14 +245,14 @@ def build_tools(settings: Settings, store: Store, bus: EventBus, services: Servi
             except Unavailable as error:
                 raise Unavailable(error.message, hint=error.hint, code="ide_stopped") from error
         bounds = {"seconds": TOOL_SECONDS}
-        reply = await asyncio.to_thread(lambda: broker_call(path, "spawn", argv=command, limits=bounds))
+        reply = await call_alone(path, "spawn", argv=command, limits=bounds)
         pidfd, said, errors = reply.fds
         os.close(pidfd)
         os.close(errors)
         return os.fdopen(said, "rb", buffering=0)
 
     async def ask(**words: Any) -> socket.socket:
-        reply = await asyncio.to_thread(lambda: broker_call(path, "tools", **words))
+        reply = await call_alone(path, "tools", **words)
         return socket.socket(fileno=reply.fds[0])
 
     return Toolbox(ask, run, store.audit, bus, runtime)

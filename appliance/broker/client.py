@@ -167,6 +167,16 @@ def call(path: Path, op: str, *, timeout: float = 10.0, **arguments: Any) -> Rep
     raise _error(message)
 
 
+async def call_alone(path: Path, op: str, **arguments: Any) -> Reply:
+    """:func:`call` in a thread. Given up meanwhile, the descriptors of an answer that still comes are closed."""
+    asking = asyncio.ensure_future(asyncio.to_thread(lambda: call(path, op, **arguments)))
+    try:
+        return await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        asking.add_done_callback(_abandon)
+        raise
+
+
 def _receive(connection: socket.socket) -> tuple[bytes, list[int], int, Any]:
     return socket.recv_fds(connection, protocol.MAX_PACKET + 1, protocol.MAX_FDS, socket.MSG_CMSG_CLOEXEC)
 

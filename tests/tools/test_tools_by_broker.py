@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pwd
 import socket
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.broker import Home
 from support.waiting import poll
 
+from appliance.assembly import build_tools
+from appliance.broker import protocol
 from appliance.broker.client import BrokerError
 from appliance.host.tools import FOLDER, unpacking
 
@@ -76,6 +82,44 @@ def test_hanging_up_ends_the_work_and_leaves_nothing(broker: Home) -> None:
         assert b"progress" in channel.recv(65_536)
     poll(lambda: not place.exists() and not (home_of(broker) / FOLDER / ".cache").exists(), "the leftovers to go")
     assert last(ask(broker, action="list"))["tools"] == []
+
+
+@pytest.mark.parametrize("asked", ["_run", "_ask"])
+async def test_an_answer_that_nobody_waits_for_any_more_is_hung_up_on(tmp_path: Path, asked: str) -> None:
+    """Cancelled while the broker is asked: what it started meanwhile ends, and no descriptor stays."""
+    ends = [socket.socketpair() for _ in range(3 if asked == "_run" else 1)]
+    came, go_on = threading.Event(), threading.Event()
+
+    def late() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65_536)
+            came.set()
+            go_on.wait(20)
+            socket.send_fds(connection, [protocol.encode({"id": 1, "ok": True})], [end.fileno() for end, _ in ends])
+        for end, _ in ends:
+            end.close()
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(str(tmp_path / "broker.sock"))
+        listening.listen()
+        broker = threading.Thread(target=late)
+        broker.start()
+        settings: Any = SimpleNamespace(paths=SimpleNamespace(socket=lambda name: tmp_path / f"{name}.sock"))
+        anything: Any = SimpleNamespace(audit=None)
+        toolbox = build_tools(settings, anything, anything, anything, runtime="process")
+        ask = toolbox._run(["true"]) if asked == "_run" else toolbox._ask(action="list")
+        asking = asyncio.ensure_future(ask)
+        await asyncio.to_thread(came.wait, 20)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        go_on.set()
+        await asyncio.to_thread(broker.join)
+    for _, far in ends:
+        with far:
+            far.settimeout(10)
+            assert await asyncio.to_thread(far.recv, 1) == b"", "hung up"
 
 
 @pytest.mark.parametrize(
