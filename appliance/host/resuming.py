@@ -12,12 +12,23 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 TRIES = 5  # in a row that bring nothing
 BLOCK = 1 << 16
 _SILENCE = 30.0  # seconds
 _NETWORK = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+
+
+class _HttpsAlone(urllib.request.HTTPRedirectHandler):
+    """Nothing is sent where it would leave https."""
+
+    def redirect_request(self, *words: Any) -> urllib.request.Request | None:
+        _check(words[-1])
+        return super().redirect_request(*words)
+
+
+_OPENER = urllib.request.build_opener(_HttpsAlone)
 
 
 class Broken(Exception):
@@ -29,6 +40,7 @@ def fetch(url: str, part: BinaryIO, size: int, report: Callable[[int], None], *,
 
     ``pause``: seconds before a second try in a row; each one after that waits twice as long.
     """
+    _check(url)
     tried, have = 0, part.seek(0, os.SEEK_END)
     while have < size:
         cause = _take(url, part, have, report)
@@ -43,18 +55,22 @@ def fetch(url: str, part: BinaryIO, size: int, report: Callable[[int], None], *,
         raise Broken("the source gives more than it promised")
 
 
+def _check(url: str) -> None:
+    """Raises Broken."""
+    if not url.startswith("https://"):
+        raise Broken("it leads away from https")
+
+
 def _take(url: str, part: BinaryIO, have: int, report: Callable[[int], None]) -> str:
     """What comes of the rest in one go, and why it ended."""
     asked = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 - checked below
     try:
-        answer = urllib.request.urlopen(asked, timeout=_SILENCE)  # noqa: S310
+        answer = _OPENER.open(asked, timeout=_SILENCE)
     except _NETWORK as error:
         if isinstance(error, urllib.error.HTTPError) and error.code == 416:
             part.truncate(0)  # it has another file now
         return str(error)
     with answer:
-        if not answer.url.startswith("https://"):
-            return "it leads away from https"
         if answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.seek(have)
         else:

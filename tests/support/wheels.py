@@ -29,7 +29,10 @@ sys.exit(tools.main(["add", "deno", "2"]))
 
 
 class Index:
-    """One package. Each of ``cuts`` ends an answer after so many bytes; ``asked`` are the ranges that were asked for."""
+    """One package. Each of ``cuts`` ends an answer after so many bytes.
+
+    ``asked`` are the ranges that were asked for, ``leads`` is where it sends them instead.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.cuts, self.asked, self.ranges = folder, list[int](), list[str](), True
@@ -44,7 +47,7 @@ class Index:
             wheel.writestr("deno-2.0.1.dist-info/RECORD", "")
         self.content = (folder / WHEEL).read_bytes()
         self.digest = hashlib.sha256(self.content).hexdigest()
-        self.port = 0
+        self.port, self.leads = 0, ""
 
     def page(self) -> bytes:
         row = {"filename": WHEEL, "url": f"https://localhost:{self.port}/{WHEEL}", "size": len(self.content)}
@@ -75,6 +78,11 @@ def served(folder: Path) -> Iterator[Index]:
                 return
             asked = self.headers.get("Range", "")
             made.asked.append(asked)
+            if made.leads:
+                self.send_response(302)
+                self.send_header("Location", made.leads)
+                self.end_headers()
+                return
             start = int(asked.removeprefix("bytes=").rstrip("-") or 0) if made.ranges else 0
             rest = made.content[start:]
             span = f"bytes {start}-{len(made.content) - 1}/{len(made.content)}" if start else ""

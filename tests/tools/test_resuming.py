@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 from support.wheels import WHEEL, Index
 
+from appliance.host import resuming
 from appliance.host.tools import FOLDER, PARTS
 
 pytestmark = pytest.mark.timeout(60)
@@ -51,3 +54,18 @@ def test_pieces_of_another_file_are_thrown_away(tmp_path: Path, index: Index) ->
     assert not part.exists()
     assert not (tmp_path / FOLDER / "deno").exists()
     assert index.add(tmp_path)["event"] == "done"
+
+
+def test_nothing_is_sent_where_it_leaves_https(tmp_path: Path, index: Index) -> None:
+    """Not one request: what answers without https may be inside the machine's own network."""
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        plain.setblocking(False)
+        elsewhere = f"http://127.0.0.1:{plain.getsockname()[1]}/{WHEEL}"
+        index.leads = elsewhere
+        said = index.add(tmp_path)
+        assert (said["code"], said["message"]) == ("unreachable", "it leads away from https")
+        assert index.asked == [""]
+        with pytest.raises(resuming.Broken):
+            resuming.fetch(elsewhere, io.BytesIO(), 10, lambda here: None, pause=0)
+        with pytest.raises(BlockingIOError):
+            plain.accept()
