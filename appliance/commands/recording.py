@@ -81,9 +81,10 @@ class Output:
         self._keep(stream, whole[:cut])
 
     def close(self) -> None:
-        """Read no more: what the pipes still hold is lost."""
+        """Read no more: what the pipes still hold is lost, and said to be."""
         self._closing = True
         if self._moving is None or self._moving.done():  # the thread's turn comes to its end first
+            self.truncated = self.truncated or bool(self._open)
             self._close(list(self._open))
             self._finish()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.waiting import until
 
+from appliance.commands import recording
 from appliance.commands.output import HEAD, STDOUT, Frame, Reader, saved
 from appliance.commands.recording import Output
 from appliance.commands.splicing import Splicer
@@ -79,6 +80,8 @@ async def test_closing_ends_an_output_that_failed_in_the_middle(
     def fails(*_: object) -> int:
         raise MemoryError
 
+    # Told of by the collector otherwise, in the middle of whatever test it comes in.
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     monkeypatch.setattr(Splicer, "take", fails)
     output, write = written_to(tmp_path)
     os.write(write, b"x" * 60_000)
@@ -87,6 +90,29 @@ async def test_closing_ends_an_output_that_failed_in_the_middle(
     output.close()
     await asyncio.wait_for(output.ended(), 5)
     os.close(write)
+
+
+async def test_what_is_lost_after_a_disk_that_stood_still_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is over and let go before the disk took its first bytes: the others are still in the pipe."""
+    goes_on, append = threading.Event(), recording._append
+
+    def stands_still(path: Path, frames: list[Frame]) -> None:
+        goes_on.wait(10)
+        append(path, frames)
+
+    monkeypatch.setattr(recording, "_append", stands_still)
+    output, write = written_to(tmp_path)
+    os.write(write, b"x" * 60_000)
+    await until(lambda: output.written[STDOUT], "it is read", 5)
+    os.write(write, b"y" * 60_000)
+    os.close(write)
+    output.close()
+    goes_on.set()
+    await asyncio.wait_for(output.ended(), 5)
+    assert [frame.data async for some in saved(output.path, 0) for frame in some] == [b"x" * 60_000]
+    assert output.truncated
 
 
 def written_to(folder: Path) -> tuple[Output, int]:
