@@ -7,6 +7,7 @@ announced run is closed, by us or by the next daemon; none is started twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -54,7 +55,10 @@ class Starter:
         was: State | None = None,
         also: Callable[[Any], Awaitable[None]] | None = None,
     ) -> Run:
-        """One transaction uses up what allows it and announces it; then it starts. Raises CroftError when nothing began."""
+        """One transaction uses up what allows it and announces it; then it starts. Raises CroftError when nothing began.
+
+        Not to be cancelled: what was just being written may stand as running until the next daemon closes it.
+        """
         work = self._verbs(run.stages[0]) if run.scope == "host" else None
         run = replace(run, state=State.RUNNING, started_at=self._records.clock.now(), stages=executed(judgement))
         self._reserve(run)
@@ -123,8 +127,12 @@ class Starter:
         await self._close(run, await live.over)
 
     async def _never_started(self, run: Run) -> None:
-        """Whoever asked went away while it was being started: end what there may be."""
-        await self._runs.kill(run.id)
+        """Whoever asked went away while it was being started: end what there may be.
+
+        A broker that answers nothing reads the order to end it later, or is looked through once it is reached again.
+        """
+        with contextlib.suppress(CroftError):
+            await self._runs.kill(run.id)
         await self._close(run, Outcome(cause="lost"))
 
     async def _close(self, run: Run, outcome: Outcome) -> Run:

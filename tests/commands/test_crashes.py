@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -18,6 +19,10 @@ from support.daemon import Daemon
 from support.waiting import poll, until
 
 from appliance.audit import AuditUnavailable
+from appliance.commands import runs
+from appliance.commands.asker import Asker
+from appliance.commands.assessing import Proposal
+from appliance.commands.model import Actor
 from appliance.errors import CroftError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -108,6 +113,35 @@ async def test_a_deliberate_stop_of_the_broker_interrupts(broker):
         assert alive(mark) == []
         await asyncio.to_thread(broker.start)
         assert (await room.over(run["id"]))["state"] == "interrupted"
+
+
+async def test_a_start_given_up_while_the_broker_hangs_is_closed(broker, monkeypatch):
+    """R1: whoever asked is gone and the broker answers nothing; the row ends all the same, and nothing of it stays."""
+    mark = f"45{os.getpid()}"
+    async with room_in(broker) as room:
+        asker = Asker(Actor.HUMAN, "operator", (await room.front.member("operator")).id, session="s")
+        waiting = await room.front.commands.propose(asker, Proposal(stages=(("sh", "-c", f"exec sleep {mark}"),)))
+        hung, start = asyncio.Event(), runs.Runs.start
+
+        async def start_while_it_hangs(self: runs.Runs, order: runs.Order) -> runs.Live:
+            os.kill(broker.pid, signal.SIGSTOP)
+            hung.set()
+            return await start(self, order)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(runs.Runs, "start", start_while_it_hangs)
+            approving = asyncio.create_task(room.front.commands.approve(asker, waiting.id, waiting.hash))
+            async with asyncio.timeout(10):
+                await hung.wait()
+            patched.setattr(runs, "ANSWER_WITHIN", 0.5)
+            approving.cancel()
+            try:
+                over = await room.front.commands.wait(waiting.id, 5)
+            finally:
+                os.kill(broker.pid, signal.SIGCONT)
+        assert (str(over.state), over.outcome.cause) == ("interrupted", "lost")
+        assert (await room.propose("true", wait=10))["state"] == "done", "the broker has read what came before"
+        await until(lambda: not alive(mark), "nothing of it is left")
 
 
 async def test_cancelling_races_with_the_end(broker):
