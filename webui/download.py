@@ -1,7 +1,8 @@
 """What a run wrote, from its record to a client's socket by sendfile(2): it does not pass through memory.
 
 Rules: sending is done in a thread, in short turns, because a disk may make it wait; a client that takes nothing holds no thread.
-The socket is a duplicate of our own: its connection may be closed meanwhile, and the number go to another one.
+The socket is a duplicate of our own: its connection may be closed meanwhile, and the number go to another one. Where this process
+itself speaks TLS, which an appliance leaves to Caddy, everything passes through memory after all.
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ class Download:
         """Raises ConnectionError when the client has gone, OSError when the disk does not give it."""
         if self._request.method == "HEAD":
             return
+        transport = self._request.transport
+        if transport is not None and transport.get_extra_info("ssl_object") is not None:
+            await self._through_tls()
+            return
         sock = self._socket or await self._own_socket()
         loop = asyncio.get_running_loop()
         while True:
@@ -65,6 +70,10 @@ class Download:
             if await asyncio.shield(self._turn):
                 return
             await _writable(sock)
+
+    async def _through_tls(self) -> None:
+        while (data := await asyncio.to_thread(self._read)) is not None:
+            await self._response.write(data)
 
     async def _own_socket(self) -> socket.socket:
         transport = self._request.transport
@@ -113,19 +122,31 @@ class Download:
                     return False
         return False
 
-    def _next(self) -> bool:
-        """Make the next piece ready; False where there is none."""
+    def _read(self) -> bytes | None:
+        """What has come; None where nothing has."""
+        reader = self._record()
+        pieces = reader.more() if reader else ()
+        return b"".join(one.data for one in pieces if one.stream in self._streams) if pieces else None
+
+    def _record(self) -> Reader | None:
         if self._reader is None:
             try:
                 self._reader = Reader(self._path)
             except FileNotFoundError:
-                return False
+                return None
             self._file = self._reader.fileno()
-        if span := self._reader.span():
+        return self._reader
+
+    def _next(self) -> bool:
+        """Make the next piece ready; False where there is none."""
+        reader = self._record()
+        if reader is None:
+            return False
+        if span := reader.span():
             if span.size < LARGE:
-                self._say(b"".join(one.data for one in self._reader.more() if one.stream in self._streams))
+                self._say(self._read() or b"")
             else:
-                self._reader.take(span, span.size)
+                reader.take(span, span.size)
                 if span.stream in self._streams:
                     self._start, self._size = span.start, span.size
                     self._say(b"", span.size)
