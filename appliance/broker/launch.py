@@ -198,7 +198,7 @@ def become(plan: Launch, report: int, parent: int, *, ready: bool = False) -> No
 
 
 def enter(plan: Launch) -> None:
-    """The first thing a child does, so that all it ever takes is counted: its own session and group. Raises OSError."""
+    """Its own session and group, before the child does anything for its order: all that takes is counted. Raises OSError."""
     os.setsid()
     for path in plan.group.join_paths() if plan.group else ():
         _write(path, "0")

@@ -29,7 +29,7 @@ from appliance.errors import Invalid, Unavailable
 # How many wait: asked for together they share what the kernel makes them wait for, so that runs in a row find one.
 KEPT = 4
 FEW = 2  # with fewer left, more are asked for as soon as a run has ended
-# From an order to the next child, unless the run ends first: a fork would hold up the news that it has ended.
+# From an order to asking for the next ones, unless the run ends first: making their groups would hold up the news of that.
 REST_SECONDS = 0.03
 # One that is being made is ahead, in the kernel's queue, of any that would be made now.
 READY_SECONDS = 0.03
@@ -173,7 +173,7 @@ class Spares:
 
 
 def _wait(plan: Launch, channel: int) -> NoReturn:
-    """The child: it enters its group, lets go of all but the socket, says so, and becomes what it is told to."""
+    """The child: it lets go of all but the socket, tells its pid, enters its group, says so, and becomes what it is told to."""
     try:
         hold_only(channel)
         with socket.socket(fileno=CHANNEL) as orders:
@@ -185,6 +185,7 @@ def _wait(plan: Launch, channel: int) -> NoReturn:
             argv, env, cwd, expected = marshal.loads(packet)  # noqa: S302 - the broker alone holds the other end
             root, stdin, stdout, stderr, report = array.array("i", ancillary[0][2])
             entry = fingerprint.check(expected[0], expected[1], argv[0]) if expected else None
+            # The nursery has settled with ``plan``: another account, capabilities, limits or umask would not take hold here.
             launch.become(
                 replace(plan, argv=argv, env=env, cwd=cwd, root=root, stdin=stdin, stdout=stdout, stderr=stderr,
                         entry=entry),

@@ -148,7 +148,7 @@ class Stop(Struct, frozen=True):
 
     @property
     def grace(self) -> float:
-        """None for the engine: it has nothing to save, and LocalAI would first finish what nobody waits for (AI-13)."""
+        """No grace for the engine: it has nothing to save, and LocalAI would first finish what nobody waits for (AI-13)."""
         return 0.0 if self.service == "ai" else 10.0
 
 
