@@ -30,9 +30,12 @@ class Splicer:
     def __init__(self, path: Path, end: int) -> None:
         """``end`` is the offset where the next frame begins. Raises OSError."""
         self.end = end
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        # A pipe is locked while it is written to a file, and who fills it waits: the pages go through one of ours first.
-        self._out, self._in = os.pipe2(os.O_CLOEXEC)
+        with contextlib.ExitStack() as undone:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            undone.callback(os.close, self._file)
+            # A pipe is locked while it is written to a file, and who fills it waits: the pages go through one of ours first.
+            self._out, self._in = os.pipe2(os.O_CLOEXEC)
+            undone.pop_all()
         enlarge(self._in)
 
     def close(self) -> None:

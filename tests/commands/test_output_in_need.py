@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,22 @@ async def test_what_is_lost_after_a_disk_that_stood_still_is_said(
     await asyncio.wait_for(output.ended(), 5)
     assert [frame.data async for some in saved(output.path, 0) for frame in some] == [b"x" * 60_000]
     assert output.truncated
+
+
+def test_too_few_descriptors_leave_none_open(tmp_path: Path) -> None:
+    """One is left for the record, none for the pipe."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    with ExitStack() as undone:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 3, hard))
+        undone.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with suppress(OSError):
+            while True:
+                undone.callback(os.close, last := os.dup(0))
+        os.close(last)
+        with pytest.raises(OSError, match="Too many open files"):
+            Splicer(tmp_path / "run", 0)
+        assert os.dup(0) == last
 
 
 def written_to(folder: Path) -> tuple[Output, int]:
