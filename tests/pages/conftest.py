@@ -288,6 +288,8 @@ class Preview:
             return {"lines": self.stage.lines}
         if path == "/api/status":
             return as_event(self.stage, self.catalogue) | {"machine": sample_machine() | {"memory_used": 1998 << 20}}
+        if path == "/api/conversations":
+            return {"conversations": []}
         if path == "/api/charts":
             made = sample_charts(Translator(self.catalogue, "en"), (*charts.MACHINE, *charts.SERVICE["ide"]))
             return {"span": "day", "charts": [chart.as_json() for chart in made]}

@@ -85,7 +85,7 @@ async def test_charts_say_what_is_under_the_pointer(page: Page, stage: Any) -> N
     async def point(share: float) -> None:
         await lines.hover(position={"x": box["width"] * share, "y": 20})
 
-    await page.wait_for_function("document.querySelector('[data-chart=cpu]').dataset.begin")
+    await page.wait_for_function("() => document.querySelector('[data-chart=cpu]').dataset.begin")
     await point(0.1)
     await expect(said).to_have_text(re.compile(r"\d\d:\d\d: \d+%"))
     await point(0.42)
@@ -185,7 +185,8 @@ async def test_log_follows_filters_and_names_what_is_unseen(page: Page, stage: A
     await expect(last.locator(".words")).to_have_text("<b>boom</b> U+202EdlrowU+2066")
     # It follows with the next frame that is drawn.
     await page.wait_for_function(
-        "(e => e.scrollHeight - e.scrollTop - e.clientHeight < 3)(document.querySelector('.log-lines'))", polling=50
+        "() => (e => e.scrollHeight - e.scrollTop - e.clientHeight < 3)(document.querySelector('.log-lines'))",
+        polling=50,
     )
     await page.locator("#log-find").fill("boom")
     await expect(page.locator("#log-count")).to_have_text("1 line")
