@@ -63,7 +63,7 @@ def _check(url: str) -> None:
 
 def _take(url: str, part: BinaryIO, have: int, report: Callable[[int], None]) -> str:
     """What comes of the rest in one go, and why it ended."""
-    asked = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 - checked below
+    asked = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 - checked before
     try:
         answer = _OPENER.open(asked, timeout=_SILENCE)
     except _NETWORK as error:
