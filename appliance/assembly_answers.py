@@ -168,7 +168,7 @@ class CommandsForAssistant:
                     seen = str(found.state)
                     told(self._ran(found))
                     continue
-                if found.state is State.WAITING and self._commands.remaining(found) <= 0:
+                if found.state is State.WAITING and self._commands.approvals.remaining(found) <= 0:
                     return self._ran(found, state="expired")
                 try:
                     async with asyncio.timeout(LOOK_SECONDS):  # nobody tells when a proposal has run out

@@ -94,11 +94,10 @@ def waiting(commands: Commands) -> Provider:
     """Commands that wait for a decision."""
 
     async def provider(user: User) -> list[Need]:
-        if user.role < Role.operator or not commands.pending:
+        pending = commands.approvals.pending
+        if user.role < Role.operator or not pending:
             return []
-        return [
-            Need(Message("approvals.need", {"n": commands.pending}), "/commands/approvals", "commands", urgent=True)
-        ]
+        return [Need(Message("approvals.need", {"n": pending}), "/commands/approvals", "commands", urgent=True)]
 
     return provider
 

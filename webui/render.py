@@ -50,7 +50,7 @@ def _common(request: web.Request, notice: Message | None) -> dict[str, Any]:
 
 def _undecided(request: web.Request, principal: Principal | None) -> int | None:
     """How many commands wait for a decision; None for who may not decide."""
-    return request.app[keys.COMMANDS].pending if principal and principal.role >= Role.operator else None
+    return request.app[keys.COMMANDS].approvals.pending if principal and principal.role >= Role.operator else None
 
 
 def _told(request: web.Request) -> Message | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct, to_builtins
 
@@ -46,6 +47,13 @@ class Execution(Struct, frozen=True):
         """SHA-256 in hexadecimal over the canonical encoding: JSON with sorted keys, lists for every sequence."""
         body = json.dumps(to_builtins(self), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(b"croft-execution\0" + body.encode("ascii")).hexdigest()
+
+    @property
+    def expected(self) -> Mapping[str, Any] | None:
+        """The fingerprints that the broker holds the run to; None where it starts nothing."""
+        if self.scope == "host":
+            return None
+        return {"image": self.image, "folder": self.folder, "programs": list(self.programs)}
 
 
 def shape(scope: str, stages: tuple[tuple[str, ...], ...], cwd: str, view: str) -> str:

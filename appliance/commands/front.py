@@ -7,7 +7,6 @@ Rules: nothing starts before its audit record, its row and the approval or lease
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import secrets
 import sqlite3
@@ -17,29 +16,28 @@ from typing import Any
 from msgspec.structs import replace
 
 from appliance.commands.access import check_decider, check_rehearser, may_see, sees_all
+from appliance.commands.approvals import Approvals
 from appliance.commands.asker import Asker
 from appliance.commands.assessing import REHEARSAL, Assessor, Machine, Proposal, check_size
-from appliance.commands.execution import Execution, shape
-from appliance.commands.history import DAYS, OPEN, History, Run, State
+from appliance.commands.execution import shape
+from appliance.commands.history import OPEN, History, Run, State
 from appliance.commands.judge import Policy
-from appliance.commands.leases import Lease, Leases, Terms
-from appliance.commands.limits import DAY, LimitReached, RateLimits, budgets, crowd
+from appliance.commands.leases import Leases, Terms
+from appliance.commands.limits import RateLimits, budgets
 from appliance.commands.lines import JudgedLine
 from appliance.commands.model import Actor, Judgement, Request, Verdict
-from appliance.commands.records import Records, name_of, said
+from appliance.commands.records import Records, said
 from appliance.commands.rehearsal import Rehearsals
 from appliance.commands.rehearsal_rows import Rehearsal
 from appliance.commands.runs import Live, Runs
 from appliance.commands.starter import Starter, executed
 from appliance.commands.tokenizer import joined
 from appliance.commands.workspace import WorkspaceFiles
-from appliance.errors import Conflict, CroftError, Forbidden, Invalid, NotFound
+from appliance.errors import Conflict, CroftError, Forbidden, NotFound
 from appliance.messages import Message
 
 log = logging.getLogger(__name__)
 
-APPROVAL_SECONDS = 300.0
-MUTE_SECONDS = 600.0
 MOST_WHY = 2000
 TICK_SECONDS = 5.0
 FORGET_SECONDS = 3600.0
@@ -55,16 +53,16 @@ class Commands:
         self._assessor = Assessor(machine, runs, files)
         self.rehearsals = rehearsals
         self._limits = RateLimits(records.database, records.clock, records.boot_id)
-        self._leases = Leases(records.database, records.clock, records.boot_id)
-        self._putting = asyncio.Lock()
-        self._starter = Starter(records, self._limits, self._leases, runs, machine.verbs)
+        leases = Leases(records.database, records.clock, records.boot_id)
+        self._starter = Starter(records, self._limits, leases, runs, machine.verbs)
+        self.approvals = Approvals(machine, records, self._assessor, self._limits, leases, self._starter)
 
     # Life
 
     async def load(self) -> None:
         """Read what survived the last stop; before anything is proposed."""
         await self._limits.load()
-        self._records.waiting.update(run.id for run in await self._records.history.in_state(State.WAITING))
+        await self.approvals.load()
 
     async def run(self) -> None:
         """Keep the broker's connection and the clockwork going until cancelled."""
@@ -122,7 +120,9 @@ class Commands:
             return await self._rehearse(run, judgement, taken)
         if judgement.verdict is Verdict.ALLOW:
             return await self._starter.start(run, judgement, taken)
-        return await self._ask(run, judgement, taken)
+        if await self.approvals.muted(run):
+            return await self._refuse(replace(run, reason=Message("command.refused.muted")), taken)
+        return await self.approvals.ask(run, judgement, taken)
 
     async def as_now(self, asker: Asker) -> Asker:
         """The asker in the role they have now: an answer of the assistant may outlive that of its person, and the person.
@@ -185,77 +185,23 @@ class Commands:
     # Deciding
 
     async def approve(self, decider: Asker, run_id: str, digest: str, terms: Terms | None = None) -> Run:
-        """Let exactly the execution with this hash run, once; with ``terms``, again without asking. Raises CroftError."""
-        run = await self._waiting(decider, run_id)
-        if not hmac.compare_digest(digest.encode(), run.hash.encode()):
-            raise Conflict(
-                "this is not the command that was shown", hint="Reload and look at it again.", code="changed"
-            )
-        if terms is not None:
-            terms.check()
-            if not run.leasable:
-                raise Invalid("this command cannot be leased", hint="Approve it once.", code="not_leasable")
-        judgement, expected = await self._unchanged(run)
-
-        async def also(tx: Any) -> None:
-            await self._records.audit.append(tx, "command.approve", decider.auditor, run=run.id, hash=run.hash)
-            if terms is not None:
-                account = run.asker.account
-                lease = await self._leases.give(
-                    tx, terms, digest=run.hash, account=account, name=run.asker.name, line=run.line, cwd=run.cwd,
-                    run=run.id, by=name_of(decider), giver=decider.person,
-                )  # fmt: skip
-                await self._records.audit.append(
-                    tx, "lease.give", decider.auditor, lease=lease, run=run.id, runs=terms.runs, minutes=terms.minutes
-                )
-
-        decided = replace(
-            run, decided_by=name_of(decider), decider=decider.person, decided_at=self._records.clock.now()
-        )
-        return await self._starter.start(decided, judgement, {}, expected=expected, was=State.WAITING, also=also)
+        """As :meth:`Approvals.approve`. Raises CroftError."""
+        return await self.approvals.approve(decider, await self.get(decider, run_id), digest, terms)
 
     async def deny(self, decider: Asker, run_id: str) -> Run:
-        """Turn a proposal down; the same one of the same asker is muted for ten minutes. Raises CroftError."""
-        run = await self._waiting(decider, run_id)
-        now = self._records.clock.now()
-        denied = replace(
-            run,
-            state=State.DENIED,
-            uptime=self._records.clock.uptime(),
-            decided_by=name_of(decider),
-            decider=decider.person,
-            decided_at=now,
-            ended_at=now,
-        )
-        await self._records.settle(denied, State.WAITING, "command.deny", decider.auditor)
-        return denied
+        """As :meth:`Approvals.deny`. Raises CroftError."""
+        return await self.approvals.deny(decider, await self.get(decider, run_id))
 
     async def cancel(self, asker: Asker, run_id: str) -> Run:
         """Withdraw a proposal, or end everything of a run. Raises CroftError."""
         run = await self.get(asker, run_id)
         if run.state is State.WAITING:
-            withdrawn = replace(
-                run,
-                state=State.CANCELLED,
-                decided_by=name_of(asker),
-                decider=asker.person,
-                ended_at=self._records.clock.now(),
-            )
-            await self._records.settle(withdrawn, State.WAITING, "command.cancel", asker.auditor)
-            return withdrawn
+            return await self.approvals.withdraw(asker, run)
         if run.state is not State.RUNNING:
             raise Conflict("this run is over already", hint="There is nothing to cancel.", code="over")
         await self._records.audit.note("command.cancel", asker.auditor, run=run.id)
         await self._starter.cancel(run)
         return await self.wait(run.id, 2.0)
-
-    async def revoke(self, decider: Asker, lease: str) -> None:
-        """End a lease now. Raises CroftError."""
-        check_decider(decider, "workspace")
-        async with self._records.transaction() as tx:
-            await self._leases.revoke(tx, lease)
-            await self._records.audit.append(tx, "lease.revoke", decider.auditor, lease=lease)
-        self._records.bus.publish("approvals", {})
 
     # Looking
 
@@ -264,7 +210,7 @@ class Commands:
         run = self._starter.active.get(run_id) or await self._records.history.get(run_id)
         if not may_see(asker, run):
             raise NotFound("there is no such run")
-        return self._as_of_now(run)
+        return self.approvals.as_of_now(run)
 
     async def page(
         self, asker: Asker, *, state: str = "", text: str = "", before: float | None = None, limit: int = 50
@@ -272,15 +218,11 @@ class Commands:
         """Runs that ``asker`` may see, the newest first."""
         own = None if sees_all(asker) else asker
         found = await self._records.history.page(account=own, state=state, text=text, before=before, limit=limit)
-        return [self._as_of_now(self._starter.active.get(run.id, run)) for run in found]
+        return [self.approvals.as_of_now(self._starter.active.get(run.id, run)) for run in found]
 
     async def waiting(self, asker: Asker) -> list[Run]:
         """Proposals that wait for a decision, the oldest first."""
-        return [run for run in await self._undecided() if may_see(asker, run)]
-
-    async def leases(self) -> list[Lease]:
-        """Live leases."""
-        return await self._leases.all()
+        return [run for run in await self.approvals.waiting() if may_see(asker, run)]
 
     async def proposals(self, since: float) -> list[Run]:
         """What was asked for since a Unix time, for "which verdicts would change"."""
@@ -299,11 +241,6 @@ class Commands:
         return self._records.history
 
     @property
-    def pending(self) -> int:
-        """How many proposals wait for a decision."""
-        return len(self._records.waiting)
-
-    @property
     def policy(self) -> Policy:
         """The policy in force."""
         return self._machine.policy()
@@ -316,20 +253,14 @@ class Commands:
         """The runs that changed last, by id and state: what a page needs to know what to look at again."""
         return [{"id": run, "state": str(state)} for run, state in self._records.changed.items()]
 
-    def remaining(self, run: Run) -> float:
-        """Seconds until a waiting proposal runs out."""
-        same_boot = run.boot_id == self._records.boot_id
-        return max(0.0, run.uptime + APPROVAL_SECONDS - self._records.clock.uptime()) if same_boot else 0.0
-
     async def forget(self) -> None:
         """Let go of what is too old or too much; the audit log keeps its records."""
-        now = self._records.clock.now()
-        await self._records.history.forget(now)
-        await self._leases.forget(now - DAYS * DAY)
+        await self._records.history.forget(self._records.clock.now())
+        await self.approvals.forget()
         await self._limits.forget()
         await self.rehearsals.forget()
 
-    # Inside: from proposal to decision
+    # Inside
 
     def _fresh(self, asker: Asker, proposal: Proposal, judgement: Judgement) -> Run:
         typed = tuple(stage.typed for stage in judgement.stages) or proposal.stages
@@ -365,112 +296,14 @@ class Commands:
         self._records.tell(refused)
         return refused
 
-    async def _ask(self, run: Run, judgement: Judgement, taken: Mapping[str, Any]) -> Run:
-        """Use a lease, or put the question. The same question that waits already is not put twice."""
-        since = self._records.clock.uptime() - MUTE_SECONDS
-        if await self._records.history.denied_since(run.shape, run.asker, self._records.boot_id, since):
-            return await self._refuse(replace(run, reason=Message("command.refused.muted")), taken)
-        execution = await self._assessor.execution(run, judgement)
-        run = replace(run, hash=execution.digest(), leasable=judgement.leasable)
-        expected = _expected(execution)
-        if not (run.asker.unattended or run.asker.tainted) and (
-            lease := await self._leases.find(run.hash, run.asker.account)
-        ):
-            return await self._starter.start(replace(run, lease=lease), judgement, taken, expected=expected)
-        async with self._putting:  # what is counted is what stands there when the row is written
-            return await self._put(run, taken)
-
-    async def _put(self, run: Run, taken: Mapping[str, Any]) -> Run:
-        others = await self._undecided()
-        for one in others:
-            # A card that says nothing of foreign words is not decided for a question that was asked after reading some (AI-3).
-            warns = one.asker.tainted >= run.asker.tainted
-            if one.hash == run.hash and one.asker.account == run.asker.account and warns:
-                return one
-        if crowded := crowd(run.asker, [one.asker for one in others]):
-            code, first = crowded
-            raise LimitReached(code, self.remaining(others[first]))
-        waiting = replace(run, state=State.WAITING)
-        async with self._records.transaction() as tx:
-            await self._records.audit.append(tx, "command.ask", run.asker.auditor, hash=run.hash, **said(run))
-            await self._records.history.add(tx, waiting)
-            await self._limits.save(tx, taken)
-        self._records.tell(waiting)
-        return waiting
-
-    async def _undecided(self) -> list[Run]:
-        found = [self._as_of_now(run) for run in await self._records.history.in_state(State.WAITING)]
-        return [run for run in found if run.state is State.WAITING]
-
-    async def _waiting(self, decider: Asker, run_id: str) -> Run:
-        """A proposal that waits and that ``decider`` may decide. Raises CroftError."""
-        run = await self.get(decider, run_id)
-        check_decider(decider, run.scope)
-        if run.asker.actor is Actor.AI and decider.session and decider.session == run.asker.session:
-            raise Forbidden("a proposal cannot be approved by the session it came from")
-        if run.state is State.EXPIRED:
-            raise Conflict("this proposal has run out", hint="Ask for the command again.", code="expired")
-        if run.state is not State.WAITING:
-            raise Conflict("this was decided already", hint="Reload to see how.", code="decided")
-        return run
-
-    async def _unchanged(self, run: Run) -> tuple[Judgement, Mapping[str, Any] | None]:
-        """The judgement and the fingerprints if all that was hashed is as it was. Raises Conflict after closing the proposal."""
-        role = await self._assessor.role(run.asker)
-        reason = Message("command.gone")
-        if role is not None:
-            request = Request(run.typed, run.asker.actor, role, run.scope, run.cwd)
-            judgement = self._machine.policy().judge(request)
-            if run.scope == "workspace":
-                await self._machine.ready()
-                judgement = await self._assessor.verified(judgement, run.cwd)
-            if judgement.verdict is not Verdict.DENY:
-                execution = await self._assessor.execution(run, judgement)
-                same = judgement.digest == self._machine.policy().digest  # it took a while
-                if same and hmac.compare_digest(execution.digest(), run.hash):
-                    return judgement, _expected(execution)
-            reason = Message("command.changed")
-        await self._records.settle(
-            replace(run, state=State.EXPIRED, reason=reason, ended_at=self._records.clock.now()),
-            State.WAITING,
-            "command.expire",
-            "daemon",
-        )
-        raise Conflict(
-            "what was shown is not what would run any more, so nothing was started",
-            hint="Ask for the command again.",
-            code="changed",
-        )
-
-    # Inside: small things
-
     async def _tick(self) -> None:
         forgotten = -FORGET_SECONDS
         while True:
             try:
-                await self._expire()
+                await self.approvals.expire()
                 if self._records.clock.uptime() - forgotten >= FORGET_SECONDS:
                     forgotten = self._records.clock.uptime()
                     await self.forget()
             except (CroftError, sqlite3.Error, OSError) as error:
                 log.error("cannot tidy up after commands; it is tried again", exc_info=error)
             await asyncio.sleep(TICK_SECONDS)
-
-    async def _expire(self) -> None:
-        for run in await self._records.history.in_state(State.WAITING):
-            if self.remaining(run) <= 0:
-                over = replace(run, state=State.EXPIRED, ended_at=self._records.clock.now())
-                try:
-                    await self._records.settle(over, State.WAITING, "command.expire", "daemon")
-                except Conflict:
-                    continue  # decided in the last moment
-
-    def _as_of_now(self, run: Run) -> Run:
-        over = run.state is State.WAITING and self.remaining(run) <= 0
-        return replace(run, state=State.EXPIRED) if over else run
-
-
-def _expected(execution: Execution) -> Mapping[str, Any] | None:
-    if execution.scope == "host":
-        return None
-    return {"image": execution.image, "folder": execution.folder, "programs": list(execution.programs)}

@@ -136,7 +136,7 @@ async def test_many_tokens_of_one_person_fill_no_inbox(room):
     assert await ask(asks(other, 99), 51) == "waiting"
     mine = [await ask(Asker(Actor.HUMAN, "operator", person, session="s"), number) for number in range(MOST_PENDING)]
     assert mine == ["waiting"] * MOST_PENDING
-    assert room.front.commands.pending == MOST_IN_NAME + 1 + MOST_PENDING
+    assert room.front.commands.approvals.pending == MOST_IN_NAME + 1 + MOST_PENDING
 
 
 async def test_one_asker_at_once_has_no_more_than_one_after_the_other(room):
@@ -144,7 +144,7 @@ async def test_one_asker_at_once_has_no_more_than_one_after_the_other(room):
     asked = (room.front.commands.propose(asker, Proposal(stages=(("sh", "-c", f"echo {n}"),))) for n in range(30))
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert sum(isinstance(one, LimitReached) for one in answers) == 30 - MOST_PENDING
-    assert room.front.commands.pending == MOST_PENDING
+    assert room.front.commands.approvals.pending == MOST_PENDING
 
 
 async def test_a_denial_holds_for_every_token_of_a_person(room):

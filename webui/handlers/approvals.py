@@ -53,7 +53,7 @@ async def deny_form(request: web.Request) -> web.StreamResponse:
 async def revoke_form(request: web.Request) -> web.StreamResponse:
     """End a lease, from the page."""
     try:
-        await request.app[keys.COMMANDS].revoke(asker_of(request), request.match_info["id"])
+        await request.app[keys.COMMANDS].approvals.revoke(asker_of(request), request.match_info["id"])
     except CroftError as error:
         if error.code == "step_up":
             raise
@@ -72,7 +72,7 @@ async def _inbox(request: web.Request, fault: CroftError | None = None) -> web.R
         tab="approvals",
         notice=fault_message(request, fault) if fault else said,
         waiting=await commands.waiting(asker),
-        leases=await commands.leases() if _may_see_leases(asker) else [],
+        leases=await commands.approvals.leases() if _may_see_leases(asker) else [],
         decided=[run for run in await commands.page(asker, limit=100) if run.hash and run.state is not State.WAITING][
             :RECENT
         ],

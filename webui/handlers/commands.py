@@ -119,12 +119,12 @@ async def approvals(request: web.Request) -> web.Response:
 
 async def leases(request: web.Request) -> web.Response:
     """What runs without asking for a while."""
-    return answer({"leases": [lease_json(lease) for lease in await request.app[keys.COMMANDS].leases()]})
+    return answer({"leases": [lease_json(lease) for lease in await request.app[keys.COMMANDS].approvals.leases()]})
 
 
 async def revoke_lease(request: web.Request) -> web.Response:
     """End a lease now."""
-    await request.app[keys.COMMANDS].revoke(asker_of(request), request.match_info["id"])
+    await request.app[keys.COMMANDS].approvals.revoke(asker_of(request), request.match_info["id"])
     return await leases(request)
 
 
@@ -186,7 +186,7 @@ def asker_of(request: web.Request) -> Asker:
 
 def run_json(request: web.Request, run: Run, t: Translator) -> dict[str, Any]:
     """One run, with its sentences in the reader's language."""
-    outcome, remaining = run.outcome, request.app[keys.COMMANDS].remaining(run)
+    outcome, remaining = run.outcome, request.app[keys.COMMANDS].approvals.remaining(run)
     waiting = run.state is State.WAITING
     return {
         "id": run.id,

@@ -40,7 +40,7 @@ def _approvals(app: web.Application, t: Translator, role: Role) -> Mapping[str, 
     """What changed, and for those who may decide, how much waits (``approvals.need`` says it in words)."""
     told: dict[str, Any] = {"changed": app[keys.COMMANDS].changed()}
     if role >= Role.operator:
-        pending = app[keys.COMMANDS].pending
+        pending = app[keys.COMMANDS].approvals.pending
         told |= {"undecided": pending, "words": t("approvals.need", n=pending)}
     return told
 

@@ -123,11 +123,11 @@ def commands_page(request: web.Request, template: str, **variables: Any) -> web.
         "spelled": run_words.spelled,
         "meaning": run_words.meaning,
         "touches": lambda run: run_words.touches(run, service.policy),
-        "remaining": service.remaining,
+        "remaining": service.approvals.remaining,
         "took": lambda seconds: _took(views.translator(request), seconds),
         "mine": lambda run: who.user is not None and run.asker.person == who.user.id,
         "may_decide": role >= Role.operator,
-        "pending": service.pending if role >= Role.operator else 0,
+        "pending": service.approvals.pending if role >= Role.operator else 0,
     }
     return page(request, template, page="commands", **(more | variables))
 
