@@ -15,7 +15,9 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from aiohttp import ClientConnectionResetError, HttpVersion11, web
+from aiohttp import web
+from aiohttp.client_exceptions import ClientConnectionResetError
+from aiohttp.http import HttpVersion11
 
 from appliance.commands.output import Reader
 

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 from typing import Protocol
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 from webui.streams import HEADERS
 

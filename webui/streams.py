@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any
 
 import msgspec
-from aiohttp import ClientConnectionResetError, web
+from aiohttp import web
+from aiohttp.client_exceptions import ClientConnectionResetError
 
 from appliance.errors import CroftError, TooMany
 
