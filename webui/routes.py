@@ -22,6 +22,7 @@ connect = Area("connect")
 conversations = Area("conversations")
 engine = Area("engine")
 editor = Area("editor")
+health = Area("health")
 home = Area("home")
 invitations = Area("invitations")
 jobs = Area("jobs")
@@ -60,8 +61,8 @@ VIEWER, OPERATOR, ADMIN = Role.viewer, Role.operator, Role.admin
 # One row, one line, so that the table can be read and compared.
 # fmt: off
 UI: tuple[Route, ...] = (
-    Route("GET", "/healthz", system.healthz, None, "The daemon answers"),
-    Route("GET", "/readyz", system.readyz, None, "The daemon can do its work"),
+    Route("GET", "/healthz", health.healthz, None, "The daemon answers"),
+    Route("GET", "/readyz", health.readyz, None, "The daemon can do its work"),
     Route("GET", "/static/{version}/{name:.+}", system.static, None, "Style, scripts and icons"),
     Route("GET", "/favicon.ico", system.favicon, None, "Icon"),
     Route("GET", "/manifest.webmanifest", system.manifest, None, "What installing on a phone or desktop needs"),

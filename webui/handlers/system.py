@@ -11,17 +11,6 @@ from webui.guard import principal_of
 from webui.manifest import manifest as describe
 
 
-async def healthz(request: web.Request) -> web.Response:
-    """The daemon answers."""
-    return answer({"ok": True})
-
-
-async def readyz(request: web.Request) -> web.Response:
-    """The daemon can do its work: store and supervisor answer."""
-    ready = request.app[keys.SERVICES].is_ready("proxy")
-    return answer({"ok": ready}, 200 if ready else 503)
-
-
 async def status(request: web.Request) -> web.Response:
     """The whole state of the appliance."""
     settings = request.app[keys.SETTINGS]
