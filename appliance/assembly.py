@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
-import subprocess
 from collections.abc import Callable, Mapping
 from typing import IO, Any, cast
 
@@ -50,20 +48,7 @@ from appliance.store import Store
 from appliance.telemetry.monitor import Monitor, Use
 from appliance.telemetry.store import TelemetryStore
 
-BROKER_TRIES = 60  # half a minute in all
 TOOL_SECONDS = 1800  # for fetching packages over a slow line
-
-
-async def ask_broker(settings: Settings) -> dict[str, Any]:
-    """What the broker says of itself, waiting for it as long as a slow boot takes (R25). Raises Unavailable."""
-    for attempt in range(BROKER_TRIES):
-        try:
-            return (await asyncio.to_thread(broker_call, settings.paths.socket("broker"), "hello")).data
-        except Unavailable:
-            if attempt == BROKER_TRIES - 1:
-                raise
-            await asyncio.sleep(min(0.02 * (attempt + 1), 1.0))
-    raise AssertionError("the loop above ends by returning or raising")
 
 
 def session_limits(settings: Settings) -> SessionLimits:
@@ -91,7 +76,7 @@ def build_services(
     more_problems: Callable[[], list[Problem]] = list,
     active_runs: Callable[[], int] = lambda: 0,
 ) -> Services:
-    """``broker`` is what :func:`ask_broker` returned, ``proxy_version`` what :func:`caddy_version` did; ``more_problems``
+    """``broker`` is what the broker said of itself, ``proxy_version`` what Caddy did; ``more_problems``
     are those that other rooms know of, ``active_runs`` says how many commands are under way."""
     docker = broker["runtime"] == "docker"
     client = BrokerClient(settings.paths.socket("broker"))
@@ -177,18 +162,6 @@ def port_owner(port: int) -> str:
 
     found = listeners(port)
     return found[0].program if found else ""
-
-
-def caddy_version(settings: Settings) -> str:
-    """What ``caddy version`` prints, '' when there is no Caddy (the services page says so then)."""
-    program = settings.paths_caddy or shutil.which("caddy")
-    if not program:
-        return ""
-    try:
-        done = subprocess.run([program, "version"], capture_output=True, timeout=10, check=False, text=True)
-    except (OSError, subprocess.TimeoutExpired):  # a machine that is still starting may be that slow
-        return ""
-    return done.stdout.strip()
 
 
 RUN_READY_SECONDS = 90.0

@@ -10,7 +10,7 @@ CODE = """
 import dataclasses, json, sys
 process, made = dataclasses._process_class, set()
 dataclasses._process_class = lambda cls, *how: made.add(cls.__module__) or process(cls, *how)
-import appliance.daemon, webui.handlers.health  # what the first answer takes
+import appliance.daemon, appliance.serving, webui.handlers.health  # what the first answer takes
 print(json.dumps({"modules": sorted(sys.modules), "dataclasses": sorted(made)}))
 """
 
@@ -83,7 +83,7 @@ def test_the_client_nobody_uses_begins_when_it_is_asked_for() -> None:
     """F1, F2: whole, and once, whoever asks first; names that are nowhere stay unknown."""
     code = """
 import threading
-import appliance.daemon
+import appliance.serving
 import aiohttp
 found = []
 threads = [threading.Thread(target=lambda: found.append(aiohttp.ClientSession)) for _ in range(8)]

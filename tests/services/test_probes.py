@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 from support.waiting import until
 
-from appliance import assembly
+from appliance import daemon
 from appliance.services import certificate, health
 from appliance.services.health import TcpProbe, TlsProbe, UnixProbe
 from appliance.settings import Paths, parse
@@ -263,4 +263,4 @@ def test_a_caddy_that_is_slow_to_name_its_version_does_not_end_the_daemon(
     run = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda *words, **how: run(*words, **{**how, "timeout": 0.2}))
     settings = dataclasses.replace(parse({}, Paths.under(tmp_path)), paths_caddy=str(slow))
-    assert assembly.caddy_version(settings) == ""
+    assert daemon.caddy_version(settings) == ""

@@ -228,7 +228,7 @@ async def test_an_idle_daemon_carries_no_mail_client() -> None:
     import subprocess
     import sys
 
-    code = "import appliance.daemon, sys; print(sorted({'aiosmtplib', 'segno'} & set(sys.modules)))"
+    code = "import appliance.daemon, appliance.serving, sys; print(sorted({'aiosmtplib', 'segno'} & set(sys.modules)))"
     done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
