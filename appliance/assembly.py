@@ -35,10 +35,10 @@ from appliance.identity.mail import Mailer
 from appliance.identity.own_data import OwnData
 from appliance.identity.sessions import Limits as SessionLimits
 from appliance.identity.users import Users
-from appliance.services import health, limits
+from appliance.services import health
 from appliance.services.connection import count_terminals
 from appliance.services.manager import Services, Surroundings
-from appliance.services.model import SERVICES, Limits, Problem, ServiceName
+from appliance.services.model import SERVICES, Problem
 from appliance.services.problems import problem
 from appliance.services.process_runtime import ProcessRuntime
 from appliance.services.runtime import Runtime
@@ -84,7 +84,7 @@ def build_services(
     services = Services(
         _docker_runtime(client, settings) if docker else ProcessRuntime(client),
         health.probes(settings, ide_uid=ide_uid(settings), root=settings.paths.proxy_root, ai=probe),
-        _limits_now(settings, docker=docker),
+        _model_need(settings),
         store.clock,
         bus,
         Wishes(store.database, store.clock),
@@ -143,17 +143,17 @@ def _docker_runtime(client: BrokerClient, settings: Settings) -> Runtime:
     return DockerRuntime(client, settings.paths.socket("docker"))
 
 
-def _limits_now(settings: Settings, *, docker: bool) -> Callable[[ServiceName], Limits]:
-    """Shares of the machine at the start of a service. The IDE makes room for the engine once a model is chosen."""
-    machine, models = limits.measure(), settings.paths.state / "models"
+def _model_need(settings: Settings) -> Callable[[], int | None]:
+    """What the model in use needs, in MiB: 0 where that is not known, None without one."""
+    models = settings.paths.state / "models"
 
-    def share(service: ServiceName) -> Limits:
-        ai = service == "ai" or (models / choice.NAME).exists()
-        chosen = choice.read(models) if ai else None
-        need, wish = chosen.need_mb if chosen else 0, settings.ide_memory_mb
-        return limits.shares(machine, docker=docker, ai=ai, ide_memory_mb=wish, model_mb=need)[service]
+    def need() -> int | None:
+        if not (models / choice.NAME).exists():
+            return None
+        chosen = choice.read(models)
+        return chosen.need_mb if chosen else 0
 
-    return share
+    return need
 
 
 def port_owner(port: int) -> str:

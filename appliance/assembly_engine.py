@@ -14,11 +14,11 @@ from msgspec.structs import replace
 from appliance.assistant.chosen_engine import ChosenEngine
 from appliance.assistant.engine import Engine, EngineState, EngineStatus
 from appliance.assistant.local_engine import LocalEngine, Look, Place
+from appliance.broker import shares
 from appliance.broker.client import BrokerError
 from appliance.broker.client import call as broker_call
 from appliance.errors import CroftError, Unavailable
 from appliance.events import EventBus
-from appliance.services import limits
 from appliance.services.health import Answer, Probe, TcpProbe, UnixProbe
 from appliance.services.manager import Services
 from appliance.services.model import Progress, State, Want
@@ -39,7 +39,7 @@ def build_engine(settings: Settings, desk: SettingsDesk, services: Services, bus
     """The engine that the settings choose. ``runtime`` is the broker's word."""
     docker = runtime == "docker"
     teller = _Teller(bus)
-    most = limits.most_for_the_engine(limits.measure(), docker=docker, ide_memory_mb=settings.ide_memory_mb)
+    most = shares.most_for_the_engine(shares.measure(), docker=docker, ide_memory_mb=settings.ide_memory_mb)
     local = LocalEngine(
         ServiceEnd(services, most << 20, _processor_time(settings)),
         settings.paths.state / "models",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from appliance.assistant.engine import Engine
 from appliance.assistant.room import Late
+from appliance.broker import shares
 from appliance.commands.asker import CONSOLE, Asker
 from appliance.commands.assessing import REHEARSAL, Proposal
 from appliance.commands.front import Commands
@@ -20,7 +21,6 @@ from appliance.commands.output import STDOUT, saved
 from appliance.errors import CroftError, Forbidden, Unavailable
 from appliance.events import EventBus
 from appliance.identity.users import Users
-from appliance.services import limits
 from appliance.settings import Settings
 from appliance.store import Store
 
@@ -48,10 +48,12 @@ class ModelParts:
         *,
         runtime: str,
         workshop: Callable[[], Workshop],
+        chosen: Callable[[], None],
     ) -> None:
-        """``runtime`` is the broker's word; ``workshop`` is asked for in the docker runtime alone."""
+        """``runtime`` is the broker's word; ``workshop`` is asked for in the docker runtime alone; ``chosen`` is told when another model
+        may be in use."""
         self._settings, self._store, self._bus, self._engine = settings, store, bus, engine
-        self._docker, self._workshop = runtime == "docker", workshop
+        self._docker, self._workshop, self._chosen = runtime == "docker", workshop, chosen
         self._rehearsing = _Rehearsing(commands, users)
         self.jobs: Late[Jobs] = Late("appliance.jobs", self._build_jobs)
         self.models: Late[Models] = Late("appliance.assistant.models", self._build_models)
@@ -109,19 +111,23 @@ class ModelParts:
                     self._engine,
                     self.jobs.get,
                     self._rehearsing.of,
-                    lambda: self._bus.publish("assistant", {}, keep=False),
+                    self._changed,
                     local_ai.LocalAi(self._workshop(), folder) if self._docker else None,
                 ),
             ),
         )
 
+    def _changed(self) -> None:
+        self._bus.publish("assistant", {}, keep=False)
+        self._chosen()
+
     def _room(self) -> Callable[[], Any]:
         from appliance.assistant.fits import MIB, Room
 
-        machine = limits.measure()
+        machine = shares.measure()
         wish = self._settings.ide_memory_mb
         # The engine's limit is the same whether the editor sleeps or not, so a sleeping editor makes no room for a larger model.
-        beside = limits.most_for_the_engine(machine, docker=self._docker, ide_memory_mb=wish) * MIB
+        beside = shares.most_for_the_engine(machine, docker=self._docker, ide_memory_mb=wish) * MIB
         return lambda: Room(beside, beside, machine.memory_mb * MIB)
 
 

@@ -159,6 +159,7 @@ async def serve(
         *(settings, store, bus, engine, commands, users),
         runtime=broker["runtime"],
         workshop=lambda: build_workshop(settings, services),
+        chosen=services.look,
     )
     conversations = build_conversations(store)
     speech = Translator(catalogue, "en")

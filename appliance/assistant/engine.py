@@ -48,8 +48,19 @@ class EngineStatus(Struct, frozen=True):
 # ``no_engine``: nothing that could serve a model is installed. ``no_model``: none is chosen, or its file is gone. ``damaged``: what is
 # chosen is no model. ``unclear``: what is chosen cannot be read. ``too_small``: it does not fit this machine. ``stopped``: a person
 # stopped it. ``failed``: it kept failing and was given up. ``no_endpoint``: remote, but no address or model is set. ``off``: turned
-# off in the settings.
-REASONS = ("no_engine", "no_model", "damaged", "unclear", "too_small", "stopped", "failed", "no_endpoint", "off")
+# off in the settings. ``no_room``: said to who asked alone, the next question tries again: the editor holds the memory that it needs.
+REASONS = (
+    "no_engine",
+    "no_model",
+    "damaged",
+    "unclear",
+    "too_small",
+    "stopped",
+    "failed",
+    "no_endpoint",
+    "off",
+    "no_room",
+)
 
 
 class NoEngine(Unavailable):

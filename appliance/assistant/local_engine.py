@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,10 +194,8 @@ class LocalEngine:
         async with self._turn:
             if self._serving is None:
                 chosen = await asyncio.to_thread(self._usable)
-                if self._stale():
-                    await self._service.renewed(wait)
-                else:
-                    await self._service.ready(wait)
+                with _told_of_room():
+                    await (self._service.renewed if self._stale() else self._service.ready)(wait)
                 self._serving = chosen
             else:
                 await self._service.ready(wait)
@@ -239,6 +237,17 @@ class LocalEngine:
         except OSError:
             return None
         return self._read[1]
+
+
+@contextlib.contextmanager
+def _told_of_room() -> Iterator[None]:
+    try:
+        yield
+    except Unavailable as error:
+        if error.code != "no_room":
+            raise
+        said, hint = WORDS["no_room"]
+        raise NoEngine("no_room", said, hint=hint) from error
 
 
 def _look_at(models: Path) -> Found | None:
@@ -298,5 +307,9 @@ WORDS = {
     ),
     "too_small": ("this machine is too small for the model", "Choose a smaller one on the page Models."),
     "stopped": ("the engine was stopped", "Start the service ai again on the services page."),
+    "no_room": (
+        "the editor holds the memory that the model needs",
+        "Close what is not needed there, or restart the editor on the services page. Then ask again.",
+    ),
     "failed": ("the engine kept failing and was given up", "The services page says why; start it again there."),
 }

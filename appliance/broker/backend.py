@@ -18,7 +18,8 @@ SERVICES: tuple[str, ...] = ("ide", "proxy", "ai")
 STATES: tuple[str, ...] = ("absent", "stopped", "starting", "running", "stopping", "failed")
 
 Row = dict[str, Any]
-"""``service state since pid exit_code signal started_by run_id memory_bytes cpu_usec outdated``; unknown figures are None.
+"""``service state since pid exit_code signal started_by run_id memory_bytes memory_limit cpu_usec outdated``; unknown figures are
+None. ``memory_limit``: in bytes, what holds it now.
 
 ``outdated``: it runs with a configuration that is not the present one, which a stop and a start would mend.
 """
@@ -38,11 +39,12 @@ class ServiceBackend(Protocol):
     def services(self) -> list[Row]:
         """One row per entry of SERVICES."""
 
-    def start(
-        self, service: str, memory_mb: int | None, cpus: float | None, started_by: str, safe: bool = False
-    ) -> Row:
-        """Start ``service``; one that is already up keeps running. ``safe`` starts the IDE without the extensions
-        people installed (R4). Raises CroftError."""
+    def start(self, service: str, model_mb: int | None, started_by: str, safe: bool = False) -> Row:
+        """Start ``service`` with its share (appliance.broker.shares), after :meth:`share`; one that is already up keeps running.
+        ``safe`` starts the IDE without the extensions people installed (R4). Raises CroftError."""
+
+    def share(self, model_mb: int | None) -> None:
+        """Write the limits of what runs, as far as what it holds allows. ``model_mb``: see :func:`appliance.broker.shares.plan`."""
 
     def stop(self, service: str, grace: float) -> Row:
         """Ask ``service`` to end and kill it ``grace`` seconds later. Answers at once (state ``stopping``)."""

@@ -8,6 +8,7 @@ and cgroup-v2.rst.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from pathlib import Path
 CPU_PERIOD = 100_000  # microseconds, the kernel's default
 _WANTED = ("memory", "pids", "cpu", "cpuacct", "freezer")
 _MIB = 1 << 20
+_BOUNDLESS = 1 << 60  # v1 writes a number near 2^63 for no limit
+_FILES_V1 = ("total_active_file", "total_inactive_file")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,49 @@ class Group:
         """Set the limits. Raises OSError when the kernel refuses one that its controller should take."""
         for name, value in _v2(limits) if self.unified else _v1(limits):
             self._write(name, value)
+
+    def memory_limit(self) -> int | None:
+        """Its memory limit in bytes; None where there is none, or nothing to hold it."""
+        limit = self._number("memory.max" if self.unified else "memory.limit_in_bytes")
+        return limit if limit is not None and limit < _BOUNDLESS else None
+
+    def memory_held(self) -> int:
+        """Bytes that the kernel could not take back: all but the file cache that no program has mapped."""
+        total = "memory.current" if self.unified else "memory.usage_in_bytes"
+        rows = ("active_file", "inactive_file", "slab_reclaimable") if self.unified else _FILES_V1
+        idle = sum(self._keyed("memory.stat", row) or 0 for row in rows)
+        mapped = self._keyed("memory.stat", "file_mapped" if self.unified else "total_mapped_file") or 0
+        return max(0, (self._number(total) or 0) - idle + mapped)
+
+    def limit_memory(self, megabytes: int) -> bool:
+        """Write another memory limit while something runs inside. False where that would not fit: nothing is ended for it."""
+        with self.pressed(megabytes) as fits:
+            if not fits:
+                return False
+            try:
+                self.limit(Limits(megabytes))
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                return False
+        return True
+
+    @contextlib.contextmanager
+    def pressed(self, megabytes: int) -> Iterator[bool]:
+        """Have the kernel take back what it can, down to so much, and tell whether that was enough to write it as a limit.
+
+        v2 would end processes for a limit below what they hold, and for one that they outgrow in the same moment: ``memory.high``
+        slows them meanwhile. v1 needs none of it: it refuses such a limit (EBUSY).
+        """
+        if not self.unified:
+            yield True
+            return
+        most = megabytes * _MIB
+        self._write("memory.high", str(most))
+        try:
+            yield (self._number("memory.current") or 0) <= most
+        finally:
+            self._write("memory.high", "max")
 
     def members(self) -> list[int]:
         """Pids inside, over all folders: a process forked while entering may not be in every one yet."""

@@ -11,7 +11,6 @@ import selectors
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,22 @@ from appliance.broker import caddyfile, catalogue, containers, egress, fetching,
 from appliance.broker import packages as package_images
 from appliance.broker.accounts import Accounts
 from appliance.broker.backend import SERVICES, Notify, Row
+from appliance.broker.cgroups import Group
 from appliance.broker.docker_filter import DockerFilter
 from appliance.broker.engine import SOCKET, Call, EngineGone, Program, Task, Work
 from appliance.broker.fetching import NAME, NETWORK, PORT, Fetching
 from appliance.broker.launch import Launch, launch
-from appliance.broker.project import FINGERPRINT_LABEL, Limits, Project
+from appliance.broker.project import FINGERPRINT_LABEL, Project
 from appliance.broker.protocol import Field, Peer, Reply, Verb, many, one_of, text, whole
+from appliance.broker.shares import Share
+from appliance.broker.sharing import Sharing, for_start
 from appliance.errors import Conflict, CroftError, NotFound, Unavailable
 from appliance.settings import Settings
 
 _SERVICE = Field(one_of(SERVICES))
 _SHUTDOWN_GRACE = 10.0
 _WATCH_AGAIN = 1.0  # seconds until the engine is asked for its events again
-_STATES = {"start": "starting", "create": "starting", "stop": "stopping"}
+_STATES = {"start": "starting", "stop": "stopping"}
 
 
 class ComposeBackend:
@@ -68,6 +70,7 @@ class ComposeBackend:
         self._seen: dict[str, containers.Seen] = {}
         self._images: dict[str, str] = {}
         self._started_by: dict[str, str] = {}
+        self._sharing = Sharing(settings, docker=True)
         self._fetching = Fetching(engine)
         self._letting = False
         self._let_at = 0.0
@@ -85,14 +88,16 @@ class ComposeBackend:
     def services(self) -> list[Row]:
         return [self._row(service) for service in SERVICES]
 
-    def start(
-        self, service: str, memory_mb: int | None, cpus: float | None, started_by: str, safe: bool = False
-    ) -> Row:
-        limits = self._project.limits(service, memory_mb, cpus)
+    def start(self, service: str, model_mb: int | None, started_by: str, safe: bool = False) -> Row:
         if self._jobs.get(service) != "start":
+            self._sharing.follow(for_start(service, model_mb))
             self._started_by[service] = started_by
-            self._begin("start", service, self._starting(service, limits, safe))
+            self._begin("start", service, self._starting(service, safe))
         return self._row(service)
+
+    def share(self, model_mb: int | None) -> None:
+        self._sharing.follow(model_mb)
+        Task(self._selector, self._settling(), self._settled).begin()
 
     def stop(self, service: str, grace: float) -> Row:
         if self._jobs.get(service) != "stop":
@@ -114,7 +119,6 @@ class ComposeBackend:
             "image-packages": Verb(
                 self._image_packages, {"packages": Field(many(package_images.MOST, text(package_images.NAME)), False)}
             ),
-            "compose-create": Verb(self._compose_create, {"service": _SERVICE}),
             "engine": Verb(self._where),
             "engine-egress": Verb(self._engine_egress, {"seconds": Field(whole(0, fetching.LONGEST))}),
         }
@@ -168,10 +172,6 @@ class ComposeBackend:
         self._begin("build", "ide", package_images.build(self._engine, self._ledger, self._packages, wanted))
         return Reply({"packages": list(wanted)})
 
-    def _compose_create(self, peer: Peer, service: str) -> Reply:
-        self._begin("create", service, self._creating(service, self._project.limits(service, None, None)))
-        return Reply({"service": service})
-
     def _where(self, peer: Peer) -> Reply:
         """Where the engine listens, and its key: for the daemon, which is the only one to call it."""
         seen = self._seen.get("ai")
@@ -220,17 +220,49 @@ class ComposeBackend:
         if self._ending and self._running(service):
             self._begin("stop", service, self._stopping(service, _SHUTDOWN_GRACE))
 
-    def _starting(self, service: str, limits: Limits, safe: bool) -> Work:
+    def _starting(self, service: str, safe: bool) -> Work:
         yield from self._looking(service)
         if self._running(service):
             return
-        yield from self._creating(service, limits, safe)
+        yield from self._settling()
+        share, before = self._sharing.given(service, self._groups()), self._seen.get(service)
+        yield from self._creating(service, share, safe)
+        if before and before.memory != share.memory_mb << 20:
+            yield from self._limiting(service, share.memory_mb)  # it was another while that one ran
         if service == "ai":
             self._fetching.lease(0, time.monotonic())
             yield from self._fetching.apply()  # it does not begin with a way out that an earlier run had
         answer = yield Call(self._engine, "POST", f"/containers/{containers.name(service)}/start")
         if answer.status >= 400:
             raise Unavailable(f"cannot start the {service} service: {answer.message}", code="start_failed")
+        yield from self._settling()  # others may have been started, or shared out anew, meanwhile
+
+    def _settling(self) -> Work:
+        """Write the limits of what runs as the plan gives them, as far as what it holds allows."""
+        for service in SERVICES:
+            if self._running(service):
+                yield from self._looking(service)
+        groups = self._groups()
+        for service, megabytes in self._sharing.steps(groups):
+            with groups[service].pressed(megabytes) as fits:
+                if fits:
+                    yield from self._limiting(service, megabytes)
+
+    def _limiting(self, service: str, megabytes: int) -> Work:
+        """With as much swap again, as the engine gives by itself. A kernel that refuses leaves the limit where it was."""
+        limits = {"Memory": megabytes << 20, "MemorySwap": megabytes << 21}
+        answer = yield Call(self._engine, "POST", f"/containers/{containers.name(service)}/update", limits)
+        if answer.status >= 400:
+            sys.stderr.write(f"croft broker: cannot limit the {service} service: {answer.message}\n")
+
+    def _settled(self, error: Exception | None) -> None:
+        if error is not None:
+            if not isinstance(error, CroftError | OSError):
+                raise error
+            sys.stderr.write(f"croft broker: {error}\n")
+
+    def _groups(self) -> dict[str, Group]:
+        return {service: containers.group(seen.pid) for service, seen in self._seen.items() if seen.running}
 
     def _stopping(self, service: str, grace: float) -> Work:
         path = f"/containers/{containers.name(service)}/stop?t={max(0, round(grace))}"
@@ -238,7 +270,7 @@ class ComposeBackend:
         if answer.status >= 400 and answer.status != 404:
             raise Unavailable(f"cannot stop the {service} service: {answer.message}", code="stop_failed")
 
-    def _creating(self, service: str, limits: Limits, safe: bool = False) -> Work:
+    def _creating(self, service: str, limits: Share, safe: bool = False) -> Work:
         """Make the container unless the one there is what would be made; a service that runs is left alone."""
         image = yield from self._image(service)
         limits = yield from self._holdable(limits)
@@ -259,13 +291,13 @@ class ComposeBackend:
                 code="create_failed",
             )
 
-    def _holdable(self, limits: Limits) -> Work:
+    def _holdable(self, limits: Share) -> Work:
         """``limits`` without the share of cores on a machine that gives out none: the engine would refuse the container.
 
         Memory it only warns about, and `croft doctor` says so.
         """
         info = (yield Call(self._engine, "GET", "/info")).json()
-        return limits if info.get("CpuCfsQuota", True) else replace(limits, cpus=0.0)
+        return limits if info.get("CpuCfsQuota", True) else limits._replace(cpus=0.0)
 
     def _image(self, service: str) -> Work:
         """The id of the image to run: the one on record, named again if somebody gave its name to another."""
@@ -392,6 +424,7 @@ class ComposeBackend:
             "started_by": self._started_by.get(service),
             "run_id": None,
             "memory_bytes": None,
+            "memory_limit": None,
             "cpu_usec": None,
             "outdated": service == "proxy"
             and self._running(service)

@@ -41,6 +41,7 @@ class Seen:
     oom_killed: bool
     image: str
     labels: dict[str, str] = field(default_factory=dict)
+    memory: int = 0  # bytes it may use
     networks: dict[str, str] = field(default_factory=dict)  # name to the container's address there
 
     @property
@@ -51,7 +52,7 @@ class Seen:
         """The fields of a broker row that come from the container."""
         code, number = self.outcome
         row: dict[str, Any] = {"state": self.state, "since": self.since, "pid": self.pid or None, "run_id": self.run_id}
-        row["image"] = self.image
+        row |= {"image": self.image, "memory_limit": self.memory or None}
         if self.running:
             figures = group(self.pid).figures()
             return row | {"memory_bytes": figures["memory_bytes"], "cpu_usec": figures["cpu_usec"]}
@@ -99,6 +100,7 @@ def read(service: str, document: dict[str, Any]) -> Seen | None:
         state["OOMKilled"],
         document["Image"],
         labels,
+        document["HostConfig"]["Memory"],
         {name: str(one.get("IPAddress", "")) for name, one in (document["NetworkSettings"]["Networks"] or {}).items()},
     )
 

@@ -16,12 +16,13 @@ from appliance.broker import caddyfile, catalogue, layout
 from appliance.broker.accounts import Accounts
 from appliance.broker.backend import SERVICES, Notify, Row
 from appliance.broker.caddy_check import check
-from appliance.broker.cgroups import Limits
+from appliance.broker.cgroups import Group, Limits
 from appliance.broker.launch import Launch, launch
 from appliance.broker.logs import Logs, rotate
 from appliance.broker.processes import Process, Processes
 from appliance.broker.protocol import Verb
 from appliance.broker.runs import outcome
+from appliance.broker.sharing import Sharing, for_start
 from appliance.broker.spawn import fresh_group, held
 from appliance.broker.stragglers import MARK
 from appliance.errors import Conflict, NotFound
@@ -46,6 +47,7 @@ class ForkedBackend:
         self._notify = notify
         processes.on_gone("service", self._gone)
         self._last: dict[str, dict[str, Any]] = {}
+        self._sharing = Sharing(settings, docker=False)
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Nothing of its own: the processes are watched where they are kept."""
@@ -56,9 +58,7 @@ class ForkedBackend:
     def services(self) -> list[Row]:
         return [self._row(service) for service in SERVICES]
 
-    def start(
-        self, service: str, memory_mb: int | None, cpus: float | None, started_by: str, safe: bool = False
-    ) -> Row:
+    def start(self, service: str, model_mb: int | None, started_by: str, safe: bool = False) -> Row:
         running = self._processes.get(_name(service))
         if running is not None:
             if running.reason or running.ended:
@@ -67,11 +67,19 @@ class ForkedBackend:
         program = catalogue.program(self._settings, self._accounts, service, safe=safe)
         if service == "proxy":
             self._render(program)
+        self.share(for_start(service, model_mb))
+        share = self._sharing.given(service, self._groups())
         self._last.pop(service, None)
-        process = self._launch(service, program, Limits(memory_mb, cpus, program.pids))
+        process = self._launch(service, program, Limits(share.memory_mb, share.cpus, program.pids))
         process.started_by = started_by
         self._processes.add(process)
         return self._row(service)
+
+    def share(self, model_mb: int | None) -> None:
+        self._sharing.follow(model_mb)
+        groups = self._groups()
+        for service, megabytes in self._sharing.steps(groups):
+            groups[service].limit_memory(megabytes)
 
     def stop(self, service: str, grace: float) -> Row:
         process = self._processes.get(_name(service))
@@ -100,6 +108,9 @@ class ForkedBackend:
     def busy(self) -> bool:
         return bool(self._processes.of_kind("service"))
 
+    def _groups(self) -> dict[str, Group]:
+        return {one.note["service"]: one.group for one in self._processes.of_kind("service") if one.group}
+
     def _gone(self, process: Process) -> None:
         """Tell everyone; the service's row keeps how it ended."""
         service, end = process.note["service"], outcome(process)
@@ -125,6 +136,7 @@ class ForkedBackend:
             "started_by": None,
             "run_id": None,
             "memory_bytes": None,
+            "memory_limit": None,
             "cpu_usec": None,
             "outdated": False,
         }
@@ -140,6 +152,7 @@ class ForkedBackend:
             "started_by": process.started_by,
             "run_id": process.note["run_id"],
             "memory_bytes": figures.get("memory_bytes"),
+            "memory_limit": process.group.memory_limit() if process.group else None,
             "cpu_usec": figures.get("cpu_usec"),
             "outdated": service == "proxy" and caddyfile.outdated(self._settings, self.runtime),
         }

@@ -1,6 +1,6 @@
 """The Compose project: where its files are, what they are filled with, and the one command that makes a container.
 
-Rule: a request reaches Compose only as one of three service names and two bounded numbers. Everything else comes from
+Rule: a request reaches Compose only as one of three service names; its limits are computed here. Everything else comes from
 root-owned files and checked settings, and Compose sees no other environment.
 """
 
@@ -10,21 +10,17 @@ import os
 import shlex
 import stat
 from _blake2 import blake2b  # hashlib would bring OpenSSL along: 1.6 MB for one short digest
-from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.broker import catalogue
 from appliance.broker.accounts import Accounts
 from appliance.broker.backend import SERVICES
 from appliance.broker.containers import NAME
-from appliance.broker.runs import most_memory_mb
-from appliance.errors import Invalid, SettingsError
+from appliance.broker.shares import LEAST_MB, Share
+from appliance.errors import SettingsError
 from appliance.settings import Settings
 
 FINGERPRINT_LABEL = "croft.fingerprint"
-DEFAULT_MB = {"ide": 1024, "proxy": 128, "ai": 2048}
-LEAST_MB = 64
-LEAST_CPUS = 0.05
 SECONDS = "120"  # longest Compose may take
 _KEY_DIGITS = 64
 
@@ -33,14 +29,6 @@ _COMPOSE = tuple(
     Path(folder, "docker/cli-plugins/docker-compose")
     for folder in ("/usr/libexec", "/usr/lib", "/usr/local/libexec", "/usr/local/lib")
 )
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a container may use. ``memory_mb`` in MiB, ``cpus`` in cores."""
-
-    memory_mb: int
-    cpus: float
 
 
 class Project:
@@ -58,20 +46,7 @@ class Project:
             require_safe(path)
         self._ensure_state()
 
-    def limits(self, service: str, memory_mb: int | None, cpus: float | None) -> Limits:
-        """The bounds asked for, or the usual ones. Raises Invalid for anything outside what this machine can give."""
-        if service not in SERVICES:
-            raise Invalid("there is no such service")
-        most, cores = most_memory_mb(), float(os.cpu_count() or 1)
-        memory = min(DEFAULT_MB[service], most) if memory_mb is None else memory_mb
-        share = cores if cpus is None else cpus
-        if type(memory) is not int or not LEAST_MB <= memory <= most:
-            raise Invalid(f"memory_mb must be a whole number from {LEAST_MB} to {most}")
-        if type(share) not in (int, float) or not LEAST_CPUS <= share <= cores:
-            raise Invalid(f"cpus must be a number from {LEAST_CPUS} to {cores:g}")
-        return Limits(memory, round(float(share), 2))
-
-    def environment(self, service: str, limits: Limits, image: str, *, safe: bool = False) -> dict[str, str]:
+    def environment(self, service: str, limits: Share, image: str, *, safe: bool = False) -> dict[str, str]:
         """Every value of compose.yaml (compose/environment.example says what each is).
 
         ``image`` is the id the container gets; ``safe`` starts the IDE without the extensions people installed.
@@ -96,7 +71,7 @@ class Project:
             "CROFT_AI_KEY": self.ai_key(),
         }
         for name in SERVICES:
-            mine = limits if name == service else Limits(LEAST_MB, 1.0)  # the others are not touched, only parsed
+            mine = limits if name == service else Share(LEAST_MB, 1.0)  # the others are not touched, only parsed
             values |= {
                 f"CROFT_{name.upper()}_MEMORY_MB": str(mine.memory_mb),
                 f"CROFT_{name.upper()}_CPUS": f"{mine.cpus:g}",

@@ -17,15 +17,18 @@ from appliance.broker import caddyfile, catalogue
 from appliance.broker.accounts import Accounts
 from appliance.broker.backend import SERVICES, Notify, Row
 from appliance.broker.caddy_check import check
+from appliance.broker.cgroups import Group
 from appliance.broker.command import run
+from appliance.broker.containers import group
 from appliance.broker.logs import Logs, rotate
 from appliance.broker.protocol import Verb
+from appliance.broker.sharing import Sharing, for_start
 from appliance.errors import CroftError, NotFound, Unavailable
 from appliance.settings import Settings
 
 SYSTEMCTL = "/usr/bin/systemctl"
 _PROPERTIES = (
-    "Id,LoadState,ActiveState,Result,MainPID,ExecMainStatus,ExecMainCode,InvocationID,MemoryCurrent,"
+    "Id,LoadState,ActiveState,Result,MainPID,ExecMainStatus,ExecMainCode,InvocationID,MemoryCurrent,MemoryMax,"
     "CPUUsageNSec,StateChangeTimestampMonotonic"
 )
 _ALWAYS_SHOWN = {
@@ -61,6 +64,7 @@ class UnitsBackend:
         self._accounts = accounts
         self._logs = logs
         self._notify = notify
+        self._sharing = Sharing(settings, docker=False)
         self._started_by: dict[str, str] = {}
         self._pidfds: dict[str, int] = {}
         self._ended_at: dict[str, float] = {}
@@ -85,9 +89,7 @@ class UnitsBackend:
             self._watch(row)
         return rows
 
-    def start(
-        self, service: str, memory_mb: int | None, cpus: float | None, started_by: str, safe: bool = False
-    ) -> Row:
+    def start(self, service: str, model_mb: int | None, started_by: str, safe: bool = False) -> Row:
         """``safe`` makes no difference here: a unit's words are fixed when it is installed."""
         program = catalogue.program(self._settings, self._accounts, service)
         if service == "proxy":
@@ -97,15 +99,23 @@ class UnitsBackend:
                 catalogue.caddyfile_path(self._settings),
                 program.account,
             )
-        limits = [f"MemoryMax={memory_mb}M"] if memory_mb is not None else []
-        limits += [f"CPUQuota={round(cpus * 100)}%"] if cpus is not None else []
-        if limits:
-            self._systemctl("set-property", "--runtime", unit(service), *limits)
+        self.share(for_start(service, model_mb))
+        share = self._sharing.given(service, self._groups())
+        limits = (f"MemoryMax={share.memory_mb}M", f"CPUQuota={round(share.cpus * 100)}%")
+        self._systemctl("set-property", "--runtime", unit(service), *limits)
         self._systemctl("reset-failed", unit(service))
         self._systemctl("start", "--no-block", unit(service))
         self._started_by[service] = started_by
         self._unseen.add(service)
         return self._one(service)
+
+    def share(self, model_mb: int | None) -> None:
+        self._sharing.follow(model_mb)
+        groups = self._groups()
+        for service, megabytes in self._sharing.steps(groups):
+            with groups[service].pressed(megabytes) as fits:
+                if fits:  # on v1 systemd tries, and leaves the limit where it was if the kernel refuses
+                    self._systemctl("set-property", "--runtime", unit(service), f"MemoryMax={megabytes}M")
 
     def stop(self, service: str, grace: float) -> Row:
         """The unit's own TimeoutStopSec bounds the grace; a grace of 0 kills first."""
@@ -133,6 +143,9 @@ class UnitsBackend:
 
     def busy(self) -> bool:
         return False
+
+    def _groups(self) -> dict[str, Group]:
+        return {row["service"]: group(row["pid"]) for row in self.services() if row["pid"] is not None}
 
     def _systemctl(self, *words: str) -> str:
         status, said = run((self._program, "--no-pager", "--no-ask-password", *words), seconds=_SYSTEMCTL_SECONDS)
@@ -163,6 +176,7 @@ class UnitsBackend:
             "started_by": self._started_by.get(service),
             "run_id": block.get("InvocationID") or None,
             "memory_bytes": _number(block.get("MemoryCurrent", "")),
+            "memory_limit": _number(block.get("MemoryMax", "")),
             "cpu_usec": None if cpu is None else cpu // 1000,
             "outdated": state == "running" and service == "proxy" and caddyfile.outdated(self._settings, self.runtime),
         }

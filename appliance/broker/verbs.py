@@ -15,10 +15,11 @@ from appliance.broker.fence import Fence
 from appliance.broker.files import Files
 from appliance.broker.processes import Processes
 from appliance.broker.protocol import Field, Peer, Reply, Verb, flag, number, one_of, whole
-from appliance.broker.runs import Runs, most_memory_mb
+from appliance.broker.runs import Runs
 from appliance.broker.toolchains import ToolHelpers
 
 _SERVICE = Field(one_of(SERVICES))
+MODEL_MOST_MB = 1 << 20  # whatever it is, no service gets more than its part of the machine
 
 
 class Verbs:
@@ -43,14 +44,12 @@ class Verbs:
         self._fence = fence
 
     def table(self) -> dict[str, Verb]:
-        memory = Field(whole(64, most_memory_mb()), False)
-        cpus = Field(number(0.05, os.cpu_count() or 1), False)
+        model = Field(whole(0, MODEL_MOST_MB), False)
         own = {
             "hello": Verb(self.hello),
             "services": Verb(self.services),
-            "start": Verb(
-                self.start, {"service": _SERVICE, "memory_mb": memory, "cpus": cpus, "safe": Field(flag, False)}
-            ),
+            "start": Verb(self.start, {"service": _SERVICE, "model_mb": model, "safe": Field(flag, False)}),
+            "share": Verb(self.share, {"model_mb": model}),
             "stop": Verb(self.stop, {"service": _SERVICE, "grace": Field(number(0, 60), False)}),
             "logs": Verb(self.logs, {"service": _SERVICE}),
             "files": Verb(self._files.open),
@@ -77,10 +76,13 @@ class Verbs:
     def services(self, peer: Peer) -> Reply:
         return Reply({"services": self._backend.services()})
 
-    def start(
-        self, peer: Peer, service: str, memory_mb: int | None = None, cpus: float | None = None, safe: bool = False
-    ) -> Reply:
-        return Reply(self._backend.start(service, memory_mb, cpus, str(peer.uid), safe))
+    def start(self, peer: Peer, service: str, model_mb: int | None = None, safe: bool = False) -> Reply:
+        return Reply(self._backend.start(service, model_mb, str(peer.uid), safe))
+
+    def share(self, peer: Peer, model_mb: int | None = None) -> Reply:
+        """Write the limits of what runs as the machine's memory is shared out, for a model that needs ``model_mb`` or without one."""
+        self._backend.share(model_mb)
+        return Reply()
 
     def stop(self, peer: Peer, service: str, grace: float = 10.0) -> Reply:
         return Reply(self._backend.stop(service, grace))

@@ -17,3 +17,8 @@ async def count_terminals(client: BrokerClient) -> int:
             return int((await client.call("terminals")).data["foreground"])
     except (BrokerError, TimeoutError) as error:
         raise Unavailable("the broker cannot count terminals") from error
+
+
+def for_model(model_mb: int | None) -> dict[str, int]:
+    """How the broker is told what the model in use needs: not at all where there is none."""
+    return {} if model_mb is None else {"model_mb": model_mb}

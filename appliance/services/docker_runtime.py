@@ -23,9 +23,11 @@ from typing import Any
 from appliance.broker import containers
 from appliance.broker.client import BrokerClient, BrokerError, keep_connected
 from appliance.broker.protocol import Reply
+from appliance.broker.shares import NoRoom
 from appliance.errors import CroftError, Unavailable
 from appliance.services import docker_logs
-from appliance.services.model import SERVICES, Limits, LogLine, Missing, Observed, Progress, ServiceName, State, Supply
+from appliance.services.connection import for_model
+from appliance.services.model import SERVICES, LogLine, Missing, Observed, Progress, ServiceName, State, Supply
 from appliance.services.problems import TABLE
 from appliance.services.runtime import RuntimeGone, StartFailed
 
@@ -79,9 +81,15 @@ class DockerRuntime:
         seen = await self._call(self._inspect)
         return tuple([await self._observed(name, seen.get(name)) for name in SERVICES])
 
-    async def start(self, service: ServiceName, limits: Limits, *, safe: bool = False) -> None:
-        asked: dict[str, Any] = {"memory_mb": limits.memory_mb, "cpus": limits.cpus} | ({"safe": True} if safe else {})
+    async def start(self, service: ServiceName, model_mb: int | None, *, safe: bool = False) -> None:
+        asked = for_model(model_mb) | ({"safe": True} if safe else {})
         await self._job("start", "start", service, START_WITHIN, lambda event: None, **asked)
+
+    async def share(self, model_mb: int | None) -> None:
+        try:
+            await self._ask("share", **for_model(model_mb))
+        except BrokerError as error:
+            raise RuntimeGone(f"the broker cannot share the machine out: {error.message}") from error
 
     async def stop(self, service: ServiceName, grace: float) -> None:
         await self._call(lambda sdk: self._stop(sdk, service, math.ceil(grace)))
@@ -285,4 +293,6 @@ class DockerRuntime:
 def _failure(code: str, message: str) -> CroftError:
     if code == "engine_gone":
         return RuntimeGone(message, code=code)
+    if code == NoRoom.code:
+        return NoRoom(message)
     return StartFailed(message, problem=code if code in TABLE else "")

@@ -61,6 +61,7 @@ class History(Struct, frozen=True):
     retry_at: float = 0.0
     parked: str = ""
     safe: bool = False
+    refused: bool = False  # there was no room for it; whoever asks next tries again
 
     @property
     def health(self) -> Health:
@@ -86,7 +87,12 @@ def learn(history: History, seen: Observed, desired: Desired, now: float, jitter
 
 def began(history: History, *, safe: bool) -> History:
     """We have told the runtime to start it."""
-    return replace(history, begun=True, told_to_stop=False, rested=False, safe=safe)
+    return replace(history, begun=True, told_to_stop=False, rested=False, safe=safe, refused=False)
+
+
+def refused(history: History) -> History:
+    """It was not started because others hold what it needs. That is no failure of its own: it rests until somebody asks again."""
+    return replace(history, begun=False, rested=True, refused=True)
 
 
 def stopping(history: History) -> History:
@@ -96,7 +102,7 @@ def stopping(history: History) -> History:
 
 def woken(history: History) -> History:
     """Somebody wants it again; failures stay counted, or reloading a page would be a way round the backoff."""
-    return replace(history, rested=False)
+    return replace(history, rested=False, refused=False)
 
 
 def failed(history: History, cause: str, now: float, jitter: float, tuning: Tuning) -> History:
@@ -121,7 +127,9 @@ def probed(history: History, run_id: str | None, healthy: bool, now: float) -> H
 
 
 def _forgive(history: History, generation: int) -> History:
-    return replace(history, generation=generation, failures=0, cause="", retry_at=0.0, parked="", rested=False)
+    return replace(
+        history, generation=generation, failures=0, cause="", retry_at=0.0, parked="", rested=False, refused=False
+    )
 
 
 def _new_run(history: History, seen: Observed, now: float) -> History:

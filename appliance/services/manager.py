@@ -17,6 +17,7 @@ from typing import Protocol
 from msgspec import Struct, field, to_builtins
 from msgspec.structs import replace
 
+from appliance.broker.shares import NoRoom
 from appliance.clock import Clock
 from appliance.errors import Conflict, Invalid, NotFound, Unavailable
 from appliance.events import EventBus
@@ -29,7 +30,6 @@ from appliance.services.keeper import Keeper
 from appliance.services.model import (
     SERVICES,
     Desired,
-    Limits,
     LogLine,
     Missing,
     Problem,
@@ -86,7 +86,7 @@ class Services:
         self,
         runtime: Runtime,
         probes: Mapping[ServiceName, Probe],
-        limits: Callable[[ServiceName], Limits],
+        model_mb: Callable[[], int | None],
         clock: Clock,
         bus: EventBus,
         store: DesiredStore,
@@ -104,7 +104,7 @@ class Services:
         self._reconciler = Reconciler(
             runtime,
             probes,
-            limits,
+            model_mb,
             clock,
             {name: Desired(name, DEFAULTS[name]) for name in SERVICES},
             jitter=jitter,
@@ -359,6 +359,11 @@ class Services:
             raise Unavailable(
                 f"the {service} service keeps failing and was given up",
                 hint="The services page says why; start it again there.",
+            )
+        if record.history.refused:
+            raise NoRoom(
+                f"the {service} service was not started: the editor holds the memory that it needs",
+                hint="Close what is not needed there, or restart the editor on the services page. Then ask again.",
             )
         self._startable(service)
 

@@ -69,13 +69,6 @@ class Supply(StrEnum):
     INSTALLER = "installer"
 
 
-class Limits(Struct, frozen=True):
-    """What one service may use. ``cpus`` in cores (1.5 = one and a half)."""
-
-    memory_mb: int
-    cpus: float
-
-
 class Progress(Struct, frozen=True):
     """How far a start or a download is. ``current`` of ``total`` bytes; 0 means not known.
 

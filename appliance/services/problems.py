@@ -32,6 +32,7 @@ TABLE: Mapping[str, Severity] = {
     # One service
     "crash_loop": "error",
     "too_big": "error",
+    "no_room": "warning",
     "model_unusable": "error",
     "retrying": "warning",
     "recovered": "info",
@@ -117,6 +118,8 @@ def of_service(
     found = []
     if desired.want is not Want.STOP:
         found += _failure(seen, history, tail, facts, tuning)
+    if history.refused:
+        found.append(problem("no_room", seen.service))
     if history.safe and not history.over:
         found.append(problem("ide_safe_mode", seen.service, {"tries": tuning.tries}))
     return found

@@ -14,11 +14,12 @@ from typing import Any
 
 from appliance.broker.client import BrokerClient, BrokerError, keep_connected
 from appliance.broker.protocol import Reply
+from appliance.broker.shares import NoRoom
 from appliance.errors import Unavailable
 from appliance.services import logs
-from appliance.services.connection import ANSWER_WITHIN, count_terminals
+from appliance.services.connection import ANSWER_WITHIN, count_terminals, for_model
 from appliance.services.history import ENDED
-from appliance.services.model import SERVICES, Limits, LogLine, Missing, Observed, Progress, ServiceName, State, Supply
+from appliance.services.model import SERVICES, LogLine, Missing, Observed, Progress, ServiceName, State, Supply
 from appliance.services.runtime import RuntimeGone, StartFailed
 
 LOOK_EVERY = 1.0  # while something is being stopped, should its exit event get lost
@@ -50,14 +51,17 @@ class ProcessRuntime:
         rows = {row["service"]: row for row in (await self._call("services")).data["services"]}
         return tuple(self._observed(name, rows[name]) for name in SERVICES if name in rows)
 
-    async def start(self, service: ServiceName, limits: Limits, *, safe: bool = False) -> None:
-        asked: dict[str, Any] = {"memory_mb": limits.memory_mb, "cpus": limits.cpus}
-        if safe:
-            asked["safe"] = True
+    async def start(self, service: ServiceName, model_mb: int | None, *, safe: bool = False) -> None:
         try:
-            await self._call("start", service=service, **asked)
+            await self._call("start", service=service, **for_model(model_mb), **({"safe": True} if safe else {}))
         except BrokerError as error:
-            raise StartFailed(error.message) from error
+            raise (NoRoom if error.code == NoRoom.code else StartFailed)(error.message) from error
+
+    async def share(self, model_mb: int | None) -> None:
+        try:
+            await self._call("share", **for_model(model_mb))
+        except BrokerError as error:
+            raise RuntimeGone(f"the broker cannot share the machine out: {error.message}") from error
 
     async def stop(self, service: ServiceName, grace: float) -> None:
         try:
@@ -141,6 +145,7 @@ class ProcessRuntime:
             oom_killed=run_id is not None and self._killed_for_memory.get(name) == run_id,
             missing=Missing.PROGRAM if state is State.ABSENT else Missing.NOTHING,
             memory_bytes=row.get("memory_bytes") or 0,
+            memory_limit=row.get("memory_limit") or 0,
             cpu_usec=row.get("cpu_usec") or 0,
             outdated=bool(row.get("outdated")),
         )

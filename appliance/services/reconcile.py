@@ -14,18 +14,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from appliance.broker.shares import NoRoom
 from appliance.clock import Clock
 from appliance.services import history as memory
 from appliance.services.health import Answer, Probe
 from appliance.services.history import ENDED, History, Tuning
 from appliance.services.model import (
     Desired,
-    Limits,
     Observed,
     Park,
     Progress,
@@ -60,7 +60,6 @@ class Record(Struct):
     seen: Observed | None = None
     progress: Progress | None = None
     answer: Answer | None = None
-    limits: Limits | None = None
     tail: tuple[str, ...] = ()
     cpu_percent: float = 0.0
     looked_at: float = 0.0
@@ -86,7 +85,7 @@ class Reconciler:
         self,
         runtime: Runtime,
         probes: Mapping[ServiceName, Probe],
-        limits: Callable[[ServiceName], Limits],
+        model_mb: Callable[[], int | None],
         clock: Clock,
         desired: Mapping[ServiceName, Desired],
         *,
@@ -95,11 +94,12 @@ class Reconciler:
         watched: Callable[[], bool],
         tuning: Tuning | None = None,
     ) -> None:
-        """``jitter`` gives numbers in [0, 1). ``changed`` is called after anything may have changed.
-        ``watched`` says whether somebody wants fresh figures."""
+        """``model_mb``: what the model in use needs (see Runtime.share). ``jitter`` gives numbers in [0, 1). ``changed`` is called after
+        anything may have changed. ``watched`` says whether somebody wants fresh figures."""
         self._runtime = runtime
         self._probes = probes
-        self._limits = limits
+        self._model_mb = model_mb
+        self._shared: tuple[object, ...] = ()  # what the machine was last shared out for
         self._clock = clock
         self._tuning = tuning or Tuning()
         self._jitter = jitter
@@ -191,6 +191,7 @@ class Reconciler:
         try:
             async with asyncio.timeout(OBSERVE_WITHIN):
                 rows = await self._runtime.observe()
+                await self._share_out(rows)
         except (RuntimeGone, TimeoutError) as error:
             return self._lost(error)
         self._found()
@@ -198,6 +199,16 @@ class Reconciler:
         for seen in rows:
             self._take_in(seen, now)
         return self._apply([seen for seen in rows if seen.service not in busy], now)
+
+    async def _share_out(self, rows: Iterable[Observed]) -> None:
+        """Have the limits follow whenever other services run than before, or for another model. What was refused may have room now."""
+        model_mb = self._model_mb()
+        now = (model_mb, *(seen.run_id for seen in rows if seen.state not in ENDED))
+        if now != self._shared:
+            await self._runtime.share(model_mb)
+            self._shared = now
+            for record in self.records.values():
+                record.history = replace(record.history, refused=False)
 
     def _apply(self, rows: list[Observed], now: float) -> float:
         desired = {name: record.desired for name, record in self.records.items()}
@@ -277,15 +288,17 @@ class Reconciler:
         except RuntimeGone as error:
             log.warning("cannot apply a step", extra={"service": step.service, "cause": error.message})
             self._held[step.service] = self._clock.uptime() + HOLD
+        except NoRoom as error:
+            log.warning("no room to start", extra={"service": step.service, "cause": error.message})
+            record.history = memory.refused(record.history)
         except StartFailed as error:
             self._failed(record, step.service, error.problem or "start_failed", error.message)
 
     async def _start(self, record: Record, step: Start) -> None:
         log.info("starting", extra={"service": step.service, "safe": step.safe})
         record.history = memory.began(record.history, safe=step.safe)
-        record.limits = self._limits(step.service)
         self._report(record, Progress("starting"))
-        await self._runtime.start(step.service, record.limits, safe=step.safe)
+        await self._runtime.start(step.service, self._model_mb(), safe=step.safe)
 
     async def _stop(self, record: Record, step: Stop) -> None:
         log.info("stopping", extra={"service": step.service, "why": step.why})

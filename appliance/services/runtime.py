@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from appliance.errors import Unavailable
-from appliance.services.model import Limits, LogLine, Observed, Progress, ServiceName, Supply
+from appliance.services.model import LogLine, Observed, Progress, ServiceName, Supply
 
 
 class RuntimeGone(Unavailable):
@@ -46,9 +46,13 @@ class Runtime(Protocol):
     async def observe(self) -> tuple[Observed, ...]:
         """Every known service exactly once, read afresh."""
 
-    async def start(self, service: ServiceName, limits: Limits, *, safe: bool = False) -> None:
-        """Start it (creating its container where there is none). Returns once it is started, not once it is
-        ready. Starting a running service does nothing. Raises StartFailed."""
+    async def start(self, service: ServiceName, model_mb: int | None, *, safe: bool = False) -> None:
+        """Start it (creating its container where there is none) with its share of the machine: see :meth:`share`. Returns
+        once it is started, not once it is ready. Starting a running service does nothing. Raises StartFailed, NoRoom."""
+
+    async def share(self, model_mb: int | None) -> None:
+        """Have the limits of what runs be those of a machine whose model in use needs ``model_mb`` MiB (0: not known; None:
+        there is none), as far as what runs can give back."""
 
     async def stop(self, service: ServiceName, grace: float) -> None:
         """TERM, and KILL after ``grace`` seconds; returns when it has ended. Stopping a stopped one does

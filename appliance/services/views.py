@@ -35,7 +35,7 @@ def view(
         want=desired.want,
         reason=_reason(record, state, problems, awake_because),
         memory_bytes=_step(seen.memory_bytes, MEMORY_STEP) if seen and up else 0,
-        memory_limit=_limit(record),
+        memory_limit=seen.memory_limit if seen else 0,
         cpu_percent=round(record.cpu_percent / CPU_STEP) * CPU_STEP if up else 0.0,
         parked=history.parked or None,
         retry_at=round(now + retry - uptime) if retry > uptime else None,
@@ -75,12 +75,6 @@ def _progress(record: Record, state: State) -> Progress | None:
     if record.progress is not None:
         return record.progress
     return Progress("loading") if state is State.STARTING else None
-
-
-def _limit(record: Record) -> int:
-    if record.seen and record.seen.memory_limit:
-        return record.seen.memory_limit
-    return record.limits.memory_mb << 20 if record.limits else 0
 
 
 def _actions(record: Record, state: State) -> tuple[Action, ...]:

@@ -71,9 +71,13 @@ def test_hello(broker):
         b'{"id":1,"op":"start"}',
         b'{"id":1,"op":"start","service":"sshd"}',
         b'{"id":1,"op":"start","service":["ide"]}',
-        b'{"id":1,"op":"start","service":"ide","memory_mb":1}',
-        b'{"id":1,"op":"start","service":"ide","cpus":"2"}',
-        b'{"id":1,"op":"start","service":"ide","cpus":1e999}',
+        b'{"id":1,"op":"start","service":"ide","memory_mb":900}',
+        b'{"id":1,"op":"start","service":"ide","cpus":2}',
+        b'{"id":1,"op":"start","service":"ide","model_mb":-1}',
+        b'{"id":1,"op":"start","service":"ide","model_mb":null}',
+        b'{"id":1,"op":"share","model_mb":"2"}',
+        b'{"id":1,"op":"share","model_mb":1048577}',
+        b'{"id":1,"op":"share","service":"ide"}',
         b'{"id":1,"op":"start","service":"ide","mount":"/"}',
         b'{"id":1,"op":"start","service":"ide","user":"root"}',
         b'{"id":1,"op":"stop","service":"ide","grace":61}',
@@ -153,11 +157,11 @@ ops = st.sampled_from(
         "files",
         "terminals",
         "image-pull",
-        "compose-create",
+        "share",
     ]
 ) | st.text(max_size=10)
 keys = st.sampled_from(
-    ["service", "argv", "cwd", "env", "limits", "stdin", "view", "run", "signal", "grace", "memory_mb", "cpus"]
+    ["service", "argv", "cwd", "env", "limits", "stdin", "view", "run", "signal", "grace", "model_mb", "safe"]
 )
 
 

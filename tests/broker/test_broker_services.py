@@ -62,7 +62,7 @@ def unix_get(path: Path, target: str) -> tuple[int, bytes]:
 
 
 def test_the_proxy_starts_once_reports_and_stops(proxied, poll):
-    row = proxied.call("start", service="proxy", memory_mb=256, cpus=1.0).data
+    row = proxied.call("start", service="proxy").data
     assert (row["state"], row["started_by"]) == ("running", str(os.geteuid()))
     again = proxied.call("start", service="proxy").data
     assert (again["pid"], again["run_id"]) == (row["pid"], row["run_id"])
@@ -86,27 +86,6 @@ def test_the_proxy_runs_as_its_own_user_with_one_capability_for_low_ports(home, 
     assert {int(seen[kind], 16) for kind in ("CapPrm", "CapEff", "CapBnd", "CapAmb", "CapInh")} == {1 << 10}
     assert seen["NoNewPrivs"] == "1"
     poll(lambda: answers(801))
-
-
-@root_only
-def test_limits_are_on_the_live_service(proxied):
-    """SYS-5: what was asked for is what the kernel holds it to."""
-    pid = proxied.call("start", service="proxy", memory_mb=200, cpus=0.5).data["pid"]
-    places = {}
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        number, controllers, path = line.split(":", 2)
-        for name in controllers.split(",") if number != "0" else [""]:
-            places[name] = path
-    if Path("/sys/fs/cgroup/memory").is_dir():
-        assert Path(f"/sys/fs/cgroup/memory{places['memory']}/memory.limit_in_bytes").read_text().strip() == str(
-            200 << 20
-        )
-        assert Path(f"/sys/fs/cgroup/cpu{places['cpu']}/cpu.cfs_quota_us").read_text().strip() == "50000"
-        assert Path(f"/sys/fs/cgroup/pids{places['pids']}/pids.max").read_text().strip() == "512"
-    else:
-        folder = Path(f"/sys/fs/cgroup{places['']}")
-        assert (folder / "memory.max").read_text().strip() == str(200 << 20)
-        assert (folder / "cpu.max").read_text().split()[0] == "50000"
 
 
 def test_a_service_that_dies_is_reported_failed_with_its_signal(proxied, poll):
@@ -220,7 +199,7 @@ def test_a_folder_planted_by_somebody_else_is_refused(home):
 
 def test_the_ide_listens_on_its_socket_only(ide, poll):
     """Real code-server: healthz over the socket, own user, defaults written once, no TCP port, workspace trust on."""
-    row = ide.call("start", service="ide", memory_mb=2048).data
+    row = ide.call("start", service="ide").data
     sock = ide.paths.socket("ide")
     poll(lambda: sock.exists() and unix_get(sock, "/healthz")[0] == 200, seconds=60)
     assert stat.S_IMODE(sock.stat().st_mode) == 0o660

@@ -114,11 +114,11 @@ def test_rows_say_what_systemd_says(backend, systemd):
 
 
 def test_every_word_to_systemd_is_fixed(backend, systemd):
-    backend.start("proxy", 200, 0.5, "7")
+    backend.start("proxy", None, "7")
     backend.stop("proxy", 10)
     backend.stop("proxy", 0)
     assert systemd.asked() == [
-        "set-property --runtime croft-proxy.service MemoryMax=200M CPUQuota=50%",
+        f"set-property --runtime croft-proxy.service MemoryMax=128M CPUQuota={round(len(os.sched_getaffinity(0)) * 90)}%",
         "reset-failed croft-proxy.service",
         "start --no-block croft-proxy.service",
         "stop --no-block croft-proxy.service",
@@ -131,7 +131,7 @@ def test_every_word_to_systemd_is_fixed(backend, systemd):
 def test_a_refusal_of_systemd_is_told_in_its_words(backend, systemd):
     systemd.answer(ends=4, said="Unit croft-proxy.service is masked.")
     with pytest.raises(Unavailable, match="masked"):
-        backend.start("proxy", None, None, "0")
+        backend.start("proxy", None, "0")
 
 
 def test_the_end_of_a_unit_is_heard_at_once(backend, systemd):
@@ -152,7 +152,7 @@ def test_a_systemd_that_does_not_answer_does_not_end_the_broker(backend, systemd
     process = subprocess.Popen(["sleep", "60"])
     systemd.answer(active="active", pid=process.pid)
     assert row(backend, "proxy")["state"] == "running"
-    backend.start("proxy", None, None, "0")
+    backend.start("proxy", None, "0")
     (systemd.folder / "shown").write_text(said)
     with pytest.raises(Unavailable, match="cannot show"):
         backend.services()

@@ -27,7 +27,7 @@ from appliance.settings import load
 
 @pytest.fixture(scope="module")
 def broker(module_broker, ai_image: str) -> Any:
-    module_broker.up("ai", memory_mb=700)
+    module_broker.up("ai")
     module_broker.poll(lambda: ask(module_broker, "GET", "/readyz", key="")[0] == 200, "the engine", 60)
     return module_broker
 

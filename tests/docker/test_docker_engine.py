@@ -14,7 +14,7 @@ import pytest
 @pytest.fixture
 def ai(broker, ai_image: str, engine: docker.DockerClient) -> dict[str, Any]:
     """A running engine: its address on the bridge and its key, as the daemon finds them through the filtered socket."""
-    broker.up("ai", memory_mb=512, cpus=1.0)
+    broker.up("ai")
     seen = broker.client().containers.get("croft-ai").attrs
     network = next(iter(seen["NetworkSettings"]["Networks"].values()))
     key = next(one for one in seen["Config"]["Env"] if one.startswith("LOCALAI_API_KEY=")).partition("=")[2]

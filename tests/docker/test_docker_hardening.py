@@ -14,14 +14,16 @@ from typing import Any
 import docker
 import pytest
 
+from appliance.broker.shares import measure, plan
+
 SERVICES = ("ide", "proxy")
 DANGEROUS = ("docker.sock", "/var/run/docker", "broker", "/proc", "/sys", "/dev", "/etc/croft", "croft.db", "keys")
 
 
 @pytest.fixture(scope="module")
 def running(module_broker) -> Iterator[Any]:
-    module_broker.up("ide", memory_mb=768, cpus=1.5)
-    module_broker.up("proxy", memory_mb=128, cpus=1.0)
+    module_broker.up("ide", model_mb=2309)
+    module_broker.up("proxy", model_mb=2309)
     return module_broker
 
 
@@ -53,7 +55,7 @@ def test_limits_are_there_for_the_kernel_too(live: dict[str, Any]) -> None:
     """SYS-3, SYS-5, SYS-10: memory, processors and processes, as the control groups say."""
     from appliance.broker.containers import group
 
-    wanted = 768 if "ide" in live["Name"] else 128
+    wanted = plan(measure(), docker=True, model_mb=2309).shares["ide" if "ide" in live["Name"] else "proxy"].memory_mb
     assert live["HostConfig"]["Memory"] == wanted << 20
     found = group(live["State"]["Pid"])
     memory = found.folders.get("memory") or found.folders["unified"]

@@ -15,8 +15,9 @@ import pytest
 
 from appliance.broker.client import BrokerClient
 from appliance.broker.images import Held, Ledger, read_pins
+from appliance.broker.shares import measure, plan
 from appliance.services.docker_runtime import DockerRuntime
-from appliance.services.model import Limits, Missing, Observed, State, Supply
+from appliance.services.model import Missing, Observed, State, Supply
 from appliance.services.runtime import RuntimeGone, StartFailed
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -70,14 +71,14 @@ async def test_start_observe_logs_stop(watched: Watched, broker) -> None:
     before = await watched.one("ide")
     assert (before.state, before.missing, before.run_id) == (State.ABSENT, Missing.CONTAINER, None)
     assert (await watched.one("ai")).missing is Missing.IMAGE
-    await runtime.start("ide", Limits(700, 1.5))
+    await runtime.start("ide", None)
     first = await watched.one("ide")
     assert first.state is State.RUNNING
-    assert first.memory_limit == 700 << 20
+    assert first.memory_limit == plan(measure(), docker=True).shares["ide"].memory_mb << 20
     assert first.pid
     row = await watched.until("ide", lambda row: row.memory_bytes > 20 << 20 and row.cpu_usec > 100_000)
     assert row.run_id == first.run_id
-    await runtime.start("ide", Limits(700, 1.5))
+    await runtime.start("ide", None)
     assert (await watched.one("ide")).run_id == first.run_id, "starting a running service does nothing"
 
     async def listening() -> bool:
@@ -93,22 +94,23 @@ async def test_start_observe_logs_stop(watched: Watched, broker) -> None:
     assert not ended.oom_killed
     assert watched.changes > changes
     await runtime.stop("ide", 5)
-    await runtime.start("ide", Limits(700, 1.5))
+    await runtime.start("ide", None)
     again = await watched.one("ide")
     assert again.run_id != first.run_id
     assert again.run_id.split("-")[0] == first.run_id.split("-")[0], "the same container, started again"
 
 
 async def test_safe_mode_and_new_limits_make_it_afresh(watched: Watched, engine: docker.DockerClient) -> None:
-    await watched.runtime.start("ide", Limits(700, 1.0))
+    await watched.runtime.start("ide", None)
     words = engine.containers.get("croft-ide").attrs["Args"]
     assert "/tmp/no-extensions" not in words
     await watched.runtime.stop("ide", 5)
-    await watched.runtime.start("ide", Limits(800, 0.5), safe=True)
+    await watched.runtime.start("ide", 3000, safe=True)
     made = engine.containers.get("croft-ide").attrs
     assert "/tmp/no-extensions" in made["Args"]
-    assert made["HostConfig"]["Memory"] == 800 << 20
-    assert made["HostConfig"]["NanoCpus"] == 500_000_000
+    share = plan(measure(), docker=True, model_mb=3000).shares["ide"]
+    assert made["HostConfig"]["Memory"] == share.memory_mb << 20
+    assert made["HostConfig"]["NanoCpus"] == round(share.cpus * 1e9)
 
 
 async def test_where_another_version_comes_from(watched: Watched, broker, engine: docker.DockerClient) -> None:
@@ -120,7 +122,7 @@ async def test_where_another_version_comes_from(watched: Watched, broker, engine
         engine.images.get(number).tag("croft/ide", "pin")
         ledger.record("ide", Held(number, pin.repository, version, ""))
 
-    await runtime.start("ide", Limits(700, 1.0))
+    await runtime.start("ide", None)
     run = (await watched.one("ide")).run_id
     first = engine.containers.get("croft-ide")
     hold(first.image.id, "0.0.1")
@@ -130,12 +132,12 @@ async def test_where_another_version_comes_from(watched: Watched, broker, engine
     other = first.commit("croft-test/ide", "other")
     try:
         hold(other.id, pin.version)
-        broker.call("compose-create", service="ide")  # looks at the images; what runs is left alone
+        broker.call("share")  # looks at the images
         await eventually(lambda: broker.call("image-status", service="ide").data["image"] == other.id)
         assert await runtime.supply("ide") is Supply.HELD
         assert (await watched.one("ide")).run_id == run
         await runtime.stop("ide", 5)
-        await runtime.start("ide", Limits(700, 1.0))
+        await runtime.start("ide", None)
         assert engine.containers.get("croft-ide").image.id == other.id
         assert await runtime.supply("ide") is Supply.CURRENT
         await runtime.stop("ide", 5)
@@ -147,7 +149,7 @@ async def test_where_another_version_comes_from(watched: Watched, broker, engine
 
 async def test_a_kill_from_outside_is_seen_at_once(watched: Watched, engine: docker.DockerClient) -> None:
     """R3: the planner learns of a crash by an event, not by polling."""
-    await watched.runtime.start("proxy", Limits(128, 1.0))
+    await watched.runtime.start("proxy", None)
     changes = watched.changes
     engine.containers.get("croft-proxy").kill("KILL")
     await eventually(lambda: watched.changes > changes, 5)
@@ -156,7 +158,7 @@ async def test_a_kill_from_outside_is_seen_at_once(watched: Watched, engine: doc
 
 
 async def test_following_a_log_outlives_a_restart(watched: Watched) -> None:
-    await watched.runtime.start("ide", Limits(700, 1.5))
+    await watched.runtime.start("ide", None)
     heard: list[str] = []
 
     async def listen() -> None:
@@ -167,7 +169,7 @@ async def test_following_a_log_outlives_a_restart(watched: Watched) -> None:
     task = asyncio.create_task(listen())
     await eventually(lambda: len(heard) == 1)
     await watched.runtime.stop("ide", 5)
-    await watched.runtime.start("ide", Limits(700, 1.5))
+    await watched.runtime.start("ide", None)
     await eventually(lambda: len(heard) >= 2)
     assert len(heard) == 2, "no line is given twice"
     task.cancel()
@@ -176,16 +178,16 @@ async def test_following_a_log_outlives_a_restart(watched: Watched) -> None:
 
 async def test_what_fails_says_so(watched: Watched) -> None:
     with pytest.raises(StartFailed) as missing:
-        await watched.runtime.start("ai", Limits(512, 1.0))
+        await watched.runtime.start("ai", None)
     assert missing.value.problem == "image_missing"
     with pytest.raises(StartFailed):
-        await watched.runtime.start("ide", Limits(1 << 30, 1.0))
+        await watched.runtime.start("ide", 1 << 30)
     assert await watched.runtime.logs("ai", 10) == []
 
 
 async def test_the_brokers_end_is_told_and_its_return_is_found(watched: Watched, broker) -> None:
     """R1, R5: nothing is said of services while nobody can know; they are found again, untouched."""
-    await watched.runtime.start("ide", Limits(700, 1.5))
+    await watched.runtime.start("ide", None)
     row = await watched.one("ide")
     broker.kill()
     with pytest.raises(RuntimeGone):

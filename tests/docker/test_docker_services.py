@@ -63,13 +63,13 @@ def test_the_broker_stays_small_at_work(broker) -> None:
 
 def test_what_is_kept_outlives_the_container(broker, engine) -> None:
     """Issue 2: extensions, settings and files survive a new container."""
-    broker.up("ide", memory_mb=700)
+    broker.up("ide")
     home = broker.paths.ide_home
     first = engine.containers.get("croft-ide")
     first.exec_run(["sh", "-c", f"echo kept > {home}/note"])
     broker.call("stop", service="ide", grace=5)
     broker.poll(lambda: broker.row("ide")["state"] != "stopping" and broker.row("ide")["pid"] is None, seconds=30)
-    broker.up("ide", memory_mb=900)
+    broker.up("ide", model_mb=3000)
     again = engine.containers.get("croft-ide")
     assert again.id != first.id
     assert again.exec_run(["cat", f"{home}/note"]).output == b"kept\n"
@@ -82,11 +82,11 @@ def test_what_is_kept_outlives_the_container(broker, engine) -> None:
     [
         {"service": "other"},
         {"service": "../ide"},
-        {"service": "ide", "memory_mb": 1},
-        {"service": "ide", "memory_mb": 1 << 40},
-        {"service": "ide", "cpus": 0},
-        {"service": "ide", "cpus": 1000},
-        {"service": "ide", "memory_mb": "1g"},
+        {"service": "ide", "memory_mb": 900},
+        {"service": "ide", "cpus": 1},
+        {"service": "ide", "model_mb": -1},
+        {"service": "ide", "model_mb": 1 << 40},
+        {"service": "ide", "model_mb": "1g"},
         {"service": "ide", "image": "x"},
         {"service": "ide", "mounts": []},
         {"service": "ide", "env": {}},
@@ -96,9 +96,11 @@ def test_what_is_kept_outlives_the_container(broker, engine) -> None:
     ],
     ids=str,
 )
-def test_start_takes_a_service_and_two_numbers_and_nothing_else(broker, engine, request_: dict[str, object]) -> None:
+def test_start_takes_a_service_and_what_a_model_needs_and_nothing_else(
+    broker, engine, request_: dict[str, object]
+) -> None:
     """SYS-2, DECIDED 5."""
-    for op in ("start", "compose-create", "image-pull"):
+    for op in ("start", "share", "image-pull"):
         with pytest.raises(BrokerError):
             broker.call(op, **request_)
     assert not ours(engine)

@@ -13,8 +13,8 @@ from appliance.assistant import catalogue, choice, fits, gguf
 from appliance.assistant.catalogue import Shape
 from appliance.assistant.choice import Choice
 from appliance.assistant.fits import MIB, Room
+from appliance.broker.shares import IDE_ENOUGH_MB, Machine, most_for_the_engine, plan
 from appliance.errors import Invalid
-from appliance.services.limits import IDE_ENOUGH_MB, Machine, most_for_the_engine, shares
 
 
 def room(memory_mb: int, *, docker: bool = False) -> Room:
@@ -84,7 +84,7 @@ def test_a_machine_sold_with_four_gigabytes_is_offered_the_three_billion_model(m
     fit = fits.of_entry(found, room(memory_mb, docker=docker))
     assert fit.verdict == "fits"
     need = -(-fit.need // MIB)
-    given = shares(Machine(memory_mb, 2.0), docker=docker, ai=True, model_mb=need)
+    given = plan(Machine(memory_mb, 2.0), docker=docker, model_mb=need).shares
     assert given["ai"].memory_mb >= need
     assert given["ide"].memory_mb >= IDE_ENOUGH_MB
     assert sum(limit.memory_mb for limit in given.values()) <= memory_mb - 256

@@ -12,17 +12,18 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from appliance.broker.shares import NoRoom
 from appliance.clock import ManualClock
 from appliance.events import EventBus
 from appliance.services.health import Answer
 from appliance.services.history import ENDED
 from appliance.services.manager import Services, Surroundings
-from appliance.services.model import SERVICES, Limits, LogLine, Missing, Observed, State, Supply
+from appliance.services.model import SERVICES, LogLine, Missing, Observed, State, Supply
 from appliance.services.runtime import RuntimeGone, StartFailed
 
 
 class ScriptedRuntime:
-    """``behaviour`` of a service is runs, dies, refuses or slow_start; everything done to it is in
+    """``behaviour`` of a service is runs, dies, refuses, no_room or slow_start; everything done to it is in
     ``done``."""
 
     def __init__(self, clock: ManualClock) -> None:
@@ -33,6 +34,7 @@ class ScriptedRuntime:
         self.words = {name: [f"{name} says hello"] for name in SERVICES}
         self.done: list[tuple[str, str, float]] = []
         self.safe: list[bool] = []
+        self.shared: list[int | None] = []
         self.supplies = Supply.CURRENT
         self.registry_down = False
         self.gone = False
@@ -69,12 +71,18 @@ class ScriptedRuntime:
         await asyncio.sleep(0)
         return tuple(self.rows.values())
 
-    async def start(self, service: str, limits: Limits, *, safe: bool = False) -> None:
+    async def share(self, model_mb: int | None) -> None:
+        self._answer()
+        self.shared.append(model_mb)
+
+    async def start(self, service: str, model_mb: int | None, *, safe: bool = False) -> None:
         self._note("start", service)
         self.safe.append(safe)
         async with self._alone(service):
             await self.may_end.wait()
         behaviour = self.behaviour[service]
+        if behaviour == "no_room":
+            raise NoRoom("others hold it")
         if behaviour == "refuses":
             raise StartFailed("it will not start")
         run = Observed(service, State.RUNNING, self.clock.now(), f"run-{next(self._numbers)}", 1)
@@ -176,6 +184,7 @@ class World:
         self.bus = EventBus(self.clock)
         self.folder = folder
         self.terminals = 0
+        self.model_mb: int | None = None
         self.runs = 0
         self.port_owner = ""
         self.task: asyncio.Task[None] | None = None
@@ -195,7 +204,7 @@ class World:
         self.services = Services(
             self.runtime,
             self.probes,
-            lambda name: Limits(512, 1.0),
+            lambda: self.model_mb,
             self.clock,
             self.bus,
             self.store,

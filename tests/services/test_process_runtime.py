@@ -20,13 +20,12 @@ from pathlib import Path
 import pytest
 
 from appliance.broker.client import BrokerClient
-from appliance.services.model import Limits, Missing, Observed, State
+from appliance.services.model import Missing, Observed, State
 from appliance.services.process_runtime import ProcessRuntime
 from appliance.services.runtime import RuntimeGone, StartFailed
 from appliance.settings import Paths
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-LIMITS = Limits(256, 0.9)
 
 
 def free_port() -> int:
@@ -138,13 +137,13 @@ async def runtime(home: Home) -> AsyncIterator[Runtime]:
 
 
 async def test_a_service_is_started_watched_killed_and_stopped(home, runtime) -> None:
-    await runtime.start("proxy", LIMITS)
+    await runtime.start("proxy", None)
     seen = await runtime.row("proxy")
     assert seen.state is State.RUNNING
     assert seen.pid is not None
     assert seen.run_id is not None
     assert abs(seen.since - time.time()) < 60
-    await runtime.start("proxy", LIMITS)
+    await runtime.start("proxy", None)
     assert (await runtime.row("proxy")).run_id == seen.run_id
     changes = runtime.changes
     os.kill(seen.pid, signal.SIGKILL)
@@ -152,7 +151,7 @@ async def test_a_service_is_started_watched_killed_and_stopped(home, runtime) ->
     assert runtime.changes > changes
     dead = await runtime.row("proxy")
     assert (dead.run_id, dead.signal, dead.oom_killed) == (seen.run_id, 9, False)
-    await runtime.start("proxy", LIMITS)
+    await runtime.start("proxy", None)
     assert (await runtime.row("proxy")).run_id != seen.run_id
     await runtime.stop("proxy", 5)
     assert (await runtime.row("proxy")).state is State.STOPPED
@@ -163,7 +162,7 @@ async def test_what_is_not_installed_is_absent_and_says_why_it_does_not_start(ru
     seen = await runtime.row("ide")
     assert (seen.state, seen.missing) == (State.ABSENT, Missing.PROGRAM)
     with pytest.raises(StartFailed, match="not installed"):
-        await runtime.start("ide", LIMITS)
+        await runtime.start("ide", None)
 
 
 async def says(runtime: Runtime, words: str, service: str = "proxy") -> bool:
@@ -172,7 +171,7 @@ async def says(runtime: Runtime, words: str, service: str = "proxy") -> bool:
 
 async def test_logs_are_read_and_followed(runtime) -> None:
     assert await runtime.logs("proxy", 10) == []
-    await runtime.start("proxy", LIMITS)
+    await runtime.start("proxy", None)
     await until(lambda: says(runtime, "serving initial configuration"))
     async with aclosing(runtime.follow("proxy", 1)) as lines, asyncio.timeout(20):
         await anext(lines)
@@ -184,7 +183,7 @@ async def test_logs_are_read_and_followed(runtime) -> None:
 
 async def test_a_broker_that_dies_takes_nothing_along_and_is_found_again(home, runtime) -> None:
     """R1, R5: silence is said to be silence, the run goes on, and its end is seen by the next broker."""
-    await runtime.start("proxy", LIMITS)
+    await runtime.start("proxy", None)
     before = await runtime.row("proxy")
     changes = runtime.changes
     await home.end(signal.SIGKILL)
@@ -207,10 +206,10 @@ async def test_safe_mode_leaves_the_extensions_out(home, runtime) -> None:
     node.write_text('#!/bin/sh\necho "called with $*"\nexec sleep 1000\n')
     node.chmod(0o755)
     await until(lambda: runtime.is_in("ide", State.STOPPED))
-    await runtime.start("ide", LIMITS, safe=True)
+    await runtime.start("ide", None, safe=True)
     await until(lambda: says(runtime, "/no-extensions ", "ide"))
     await runtime.stop("ide", 5)
-    await runtime.start("ide", LIMITS)
+    await runtime.start("ide", None)
     await until(lambda: says(runtime, "/extensions ", "ide"))
     await runtime.stop("ide", 0)
 

@@ -1,4 +1,4 @@
-"""A cage as small as the smallest machine Croft is for: 2 GB of memory, 2 GB of swap, by cgroup limits.
+"""A cage as small as the smallest machine Croft is for: 2 GB of memory (or as much as asked), 2 GB of swap, by cgroup limits.
 
 The two processors are the test machine's own.
 """
@@ -43,7 +43,7 @@ class Cage:
 
 
 @contextlib.contextmanager
-def small_machine() -> Iterator[Cage]:
+def small_machine(memory_mb: int = 2048) -> Iterator[Cage]:
     """The cage. Fails where cgroups cannot be written (the tests need root)."""
     name = f"croft-cage-{os.getpid()}"
     v1 = Path("/sys/fs/cgroup/memory")
@@ -51,14 +51,14 @@ def small_machine() -> Iterator[Cage]:
         memory = v1 / name
         cage = Cage(memory, (memory,), False)
         memory.mkdir()
-        (memory / "memory.limit_in_bytes").write_text(str(2 * GIB))
+        (memory / "memory.limit_in_bytes").write_text(str(memory_mb << 20))
         with contextlib.suppress(OSError):  # kernels without swap accounting
-            (memory / "memory.memsw.limit_in_bytes").write_text(str(4 * GIB))
+            (memory / "memory.memsw.limit_in_bytes").write_text(str((memory_mb << 20) + 2 * GIB))
     else:
         memory = Path("/sys/fs/cgroup") / name
         cage = Cage(memory, (memory,), True)
         memory.mkdir()
-        (memory / "memory.max").write_text(str(2 * GIB))
+        (memory / "memory.max").write_text(str(memory_mb << 20))
         (memory / "memory.swap.max").write_text(str(2 * GIB))
     try:
         yield cage

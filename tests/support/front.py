@@ -60,7 +60,6 @@ from appliance.identity.ways_in import WaysIn
 from appliance.services.health import Answer
 from appliance.services.manager import Services, Surroundings
 from appliance.services.model import SERVICES, LogLine, Observed, State, Supply
-from appliance.services.model import Limits as ServiceLimits
 from appliance.services.wishes import Wishes
 from appliance.settings import Paths, load
 from appliance.settings_desk import SettingsDesk
@@ -102,7 +101,9 @@ class QuietRuntime:
     async def observe(self) -> tuple[Observed, ...]:
         return tuple(Observed(name, State.RUNNING, 1.0, f"run-{name}", 1) for name in SERVICES)
 
-    async def start(self, service: str, limits: ServiceLimits, *, safe: bool = False) -> None:
+    async def share(self, model_mb: int | None) -> None: ...
+
+    async def start(self, service: str, model_mb: int | None, *, safe: bool = False) -> None:
         pass
 
     async def stop(self, service: str, grace: float) -> None:
@@ -166,7 +167,7 @@ class Front:
         self.services = Services(
             QuietRuntime(),
             {"proxy": healthy, "ide": healthy},
-            lambda name: ServiceLimits(512, 1.0),
+            lambda: None,
             clock,
             self.bus,
             Wishes(store.database, clock),
@@ -205,6 +206,7 @@ class Front:
             *(self.settings, store, self.bus, self.engine, self.commands, self.users),
             runtime="process",
             workshop=lambda: build_workshop(self.settings, self.services),
+            chosen=self.services.look,
         )
         self.conversations = build_conversations(store)
         words = Translator(Catalogue.load(ROOM / "locale"), "en")
