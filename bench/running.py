@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -76,14 +76,16 @@ def _daemon(rule: str = "") -> Iterator[Daemon]:
 
 
 def _call(connection: _Unix, argv: list[str], wait: float = 20.0) -> dict[str, object]:
-    connection.request(
-        "POST", "/api/commands", json.dumps({"argv": argv, "wait": wait}), {"Content-Type": "application/json"}
-    )
+    return dict(_post(connection, "/api/commands", {"argv": argv, "wait": wait})["run"])
+
+
+def _post(connection: _Unix, path: str, body: dict[str, object]) -> dict[str, dict[str, object]]:
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
     answer = connection.getresponse()
-    said = json.loads(answer.read())
+    said: dict[str, dict[str, object]] = json.loads(answer.read())
     if answer.status != 201:
         raise NotRun(f"the command was not run: {said}")
-    return dict(said["run"])
+    return said
 
 
 def one_command(rounds: int) -> list[Figure]:
@@ -93,9 +95,10 @@ def one_command(rounds: int) -> list[Figure]:
     ``true``, on a kept connection to the control socket) to the answer with the exit status, by which time both audit records
     and the row of the run are on disk; ``direct``, ``subprocess.run(["true"])`` with its output captured; ``writes``, the
     two audit records that such a run leaves, each in a transaction of its own with ``synchronous=FULL``, inserted by SQLite
-    alone into the same tables in the same folder; ``ssh``, ``ssh HOST true`` to an sshd on the loopback, with a key and no PAM.
+    alone into the same tables in the same folder; ``bare``, the same call of a server that does these steps and nothing else
+    (bare.py); ``ssh``, ``ssh HOST true`` to an sshd on the loopback, with a key and no PAM.
     """
-    with _daemon() as daemon, _ssh() as ssh:
+    with _daemon() as daemon, _ssh() as ssh, _bare() as bare:
         connection = _Unix(daemon.broker.paths.socket("control"))
 
         def over_http() -> float:
@@ -110,11 +113,14 @@ def one_command(rounds: int) -> list[Figure]:
         def two_writes() -> float:
             return _median(lambda: [store.execute(INSERT, row) for row in rows])
 
-        variants = {"HTTP": over_http, "direct": direct, "writes": two_writes} | ({"ssh": ssh} if ssh else {})
+        variants = {"HTTP": over_http, "direct": direct, "writes": two_writes, "bare": bare} | (
+            {"ssh": ssh} if ssh else {}
+        )
         found = interleave(variants, rounds)
         store.close()
     found["direct and writes"] = [a + b for a, b in zip(found["direct"], found["writes"], strict=True)]
     detail = {f"{name}, ms": value * 1000 for name, value in medians(found).items()}
+    detail["bare / direct and writes"] = ratio(found, "bare", "direct and writes")
     figures = [
         Figure("C1", "HTTP call that runs true / subprocess.run and two synced writes", 1.6, 1.3, True,
                ratio(found, "HTTP", "direct and writes"), detail=detail)
@@ -253,6 +259,21 @@ def _naive(folder: Path) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def _bare() -> Iterator[Callable[[], float]]:
+    """A function that has the bare server run ``true``, in seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="croft-bare-"))
+    process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("bare.py")), str(folder)])
+    try:
+        wait_for((folder / "bare.sock").exists, "the bare server", 20)
+        connection = _Unix(folder / "bare.sock")
+        yield lambda: _median(lambda: _post(connection, "/", {"argv": ["true"]}))
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder)
 
 
 @contextmanager
