@@ -140,6 +140,7 @@ UI = Text("""\
 """)
 
 # A path that two programs could read in two ways is refused: browsers never send one.
+# The workbench is at / and, with the editor's version before it, at /stable-COMMIT/; only what lies beneath takes any query.
 # `allowed` is set only after the check has passed; without it an error is answered here, so that a daemon that does not
 # answer the check is not asked a second time (FWD-5).
 IDE = Text("""\
@@ -162,7 +163,8 @@ IDE = Text("""\
 		}
 		%{relay}
 		@query {
-			not path /stable-* /_static/*
+			not path /_static/*
+			not vars_regexp {http.request.uri} "^/stable-[^/?]*/[^/?]"
 			not vars_regexp {http.request.uri.query} "^((folder|workspace|ew)=[^&;]*(&(folder|workspace|ew)=[^&;]*)*)?$"
 		}
 		error @query 400
