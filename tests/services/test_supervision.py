@@ -368,3 +368,53 @@ async def test_an_idle_daemon_hardly_looks(world) -> None:
     world.runtime.looks = 0
     await asyncio.sleep(1)  # the one thing that cannot be polled for is that nothing happens
     assert world.runtime.looks <= 1
+
+
+async def test_the_limits_follow_whatever_runs_and_whichever_model_is_chosen(world) -> None:
+    """SYS-5: told once for each change, and again after a runtime that did not hear it."""
+    await world.until(lambda: world.services.is_ready("proxy"))
+    told = len(world.runtime.shared)
+    await world.pass_time(30)
+    assert len(world.runtime.shared) == told
+    world.model_mb = 2309
+    world.services.look()
+    await world.until(lambda: world.runtime.shared[-1] == 2309)
+    world.services.wake("ide")
+    await world.until(lambda: world.services.is_ready("ide"))
+    assert world.runtime.shared[told:] == [2309, 2309]
+    world.runtime.lose(True)
+    world.model_mb = None
+    await world.pass_time(5)
+    world.runtime.lose(False)
+    await world.until(lambda: world.runtime.shared[-1] is None, step=1.0)
+
+
+async def test_an_engine_without_room_rests_until_somebody_asks_again(world) -> None:
+    """It says what to do, counts no failure, and tries nothing by itself."""
+    world.runtime.rows["ai"] = Observed("ai", State.STOPPED)
+    world.runtime.behaviour["ai"] = "no_room"
+    await world.until(lambda: world.services.is_ready("proxy"))
+    with pytest.raises(Unavailable) as refused:
+        await world.services.ready("ai", 5)
+    assert refused.value.code == "no_room"
+    assert "restart the editor" in refused.value.hint
+    assert [one.code for one in world.services.problems()] == ["no_room"]
+    await world.pass_time(120, step=10)
+    assert len(world.runtime.starts("ai")) == 1
+    assert world.services.view("ai").parked is None
+    world.runtime.behaviour["ai"] = "runs"
+    await world.services.ready("ai", 5)
+    assert world.services.problems() == []
+
+
+async def test_a_problem_of_room_goes_with_what_took_it(world) -> None:
+    world.runtime.rows["ai"] = Observed("ai", State.STOPPED)
+    world.runtime.behaviour["ai"] = "no_room"
+    world.services.wake("ide")
+    await world.until(lambda: world.services.is_ready("ide"))
+    with pytest.raises(Unavailable):
+        await world.services.ready("ai", 5)
+    await world.services.restart("ide", "root")
+    await world.until(lambda: len(world.runtime.starts("ide")) == 2 and world.services.is_ready("ide"))
+    assert world.services.problems() == []
+    assert len(world.runtime.starts("ai")) == 1
