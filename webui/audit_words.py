@@ -22,6 +22,16 @@ HEAD = ("seq", "time", "event", "actor", "name", "intent", "detail")
 # Excel takes a file without it for the machine's own eight-bit encoding, and Arabic names are lost.
 BOM = "\ufeff"
 KNOWN_ACTORS = ("console", "daemon", "anyone", "setup-link")
+# Fields of records whose values are words of ours, and the family of texts that tells them.
+_TOLD = {
+    "role": "role",
+    "way": "audit.value.way",
+    "kind": "audit.value.kind",
+    "why": "audit.value.why",
+    "what": "audit.value.what",
+    "result": "audit.value.end",
+    "decision": "audit.value.end",
+}
 
 
 class Names:
@@ -50,7 +60,7 @@ def sentence(t: Translator, record: Record, names: Names) -> str:
         return record.event
     if record.detail.get("edited") and t.has(f"{key}.edited"):
         key += ".edited"
-    values = _Values({name: _plain(value) for name, value in record.detail.items()})
+    values = _Values({name: _told(t, name, _plain(value)) for name, value in record.detail.items()})
     for name in ("user", "person"):
         if name in record.detail:
             # Only the set-up link is made for somebody who has no account yet.
@@ -67,6 +77,12 @@ def sentence(t: Translator, record: Record, names: Names) -> str:
 def _seen(text: str) -> str:
     """``text`` with every character that would not be seen, or would lie, spelt out."""
     return "".join(piece.text for piece in pieces(text))
+
+
+def _told(t: Translator, name: str, value: str) -> str:
+    """What a value is called in the reader's language, where it is a word of ours."""
+    key = f"{_TOLD.get(name, '')}.{value}"
+    return t(key) if t.has(key) else value
 
 
 def _plain(value: Any) -> str:

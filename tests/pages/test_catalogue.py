@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.assistant.catalogue import entries
+from appliance.assistant.proposals import Kind as ProposalKind
 from appliance.audit import EVENTS
 from appliance.commands.history import State as RunState
 from appliance.commands.model import ROLES, Actor, Effect, Scope, Verdict
@@ -18,6 +19,8 @@ from appliance.commands.rehearsal_rows import CAUSES as REHEARSAL_CAUSES
 from appliance.commands.rehearsal_rows import Stage
 from appliance.host.toolbox import WHY
 from appliance.identity.api_tokens import SCOPES as TOKEN_SCOPES
+from appliance.identity.links import Kind as LinkKind
+from appliance.identity.sign_in import Way
 from appliance.leaving import LEAVES
 from appliance.services.model import SERVICES, Action, State
 from appliance.settings import ROWS, field_of
@@ -129,7 +132,15 @@ FAMILIES = {
     "leaving.": [f"{one.id}.{part}" for one in LEAVES for part in ("title", "when")]
     + sorted({f"field.{field}" for one in LEAVES for field in one.fields}),
     "audit.": [f"{part}.{event}" for event in EVENTS for part in ("kind", "said")]
-    + [f"actor.{who}" for who in (*KNOWN_ACTORS, "token", "first-admin")],
+    + [f"actor.{who}" for who in (*KNOWN_ACTORS, "token", "first-admin")]
+    + [f"value.way.{way}" for way in get_args(Way)]
+    + [f"value.kind.{kind}" for kind in (*get_args(LinkKind), *ProposalKind)]
+    + [f"value.why.{why}" for why in ("expired", "revoked", "suspended", "removed")]
+    + [f"value.what.{what}" for what in ("own data", "audit log", *(f"logs of {name}" for name in SERVICES))]
+    + [
+        f"value.end.{end}"
+        for end in (*RunState, "accepted", "rejected", "stale", "conflict", "paused", "stopped", "mistake")
+    ],
     "fault.audit_": sorted(set(FAULTS.values())),
     "welcome.": [f"{step}.{part}" for step in STEPS for part in ("title", "about")],
     "console.": ["link", "person", "doctor"],

@@ -15,6 +15,8 @@ from support.front import Front, front
 
 from appliance.audit import EVENTS
 from appliance.audit_search import AuditSearch, Wanted
+from appliance.identity.api_tokens import checked
+from appliance.identity.users import Role
 from webui.audit_words import guarded
 
 PAGE = {"Accept": "text/html"}
@@ -69,6 +71,24 @@ async def test_people_are_called_by_their_names(door: Front) -> None:
     assert "Added" in text
     assert "نورة" in text
     assert session.user.id not in text.split('data-field="said"')[1].split("</summary>")[0]
+
+
+async def test_what_people_did_is_said_whole_and_in_one_language(door: Front) -> None:
+    """No value is missing from the records that acts really leave, and words of ours are told in the reader's language."""
+    session, cookie = await door.sign_in_as("admin")
+    user = session.user
+    await door.invitations.create("nora@example.org", Role.operator, user, user.id)
+    await door.api_tokens.create(user, checked("kept", ["read"], 30, Role.admin), user.id, "page")
+    await door.sessions.end([(await door.sign_in_as("viewer"))[0]], "revoked", user.id)
+    async with door.ask("GET", "/account/data", cookie) as answer:
+        assert answer.status == 200
+    for language, link, data in (("en", "a link", "their own data"), ("ar", "رابط", "بياناته")):
+        async with door.ask("GET", "/api/audit", cookie, headers={"Accept-Language": language}) as answer:
+            said = {record["event"]: record["said"] for record in (await answer.json())["records"]}
+        assert {"invitation.create", "token.create", "session.end", "export", "sign-in"} <= set(said)
+        assert [one for one in said.values() if "–" in one] == []
+        assert link in said["sign-in"]
+        assert data in said["export"]
 
 
 async def test_every_event_has_a_sentence_that_stands(door: Front) -> None:
