@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -11,7 +12,7 @@ from appliance.assistant import remote_engine
 from appliance.errors import CroftError, NotFound
 from appliance.leaving import LEAVES
 from appliance.messages import Message
-from appliance.settings import ROWS, Setting
+from appliance.settings import ROWS, Paths, Setting
 from appliance.settings_desk import RefusedValue, SettingsDesk
 from webui import keys, letters, views
 from webui.answers import see
@@ -152,7 +153,14 @@ async def _page(
         has_password=request.app[keys.MAILER].has_password(),
         answering=views.engine_json(request.app[keys.ENGINE].status(), views.translator(request)),
         has_key=remote_engine.has_key(desk.current),
+        on_console=_on_console(desk.current.paths.config),
     )
+
+
+def _on_console(config: Path) -> str:
+    """What root types to change the file; of one that was not installed, where it lies."""
+    installed = config == Paths.system().config
+    return f"sudoedit {config} && sudo systemctl restart croft-broker croft" if installed else str(config)
 
 
 def _shown(desk: SettingsDesk, row: Setting, fault: RefusedValue | None, typed: str | None) -> Shown:
