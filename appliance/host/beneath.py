@@ -46,12 +46,17 @@ class Folder:
         return kernel.open_beneath(self.fd, path, flags, 0o666 if flags & os.O_CREAT else 0, links=False)
 
     def folder(self, path: str, *, make: bool = False) -> Folder:
-        """The one beneath; ``make``: and those above it, where they are missing."""
+        """The one beneath; ``make``: as :meth:`make` would."""
+        if make:
+            self.make(path)
+        return Folder(self.open(path, _FOLDER))
+
+    def make(self, path: str) -> None:
+        """A folder and those above it, where they are missing."""
         parts = path.split("/")
-        for depth in range(1, len(parts) + 1) if make else ():
+        for depth in range(1, len(parts) + 1):
             with self._above("/".join(parts[:depth])) as (above, name), contextlib.suppress(FileExistsError):
                 os.mkdir(name, dir_fd=above)
-        return Folder(self.open(path, _FOLDER))
 
     def is_folder(self, path: str) -> bool:
         """A link to one is none."""

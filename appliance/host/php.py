@@ -62,8 +62,7 @@ def settle(fresh: Folder, place: Path, series: str) -> str:
 def _configure(fresh: Folder, place: Path, short: str, modules: str) -> None:
     """The distribution's own settings, and each module switched on in the order that its package asks for."""
     fresh.remove("croft")
-    with fresh.folder("croft/conf.d", make=True):
-        pass
+    fresh.make("croft/conf.d")
     fresh.write("croft/php.ini", fresh.read(f"usr/lib/php/{short}/php.ini-production.cli"))
     for path in fresh.matching(f"usr/share/php{short}-*/*/*.ini"):
         text, name = fresh.read(path), path.rpartition("/")[2]

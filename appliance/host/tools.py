@@ -158,8 +158,7 @@ class Toolchains:
         return not CATALOGUE[name].locked or here[name, series] == locked_version(name, series)
 
     def _replace(self, name: str, place: str, fresh: str) -> None:
-        with self._tree.folder(name, make=True):
-            pass
+        self._tree.make(name)
         if self._tree.is_folder(place):
             self._tree.rename(place, ".old")
         self._tree.rename(fresh, place)
