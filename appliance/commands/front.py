@@ -134,8 +134,12 @@ class Commands:
         return replace(asker, role=role)
 
     async def rerun(self, asker: Asker, run_id: str) -> Run:
-        """Ask for the same again; it is judged anew. Raises CroftError."""
+        """Ask for the same again; it is judged anew. A line that a model wrote stays the model's (AI-1). Raises CroftError."""
         run = await self.get(asker, run_id)
+        if run.asker.actor is Actor.AI:
+            asker = replace(
+                asker, actor=Actor.AI, session=run.asker.session, tainted=asker.tainted or run.asker.tainted, picked=True
+            )
         return await self.propose(asker, Proposal(run.line, run.typed, run.cwd, "", run.view, run.scope))
 
     # Rehearsing: nothing real is touched, so nobody is asked; applying the result is the decision (DECIDED 25)

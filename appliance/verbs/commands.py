@@ -124,7 +124,7 @@ def _follow(args: argparse.Namespace, control: Control, run: dict[str, Any]) -> 
     if run["exit_code"] is None and run.get("ended"):
         print(f"croft: {visible(run['ended'])}", file=sys.stderr)
     elif run["truncated"]:
-        print("croft: the output was longer than is kept; the rest was thrown away", file=sys.stderr)
+        print("croft: the rest of the output was not kept: too long, or the disk did not take it", file=sys.stderr)
     return run
 
 
