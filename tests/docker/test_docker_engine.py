@@ -10,6 +10,8 @@ from typing import Any
 import docker
 import pytest
 
+from appliance.broker.shares import measure, plan
+
 
 @pytest.fixture
 def ai(broker, ai_image: str, engine: docker.DockerClient) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def test_the_engine_answers_with_its_key_and_reaches_nobody(ai, broker, engine: 
     assert status == 200
     assert json.loads(text)["choices"]
     host = ai["attrs"]["HostConfig"]
-    assert host["Memory"] == 512 << 20
+    assert host["Memory"] == plan(measure(), docker=True, model_mb=0).shares["ai"].memory_mb << 20
     assert host["CapDrop"] == ["ALL"]
     assert host["ReadonlyRootfs"] is True
     assert not host["PortBindings"]
