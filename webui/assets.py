@@ -24,6 +24,8 @@ TYPES = {
 }
 FOREVER = "public, max-age=31536000, immutable"
 _SHEET = re.compile(rb'^@import "([a-z_]+\.css)";$', re.MULTILINE)
+_PART = re.compile(rb'^export \* from "\./([a-z_]+\.js)";$', re.MULTILINE)
+_IMPORTS = re.compile(rb'^import \{[^}]*\} from "\./([a-z_]+\.js)";\n', re.MULTILINE)
 _IMPORT = re.compile(r'\bfrom "\./([a-z_]+\.js)"')
 
 
@@ -52,6 +54,10 @@ class Assets:
         for name, asset in self._files.items():
             if name.endswith(".css"):
                 self._files[name] = Asset(asset.kind, self._whole(asset))
+        gathering = {name: _PART.findall(asset.plain) for name, asset in self._files.items() if name.endswith(".js")}
+        for name, parts in gathering.items():
+            if parts:
+                self._gather(name, parts)
         self._prefix = prefix
         digest = hashlib.sha256()
         for name, asset in self._files.items():
@@ -62,6 +68,24 @@ class Assets:
     def _whole(self, sheet: Asset) -> bytes:
         """A style sheet with those it imports in their places: a request costs a browser more than the bytes do."""
         return _SHEET.sub(lambda match: self._files[match[1].decode()].plain, sheet.plain)
+
+    def _gather(self, name: str, parts: list[bytes]) -> None:
+        """Make a script and those it passes on (``export * from``) one file, in the order it names them. Whoever imports one of them
+        imports that file instead: a second copy would have a state of its own. Their names at the outermost level must differ."""
+        folder, _, own = name.rpartition("/")
+
+        def alone(script: bytes) -> bytes:
+            return _IMPORTS.sub(lambda found: b"" if found[1] in parts else found[0], script)
+
+        texts = {part: alone(self._files.pop(f"{folder}/{part.decode()}").plain) for part in parts}
+        whole = _PART.sub(lambda found: texts[found[1]], alone(self._files[name].plain))
+        self._files[name] = Asset(TYPES[".js"], whole)
+        for other, asset in self._files.items():
+            if other.startswith(f"{folder}/") and other.endswith(".js"):
+                script = asset.plain
+                for part in parts:
+                    script = script.replace(b'from "./%b"' % part, b'from "./%b"' % own.encode())
+                self._files[other] = Asset(asset.kind, script)
 
     def __call__(self, name: str) -> str:
         """Address of a file. Raises KeyError when there is none, so that a typo fails in tests."""

@@ -171,6 +171,26 @@ def test_what_every_page_wears_comes_in_one_sheet() -> None:
     assert shared == ["'page.css'"]
 
 
+def test_what_every_page_runs_comes_in_one_script() -> None:
+    """LOAD: the same of scripts; nobody gets a second copy of what is in it, with a state of its own."""
+    folder = WEBUI / "static/js"
+    assets = Assets(WEBUI / "static")
+    named = re.findall(r'^export \* from "\./([a-z]+\.js)";$', (folder / "app.js").read_text("utf-8"), re.MULTILINE)
+    assert named == ["text.js", "page.js", "live.js", "palette.js"]
+    whole = assets.text("js/app.js")
+    assert not re.search(r"^(import|export \*)", whole, re.MULTILINE)
+    for name in named:
+        own = re.sub(r"^import .*\n", "", (folder / name).read_text("utf-8"), flags=re.MULTILINE)
+        assert own in whole
+        with pytest.raises(KeyError):
+            assets(f"js/{name}")
+    for path in folder.glob("*.js"):
+        if path.name not in named:
+            asked = re.findall(r'(?:from |import\()"\./([a-z_]+\.js)"', assets.text(f"js/{path.name}"))
+            assert all(assets(f"js/{name}") for name in asked)
+    assert assets.imported("js/services.js") == ["js/app.js"]
+
+
 @in_module
 async def test_pages_bring_their_icons(home: Page) -> None:
     """LOAD: as a file of their own the icons came after everything else; what scripts put in their place still does."""

@@ -1,6 +1,11 @@
-/* What every page inside the frame does once scripts run: forms without reloading, times that stay true, copy buttons,
-   menus, the palette. Rule: everything here improves something that already works without it. */
+/* What every page does once scripts run: forms without reloading, times that stay true, copy buttons, menus, the palette.
+   Rule: everything here improves something that already works without it. */
 
+// The server puts these in their places (webui/assets.py), so that a browser asks once for what every page needs.
+export * from "./text.js";
+export * from "./page.js";
+export * from "./live.js";
+export * from "./palette.js";
 import { follow } from "./live.js";
 import { announce, ask, complain, confirmed, copyText, find, findAll, onceShown, toast } from "./page.js";
 import { openPalette, watchKeys } from "./palette.js";

@@ -11,7 +11,7 @@ const PAUSE = 200;
 const SHORTEST = 3;
 let shown = [];
 let current = 0;
-let found = [];
+let talks = []; // conversations with these words
 let timer = 0;
 
 /** Letters in order, words first: the score of `label` for `query`, lower is better, -1 is no match. */
@@ -38,7 +38,7 @@ function render() {
   const input = find("input", dialog);
   const query = input.value.trim().toLocaleLowerCase();
   shown = entries.map((entry) => ({ entry, rank: rank(entry, query) })).filter((item) => item.rank >= 0)
-    .sort((a, b) => a.rank - b.rank).map((item) => item.entry).concat(found);
+    .sort((a, b) => a.rank - b.rank).map((item) => item.entry).concat(talks);
   current = Math.min(current, Math.max(0, shown.length - 1));
   const list = find("[role=listbox]", dialog);
   list.replaceChildren(...shown.map(option));
@@ -49,19 +49,19 @@ function render() {
 /** Conversations with these words, below everything else that fits. */
 async function lookUp() {
   const query = find("input", dialog).value.trim();
-  found = [];
+  talks = [];
   if (query.length >= SHORTEST) {
     const { conversations } = await ask("GET", `/api/conversations?${new URLSearchParams({ q: query, limit: "5" })}`);
     if (query !== find("input", dialog).value.trim()) return;
     const where = entries.find((entry) => entry.href === "/assistant")?.label ?? "";
-    found = conversations.map(({ id, title, hit }) => ({ label: title || hit.pieces.map((piece) => piece.text).join(""), where, icon: "assistant", href: `/assistant/${id}` }));
+    talks = conversations.map(({ id, title, hit }) => ({ label: title || hit.pieces.map((piece) => piece.text).join(""), where, icon: "assistant", href: `/assistant/${id}` }));
   }
   render();
 }
 
 function lookUpSoon() {
   clearTimeout(timer);
-  found = [];
+  talks = [];
   timer = setTimeout(() => lookUp().catch((error) => { if (error.status === undefined) throw error; }), PAUSE);
 }
 
@@ -105,7 +105,7 @@ async function choose(entry) {
 export function openPalette() {
   if (!dialog || dialog.open) return;
   find("input", dialog).value = "";
-  [current, found] = [0, []];
+  [current, talks] = [0, []];
   render();
   dialog.showModal();
 }
