@@ -33,7 +33,7 @@ async def read_body(request: web.Request) -> bytes:
 
 
 class Bodies:
-    """Large bodies, a few at a time of each session or token: the others wait where they are sent from, and not in our memory."""
+    """Bodies, a few at a time of each sender: the others wait where they are sent from, and not in our memory."""
 
     def __init__(self) -> None:
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()

@@ -25,7 +25,7 @@ from appliance.identity.tokens import TokenRefused
 from appliance.identity.users import Role, User
 from appliance.settings import Settings
 from webui import cookies
-from webui.forms import FORM, Bodies, read_body
+from webui.forms import FORM, Bodies
 from webui.relay import peer_uid
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,9 @@ UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 FOR_PROGRAMS = ("/api/", "/healthz", "/readyz", "/metrics")
 # The scope of a route that every token may use: what it learns about, or does to, the token itself.
 ANY_SCOPE = "any"
+# Bytes that may come where nobody has signed in: an address, a code, what a passkey signed. A megabyte of each stranger would
+# take all of our memory.
+OPEN_MAX = 64 * 1024
 DENIALS_MAX = 1000
 DENIAL_SECONDS = 60.0
 
@@ -171,12 +174,11 @@ class Guard:
         if host == "ide":
             # Every address of the IDE host that reaches the daemon goes to one handler, which checks for itself.
             own = self._route(request, "ide") or self._routes["*", "ide"]
-            return await own.handler(request)
+            return await own.handler(_at_most(request, OPEN_MAX))
         route = self._route(request, "ui")
         if route is None or route.host == "console":
             raise _no_route(request)
-        if route.body_max:
-            request = request.clone(client_max_size=route.body_max)
+        request = _at_most(request, OPEN_MAX if route.role is None else route.body_max)
         sent = carried(request.headers.getall("Authorization", [])) if route.role is not None else []
         if request.method in UNSAFE:
             if not sent and not route.program:
@@ -185,20 +187,13 @@ class Guard:
         principal = await self._admit(request, route, sent)
         if route.role is not None and request.method in UNSAFE and request.body_exists:
             # It may dribble in for a minute, in which a session ends or a role is lost: judged again when it is whole.
-            await self._read(request, route, principal)
+            await self._bodies.read(request, _sender(route, principal))
             principal = await self._admit(request, route, sent)
         self._slide(request, route, principal)
         await self._arrive(route)
         response = await handler(request)
         await self._rotate(request, principal, response)
         return response
-
-    async def _read(self, request: web.Request, route: Route, principal: Principal | None) -> None:
-        """Take the body in."""
-        if route.body_max and principal is not None:
-            await self._bodies.read(request, principal.tag)
-        else:
-            await read_body(request)
 
     async def _admit(self, request: web.Request, route: Route, sent: list[str]) -> Principal | None:
         """Who is asking, if they may come here. Raises Unauthenticated or Forbidden."""
@@ -299,6 +294,18 @@ class Guard:
         """Who comes in the first moments of a start waits, except at the doors that are open to anyone: nothing is half there."""
         if route.role is not None:
             await self._started.wait()
+
+
+def _at_most(request: web.Request, size: int) -> web.Request:
+    """The request, whose body may have ``size`` bytes; 0 is what pages take."""
+    return request.clone(client_max_size=size) if size and request.body_exists else request
+
+
+def _sender(route: Route, principal: Principal | None) -> str:
+    """Whose bodies come in together: those of one session or token, but large ones of a person, who may have many of either."""
+    if principal is None:
+        return ""
+    return f"large {principal.user.id}" if route.body_max and principal.user else principal.tag
 
 
 def _no_route(request: web.Request) -> web.HTTPException:

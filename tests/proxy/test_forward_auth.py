@@ -208,7 +208,9 @@ def test_chunked_post_arrives_once_and_whole(plain) -> None:
         ("payload", False),
     ],
 )
-@pytest.mark.parametrize("path", ["/", "/manifest.json", "/stable-abc/", "/STABLE-abc/", "/%73table-abc/", "/stable-abc"])
+@pytest.mark.parametrize(
+    "path", ["/", "/manifest.json", "/stable-abc/", "/STABLE-abc/", "/%73table-abc/", "/stable-abc"]
+)
 def test_only_known_keys_open_the_workbench(plain, path: str, query: str, passes: bool) -> None:
     """SECURITY 6: crafted `payload` values ran code."""
     answer = plain.ask(f"{path}?{query}" if query else path, SAME, cookie=plain.OPERATOR)

@@ -128,6 +128,44 @@ async def test_bodies_have_a_limit_packed_ones_too(door: Front) -> None:
             assert (await error_of(answer))["code"] == "too_large"
 
 
+@pytest.mark.parametrize(
+    "path", ["/sign-in/link", "/sign-in/mail", "/api/sign-in/passkey", "/api/connect", "/__croft/enter"]
+)
+async def test_strangers_cannot_fill_the_memory(door: Front, path: str) -> None:
+    """WEB-16: a megabyte kept for everybody who begins a sign-in would end the daemon."""
+    kind = "application/json" if path.startswith("/api/") else "application/x-www-form-urlencoded"
+    origin = {"Origin": UI, "Content-Type": kind}
+    host = "ide.croft.localhost" if path.startswith("/__croft/") else "croft.localhost"
+    async with door.ask("POST", path, host=host, data=BytesIO(b"a" * (guard.OPEN_MAX + 1)), headers=origin) as answer:
+        assert answer.status == 413
+        assert (await error_of(answer))["code"] == "too_large"
+
+
+async def test_bodies_of_one_session_come_a_few_at_a_time(door: Front) -> None:
+    """WEB-16: a viewer who begins many requests does not have all of their bodies kept at once."""
+    _, cookie = await door.sign_in_as("viewer")
+    head = (
+        f"POST /api/conversations HTTP/1.1\r\nHost: croft.localhost\r\nOrigin: {UI}\r\nSec-Fetch-Site: same-origin\r\n"
+        f"Cookie: __Host-croft={cookie}\r\nContent-Type: application/json\r\nContent-Length: {1 << 20}\r\n\r\n"
+    ).encode()
+    writers = [(await door.raw())[1] for _ in range(forms.BODIES_MAX + 2)]
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        writer.transport.set_write_buffer_limits(0)
+        writer.write(head + b" " * ((1 << 20) - 1))
+        await writer.drain()
+
+    sending = [asyncio.ensure_future(send(writer)) for writer in writers]
+    try:
+        taken, _ = await asyncio.wait(sending, timeout=2)
+        assert len(taken) == forms.BODIES_MAX
+    finally:
+        for task, writer in zip(sending, writers, strict=True):
+            task.cancel()
+            writer.transport.abort()
+        await asyncio.gather(*sending, return_exceptions=True)
+
+
 async def test_a_fault_of_ours_says_nothing_of_its_cause(door: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken() -> None:
         raise KeyError("/tmp/secret/path.py")
