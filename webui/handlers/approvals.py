@@ -18,7 +18,7 @@ from webui.answers import see
 from webui.forms import read_form
 from webui.guard import principal_of
 from webui.handlers.commands import asker_of
-from webui.handlers.run_pages import commands_page, fault_message, run_page
+from webui.handlers.run_pages import commands_page, run_page
 
 RECENT = 12
 
@@ -68,9 +68,9 @@ async def _inbox(request: web.Request, fault: CroftError | None = None) -> web.R
     return commands_page(
         request,
         "approvals.html",
-        status=fault.status if fault else 200,
+        fault=fault,
         tab="approvals",
-        notice=fault_message(request, fault) if fault else said,
+        notice=said,
         waiting=await commands.waiting(asker),
         leases=await commands.approvals.leases() if _may_see_leases(asker) else [],
         decided=[run for run in await commands.page(asker, limit=100) if run.hash and run.state is not State.WAITING][

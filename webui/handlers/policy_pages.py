@@ -23,7 +23,7 @@ from webui.answers import see
 from webui.forms import read_form
 from webui.guard import principal_of
 from webui.handlers.policy import Preview, change, judged_json, preview_of
-from webui.handlers.run_pages import commands_page, fault_message
+from webui.handlers.run_pages import commands_page
 
 VERSIONS = 30
 DIFF_MOST = 400
@@ -67,9 +67,9 @@ async def _page(
     return commands_page(
         request,
         "policy.html",
-        status=fault.status if fault else 200,
+        fault=fault,
         tab="policy",
-        notice=fault_message(request, fault) if fault else said,
+        notice=said,
         groups=[
             (mode, [rule for rule in rules if rule.mode is mode]) for mode in (Verdict.ALLOW, Verdict.ASK, Verdict.DENY)
         ],

@@ -101,9 +101,8 @@ async def run_page(request: web.Request, *, fault: CroftError | None = None) -> 
     return commands_page(
         request,
         "run.html",
-        status=fault.status if fault else 200,
+        fault=fault,
         tab="run",
-        notice=fault_message(request, fault) if fault else None,
         run=found,
         lines=lines,
         ended=ended_message(found) if found.ended_at and found.started_at else None,
@@ -113,12 +112,21 @@ async def run_page(request: web.Request, *, fault: CroftError | None = None) -> 
     )
 
 
-def commands_page(request: web.Request, template: str, **variables: Any) -> web.Response:
-    """A page of this section, with what its pieces need."""
+def commands_page(
+    request: web.Request,
+    template: str,
+    *,
+    fault: CroftError | None = None,
+    notice: Message | None = None,
+    **variables: Any,
+) -> web.Response:
+    """A page of this section, with what its pieces need; what went wrong, if anything did, in place of the notice."""
     service = request.app[keys.COMMANDS]
     who = principal_of(request)
     role = who.role
     more: dict[str, Any] = {
+        "status": fault.status if fault else 200,
+        "notice": fault_message(request, fault) if fault else notice,
         "run_icons": run_words.ICONS,
         "spelled": run_words.spelled,
         "meaning": run_words.meaning,
@@ -154,9 +162,8 @@ async def _commands_page(
     return commands_page(
         request,
         "commands.html",
-        status=fault.status if fault else 200,
+        fault=fault,
         tab="run",
-        notice=fault_message(request, fault) if fault else None,
         typed=typed,
         cwd=cwd,
         runs=runs[:HISTORY],

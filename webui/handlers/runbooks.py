@@ -24,7 +24,7 @@ from webui.answers import answer, see
 from webui.forms import read_form, read_json
 from webui.guard import principal_of
 from webui.handlers.commands import asker_of, run_json
-from webui.handlers.run_pages import commands_page, fault_message
+from webui.handlers.run_pages import commands_page
 from webui.i18n import LANGUAGES, Translator
 
 DONE = ("save", "remove")
@@ -197,9 +197,8 @@ async def _book_page(
     return commands_page(
         request,
         "runbook.html",
-        status=fault.status if fault else 200,
+        fault=fault,
         tab="runbooks",
-        notice=fault_message(request, fault) if fault else None,
         book=book,
         values=values or {},
         wrong=parameter.name if parameter else "",
@@ -217,9 +216,8 @@ def _form_page(
     return commands_page(
         request,
         "runbook_edit.html",
-        status=fault.status if fault else 200,
+        fault=fault,
         tab="runbooks",
-        notice=fault_message(request, fault) if fault else None,
         book=book,
         known=known,
         parameters=lines if typed is None else typed,
