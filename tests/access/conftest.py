@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.front import Front, front
+from support.folders import fresh_front
+from support.front import Front
 
 from appliance.identity.api_tokens import ApiToken, checked
 from appliance.identity.users import Role
@@ -45,14 +43,9 @@ class Keys:
 @pytest.fixture
 async def door() -> AsyncIterator[Front]:
     """The web application, listening."""
-    # Not tmp_path: its length would not fit a socket's address.
-    folder = Path(tempfile.mkdtemp(prefix="croft-"))
-    try:
-        async with front(folder) as opened:
-            await opened.member("admin")
-            yield opened
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    async with fresh_front() as opened:
+        await opened.member("admin")
+        yield opened
 
 
 @pytest.fixture

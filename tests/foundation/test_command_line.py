@@ -6,13 +6,13 @@ import asyncio
 import json
 import os
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.folders import short_folder
 from support.front import front
 
 from appliance import cli
@@ -25,8 +25,8 @@ from appliance.sockets import listen
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="croft-") as folder:
-        yield Path(folder)
+    with short_folder() as folder:
+        yield folder
 
 
 async def croft(home: Path, *words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, Any, str]:

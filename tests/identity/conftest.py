@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from support.folders import short_folder
 from support.front import Front, front
 
 from appliance import keys
@@ -35,9 +34,8 @@ class House:
 
 @pytest.fixture
 def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    folder = Path(tempfile.mkdtemp(prefix="croft-"))
-    yield House(folder, monkeypatch)
-    shutil.rmtree(folder, ignore_errors=True)
+    with short_folder() as folder:
+        yield House(folder, monkeypatch)
 
 
 @pytest.fixture

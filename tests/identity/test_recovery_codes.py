@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-import signal
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
+from support.folders import short_folder
 from support.front import Front, front
+from support.killed import killed
 
 from appliance.clock import SystemClock
 from appliance.identity.recovery import COUNT, LENGTH, LETTERS, CodeRefused, read
@@ -156,19 +152,9 @@ asyncio.run(main())
 
 async def test_a_killed_daemon_forgets_nothing_that_was_used_or_made() -> None:
     """AUTH-12: kill -9 right after the answers."""
-    with tempfile.TemporaryDirectory(prefix="croft-") as folder:
-        died = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-c", CRASH, folder],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        )
-        assert died.returncode == -signal.SIGKILL, died.stderr
-        old, cookie, *codes = died.stdout.split()
-        async with front(Path(folder), SystemClock()) as life:
+    with short_folder() as folder:
+        old, cookie, *codes = await killed(CRASH, folder)
+        async with front(folder, SystemClock()) as life:
             session = life.sessions.check(cookie)
             assert session is not None
             assert life.sessions.fresh(session)

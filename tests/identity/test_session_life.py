@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support.folders import short_folder
 from support.front import Front, front
+from support.killed import killed
 
 from appliance.clock import SystemClock
 from appliance.errors import Conflict, NotFound
@@ -243,21 +239,11 @@ asyncio.run(main())
 """
 
 
-async def test_a_killed_daemon_forgets_nothing(tmp_path: Path) -> None:
+async def test_a_killed_daemon_forgets_nothing() -> None:
     """AUTH-12: kill -9 right after the answers."""
-    with tempfile.TemporaryDirectory(prefix="croft-") as folder:
-        died = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-c", CRASH, folder],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        )
-        assert died.returncode == -signal.SIGKILL, died.stderr
-        kept, ended = died.stdout.split()
-        async with front(Path(folder), SystemClock()) as life:
+    with short_folder() as folder:
+        kept, ended = await killed(CRASH, folder)
+        async with front(folder, SystemClock()) as life:
             assert life.sessions.check(kept) is not None
             assert life.sessions.check(ended) is None
             assert await life.throttle.banned("203.0.113.5") > 0

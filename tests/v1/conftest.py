@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
-from support.front import Front, front
+from support.folders import fresh_front
+from support.front import Front
 from support.programs import Programs
 from support.scripted_engine import OverHttp, ScriptedEngine, scripted_engine
 
@@ -24,13 +22,9 @@ async def engine() -> AsyncIterator[ScriptedEngine]:
 
 @pytest.fixture
 async def door(engine: ScriptedEngine) -> AsyncIterator[Front]:
-    folder = Path(tempfile.mkdtemp(prefix="croft-"))  # not tmp_path: its length would not fit a socket's address
-    try:
-        async with front(folder, engine=OverHttp(engine)) as opened:
-            await opened.member("admin")
-            yield opened
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    async with fresh_front(engine=OverHttp(engine)) as opened:
+        await opened.member("admin")
+        yield opened
 
 
 @pytest.fixture

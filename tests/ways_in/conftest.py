@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from support.folders import short_folder
 from support.front import Front, front
 from support.mailbox import PASSWORD, Mailbox, mailbox, toml
 from support.waiting import until
@@ -26,11 +25,9 @@ async def settled() -> AsyncIterator[None]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    # Not tmp_path: its length would not fit a socket's address.
-    made = Path(tempfile.mkdtemp(prefix="croft-"))
-    (made / "etc").mkdir()
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
+    with short_folder() as made:
+        (made / "etc").mkdir()
+        yield made
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ import asyncio
 import importlib
 import inspect
 import re
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.front import IDE, UI, Front, front
+from support.folders import fresh_front
+from support.front import IDE, UI, Front
 from support.waiting import until
 
 from webui import routes
@@ -401,11 +400,10 @@ async def test_user_administration_needs_a_fresh_proof(door: Front) -> None:
 
 async def test_the_console_socket_is_for_its_uids_alone() -> None:
     """DECIDED 8."""
-    with tempfile.TemporaryDirectory(prefix="croft-") as folder:
-        async with front(Path(folder), console_uids=frozenset({4242})) as other:
-            for path in ("/api/users", "/healthz", "/"):
-                async with other.console("GET", path) as answer:
-                    assert answer.status == 403
+    async with fresh_front(console_uids=frozenset({4242})) as other:
+        for path in ("/api/users", "/healthz", "/"):
+            async with other.console("GET", path) as answer:
+                assert answer.status == 403
 
 
 async def test_a_role_taken_away_counts_at_once_and_brings_a_new_id(door: Front) -> None:
