@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from support.front import Front, front
+from support.folders import fresh_front
+from support.front import Front
 from support.waiting import until
 
 from appliance.errors import Unavailable
@@ -25,12 +23,8 @@ HTML = {"Accept": "text/html"}
 
 @pytest.fixture
 async def door() -> AsyncIterator[Front]:
-    folder = Path(tempfile.mkdtemp(prefix="croft-"))
-    try:
-        async with front(folder) as opened:
-            yield opened
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    async with fresh_front() as opened:
+        yield opened
 
 
 class Scripted:
@@ -144,11 +138,12 @@ async def test_cancelling_hangs_up_on_the_helper(door: Front) -> None:
     _, cookie = await door.sign_in_as("operator")
     async with door.ask("POST", "/api/tools/go/1.27/add", cookie) as answer:
         assert answer.status == 202
+    far = await scripted.far()
     async with door.ask("POST", "/api/tools/go/1.27/cancel", cookie) as answer:
         assert (await answer.json())["job"] is None
-    assert (await scripted.far()).recv(1) == b""
+    assert far.recv(1) == b""
     assert [record.event for record in await door.audit.records(limit=2)] == ["outcome", "tool.add"]
-    (await scripted.far()).close()
+    far.close()
 
 
 async def test_a_failure_is_told_in_words_with_the_cause_behind(door: Front) -> None:
