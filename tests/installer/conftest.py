@@ -4,6 +4,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from image_bundle import image_bundle
 from machine import CACHE, Booted, Machine, translated
+
+
+@contextmanager
+def _running(machine: Booted) -> Iterator[Booted]:
+    with translated(machine.network):
+        try:
+            machine.boot()
+            yield machine
+        finally:
+            machine.stop()
 
 
 @pytest.fixture(scope="session")
@@ -32,25 +43,15 @@ def bookworm(machines: Path) -> Machine:
 @pytest.fixture(scope="session")
 def trixie(machines: Path) -> Iterator[Booted]:
     """Debian 13 booted with systemd, on a network of its own."""
-    machine = Booted("trixie", machines / "trixie")
-    with translated(machine.network):
-        try:
-            machine.boot()
-            yield machine
-        finally:
-            machine.stop()
+    with _running(Booted("trixie", machines / "trixie")) as machine:
+        yield machine
 
 
 @pytest.fixture(scope="module")
 def named(machines: Path) -> Iterator[Booted]:
     """Another one, which may use swap. Under a name that an authority of certificates can look at from the host."""
-    machine = Booted("trixie", machines / "named", "10.88.78", "swapon swapoff")
-    with translated(machine.network):
-        try:
-            machine.boot()
-            yield machine
-        finally:
-            machine.stop()
+    with _running(Booted("trixie", machines / "named", "10.88.78", "swapon swapoff")) as machine:
+        yield machine
 
 
 @pytest.fixture(scope="session")
@@ -58,9 +59,5 @@ def harbour(machines: Path) -> Iterator[Booted]:
     """Another one, for the docker runtime: with the test images at /images.tar."""
     machine = Booted("trixie", machines / "harbour", "10.88.77")
     shutil.copy(image_bundle(), machine.tree / "images.tar")
-    with translated(machine.network):
-        try:
-            machine.boot()
-            yield machine
-        finally:
-            machine.stop()
+    with _running(machine):
+        yield machine
