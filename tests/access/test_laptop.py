@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
 import os
 import re
@@ -15,7 +13,6 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 import pytest_asyncio
@@ -30,8 +27,6 @@ from appliance.errors import CroftError, Invalid
 from webui.guard import COOKIE
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
-VERIFIER = "v" * 43
-CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -232,108 +227,6 @@ async def test_a_second_certificate_in_the_answer_is_not_trusted() -> None:
     one, two = (ssl.DER_cert_to_PEM_cert(byte * 8) for byte in (b"a", b"b"))
     assert remote.fingerprint(one + two) == remote.fingerprint(one)
     assert ssl.DER_cert_to_PEM_cert(remote._der(one + two)) == one
-
-
-HOSTILE: list[dict[str, str]] = [
-    {"port": "80"},
-    {"port": "0"},
-    {"port": "65536"},
-    {"port": "08080"},
-    {"port": "-8080"},
-    {"port": "8080@evil.example"},
-    {"port": "8080/../"},
-    {"port": "8080#"},
-    {"port": "٨٠٨٠"},
-    {"port": ""},
-    {"port": "evil.example"},
-    {"state": ""},
-    {"state": "short"},
-    {"state": "x" * 200},
-    {"state": "a" * 20 + "&code=1"},
-    {"state": "a" * 20 + "\r\nX: y"},
-    {"challenge": ""},
-    {"challenge": "plain"},
-    {"challenge": CHALLENGE + "="},
-    {"scopes": ""},
-    {"scopes": "read root"},
-    {"days": "0"},
-    {"days": "9999"},
-    {"days": "x"},
-    {"name": ""},
-    {"name": "a\u202eb"},
-]
-
-
-def asking(**changed: str) -> dict[str, str]:
-    asked = {"port": "50000", "state": "s" * 24, "challenge": CHALLENGE, "name": "x", "scopes": "read", "days": "30"}
-    return asked | changed
-
-
-@pytest.mark.parametrize("changed", HOSTILE, ids=str)
-async def test_hostile_questions_are_refused(booth: Booth, changed: dict[str, str]) -> None:
-    """No address but 127.0.0.1 on a port is ever written into a page or sent a code."""
-    cookie = await screens.sign_in(booth.front, "viewer")
-    async with booth.front.ask("GET", f"/connect?{urlencode(asking(**changed))}", cookie) as answer:
-        assert answer.status == 400
-    form = asking(**changed) | {"decision": "allow"}
-    async with booth.front.ask("POST", "/connect", cookie, data=form) as answer:
-        assert answer.status == 400
-
-
-async def code_for(booth: Booth, cookie: str, **changed: str) -> str:
-    form = asking(**changed) | {"decision": "allow"}
-    async with booth.front.ask("POST", "/connect", cookie, data=form, headers={"Accept": "text/html"}) as answer:
-        assert answer.status == 200
-        assert answer.headers["Referrer-Policy"] == "no-referrer"
-        found = re.search(r'content="0;url=(http://127\.0\.0\.1:50000/[^"]+)"', await answer.text())
-    assert found is not None
-    fields = parse_qs(urlsplit(found[1].replace("&amp;", "&")).query)
-    assert fields["state"] == ["s" * 24]
-    return fields["code"][0]
-
-
-async def collected(booth: Booth, code: str, verifier: str = VERIFIER) -> tuple[int, dict[str, Any]]:
-    async with booth.front.ask(
-        "POST", "/api/connect/token", json={"code": code, "verifier": verifier}, headers={"Origin": None}
-    ) as answer:
-        return answer.status, await answer.json()
-
-
-async def test_a_code_counts_once_for_its_own_program_and_for_a_minute(booth: Booth) -> None:
-    """PKCE: a thief of the code gets nothing, and spoils it; of fifty collectors one gets a token."""
-    cookie = await screens.sign_in(booth.front, "viewer")
-    code = await code_for(booth, cookie)
-    assert (await collected(booth, code, "w" * 43))[0] == 400
-    assert (await collected(booth, code))[0] == 400
-    code = await code_for(booth, cookie)
-    answers = await asyncio.gather(*(collected(booth, code) for _ in range(50)))
-    assert sorted(status for status, _ in answers) == [201] + [400] * 49
-    await booth.front.api_tokens.revoke(booth.front.api_tokens.of(), "test")
-    code = await code_for(booth, cookie)
-    session = booth.front.sessions.check(cookie)
-    assert session is not None
-    await booth.front.sessions.end([session], "sign-out", "test")
-    assert (await collected(booth, code))[0] == 400, "the session that approved it has ended"
-    assert booth.front.api_tokens.of() == []
-
-
-async def test_guessing_short_codes_is_throttled(booth: Booth) -> None:
-    """AUTH-4: by person; and the number of waiting programs by network."""
-    cookie = await screens.sign_in(booth.front, "operator")
-    statuses = []
-    for number in range(7):
-        letters = "BCDFGHJKLM"[number] * 8
-        async with booth.front.ask("POST", "/connect/code", cookie, data={"code": letters}) as answer:
-            statuses.append(answer.status)
-    assert statuses == [400] * 5 + [429] * 2
-    body = {"name": "x", "scopes": ["read"], "challenge": CHALLENGE}
-    waiting = []
-    for _ in range(7):
-        async with booth.front.ask(
-            "POST", "/api/connect", json=body, headers={"X-Forwarded-For": "198.51.100.7"}
-        ) as answer:
-            waiting.append(answer.status)
-    assert waiting == [201] * 5 + [429] * 2
 
 
 async def test_the_ear_takes_our_state_alone() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from support.broker import Home
-from support.commands import Room, alive, forget, room_in
+from support.commands import Room, forget, room_in
 from support.front import packaged_policy
+from support.processes import alive
 from support.proposing import CANARY, run_of, told
 from support.scripted_engine import Call, OverHttp, Say, ScriptedEngine
 from support.talk import Talk
@@ -81,11 +82,9 @@ async def test_by_default_nothing_runs_at_once_for_the_assistant(hands: Home, sc
     forget(hands)
 
 
-async def test_a_lease_counts_only_while_nothing_foreign_was_read(
-    worker: Talk, scripted: ScriptedEngine, shop: Room
-) -> None:
-    """AI-3: leased for an hour, the command runs without asking; after a file was read it asks again."""
-    scripted.script(Call("propose_command", {"command": "touch src/leased"}))
+async def leased(worker: Talk, scripted: ScriptedEngine, shop: Room, line: str) -> None:
+    """A command that the model asked for and a person leased for an hour."""
+    scripted.script(Call("propose_command", {"command": line}))
     scripted.script(Say("Done."))
     conversation = await worker.begin()
     answer = await worker.ask(conversation, "Touch", tools=True)
@@ -93,10 +92,17 @@ async def test_a_lease_counts_only_while_nothing_foreign_was_read(
     async with worker.reading(conversation) as reader:
         await shop.approve(run, lease={"runs": 5, "minutes": 60})
         await reader.over(answer)
+
+
+async def test_a_lease_counts_only_while_nothing_foreign_was_read(
+    worker: Talk, scripted: ScriptedEngine, shop: Room
+) -> None:
+    """AI-3: leased for an hour, the command runs without asking; after a file was read it asks again."""
+    await leased(worker, scripted, shop, "touch src/leased")
     scripted.script(Call("propose_command", {"command": "touch src/leased"}))
     scripted.script(Say("Done."))
     clean = await worker.begin()
-    answer, reader = await worker.answer(clean, "Touch", tools=True)
+    _, reader = await worker.answer(clean, "Touch", tools=True)
     assert reader.steps[1]["state"] == "done"
     scripted.script(Call("read_file", {"path": "notes.txt"}))
     scripted.script(Call("propose_command", {"command": "touch src/leased"}, "call_2"))
@@ -119,15 +125,7 @@ async def test_what_was_sent_along_or_pasted_taints(
     worker: Talk, scripted: ScriptedEngine, shop: Room, more: dict[str, Any]
 ) -> None:
     """AI-3."""
-    await shop.propose("touch", "src/leased", who="operator")
-    scripted.script(Call("propose_command", {"command": "touch src/again"}))
-    scripted.script(Say("Done."))
-    conversation = await worker.begin()
-    answer = await worker.ask(conversation, "Touch", tools=True)
-    run = await run_of(worker, conversation)
-    async with worker.reading(conversation) as reader:
-        await shop.approve(run, lease={"runs": 5, "minutes": 60})
-        await reader.over(answer)
+    await leased(worker, scripted, shop, "touch src/again")
     scripted.script(Call("propose_command", {"command": "touch src/again"}))
     tainted = await worker.begin()
     await worker.ask(tainted, more.pop("text", "Touch"), tools=True, **more)
@@ -184,6 +182,22 @@ async def test_a_line_that_a_model_wrote_stays_the_models(worker: Talk, scripted
     assert done["exit_code"] == 0
     asked = [record for record in await shop.audit() if record.event == "ai.propose"]
     assert [(record.detail["kind"], record.detail["run"]) for record in asked] == [("command", run["id"])]
+
+
+async def test_asking_again_for_what_a_model_wrote_is_not_asking_for_it_oneself(
+    worker: Talk, scripted: ScriptedEngine, shop: Room
+) -> None:
+    """AI-1, AI-3: it is the model's line as it was the first time, and the card warns again."""
+    chip = {"kind": "file", "path": "a.py", "text": "x = 1"}
+    conversation, _ = await picked(worker, scripted, "touch src/again", context=[chip])
+    first = await run_of(worker, conversation)
+    await shop.approve(first, wait=10)
+    again = (await shop.ask("POST", f"/api/commands/{first['id']}/rerun", status=201))["run"]
+    assert (again["state"], again["asked_by"]["actor"]) == ("waiting", "ai")
+    card = await card_of(worker, again)
+    assert f'href="/assistant/{conversation}"' in card
+    assert "had read text that others may have written" in card
+    assert (await shop.approve(again, wait=10))["run"]["exit_code"] == 0
 
 
 async def test_a_line_of_a_tainted_conversation_asks_where_another_runs(

@@ -8,19 +8,9 @@ import socket
 from pathlib import Path
 
 import pytest
+from support.processes import alive
 
 from appliance.broker.client import BrokerError
-
-
-def alive(mark: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and mark.encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
 
 
 def test_hello_says_what_does_not_hold(person_home):

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
+from support.commands import TOUCH
 
 from appliance.commands.asker import Asker
 from appliance.commands.assessing import Proposal
@@ -228,14 +229,7 @@ async def test_a_refused_command_is_kept_with_its_reason(room):
     assert [run["id"] for run in kept] == [answer["run"]["id"]]
 
 
-LEASED = """
-[[rule]]
-id = "touch"
-bin = "touch"
-exec = "/usr/bin/touch"
-args = ["newpath+"]
-mode = "ask"
-effect = "write"
+LEASED = f"""{TOUCH}
 [[rule]]
 id = "runs-code"
 bin = "sh"

@@ -10,7 +10,8 @@ from playwright.async_api import Browser, Page, expect
 from support import screens
 from support.appliance import free_port
 from support.broker import Home
-from support.commands import Room, alive, forget, room_in
+from support.commands import Room, forget, room_in
+from support.processes import alive
 from support.screens import Booth, Screen
 from support.waiting import until
 

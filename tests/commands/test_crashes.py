@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from support.broker import Home, home_folder
-from support.commands import alive, room_in
+from support.commands import room_in
 from support.daemon import Daemon
+from support.processes import alive
 from support.waiting import poll, until
 
 from appliance.audit import AuditUnavailable

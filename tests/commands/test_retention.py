@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from support.commands import Room
+from support.commands import TOUCH, Room
 from support.daemon import POLICY
 
 from appliance.commands.asker import Asker
@@ -19,18 +19,7 @@ from appliance.commands.model import Actor
 from appliance.commands.redact import LONGEST_COMMAND
 from appliance.database import Database
 
-LEASED = (
-    POLICY
-    + """
-[[rule]]
-id = "touch"
-bin = "touch"
-exec = "/usr/bin/touch"
-args = ["newpath+"]
-mode = "ask"
-effect = "write"
-"""
-)
+LEASED = POLICY + TOUCH
 
 
 async def count(room: Room, table: str) -> int:

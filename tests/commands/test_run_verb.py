@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from support.broker import Home
-from support.commands import alive
 from support.daemon import Daemon
+from support.processes import alive
 from support.waiting import poll
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import ClientPayloadError
-from support.commands import alive
+from support.processes import alive
 from support.waiting import until
 
 from appliance.commands.language import load

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import socket
@@ -13,6 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 from support.commands import room_in
+from support.processes import alive
 
 from appliance.broker.client import BrokerClient, BrokerError
 from appliance.commands.model import Limits
@@ -118,9 +118,4 @@ def own(path: str) -> str:
 
 def count(mark: str) -> int:
     """How many processes sleep for ``mark`` seconds, seen from the host."""
-    found = 0
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                found += (entry / "cmdline").read_bytes() == f"sleep\0{mark}\0".encode()
-    return found
+    return alive(f"sleep\0{mark}\0").count(f"sleep\0{mark}\0")

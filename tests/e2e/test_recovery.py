@@ -7,12 +7,12 @@ import signal
 import socket
 import ssl
 import time
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 from support.appliance import Appliance
 from support.browser import chromium, editor_frame, person, sign_in
+from support.processes import alive
 from support.waiting import poll
 
 pytestmark = pytest.mark.timeout(240)
@@ -59,15 +59,7 @@ def front_door(appliance: Appliance) -> int:
 
 def no_process_of(appliance: Appliance) -> bool:
     """Whether nothing that names the appliance's folder runs any more."""
-    mine = str(appliance.folder).encode()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if mine in (entry / "cmdline").read_bytes():
-                    return False
-            except OSError:
-                continue
-    return True
+    return not alive(str(appliance.folder))
 
 
 @pytest.mark.browser

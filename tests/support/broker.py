@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,3 +145,11 @@ def end_home(home: Home) -> None:
             spare.rmdir()
         folder.rmdir()  # a broker that was killed leaves its empty ones
     shutil.rmtree(home.folder)
+
+
+def groups(home: Home) -> list[Path]:
+    """What is left of the broker's cgroups for runs once they were swept, a moment after each end."""
+    deadline = time.monotonic() + 2
+    while (found := [run for folder in home.cgroups() for run in folder.glob("run-*")]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found

@@ -17,6 +17,16 @@ from support.daemon import POLICY
 from support.front import Front, front
 from support.waiting import until
 
+TOUCH = """
+[[rule]]
+id = "touch"
+bin = "touch"
+exec = "/usr/bin/touch"
+args = ["newpath+"]
+mode = "ask"
+effect = "write"
+"""
+
 
 class Room:
     """A front with commands that run. ``broker`` can be stopped and killed."""
@@ -84,20 +94,6 @@ async def room_in(broker: Home, policy: str = POLICY, clock: Any = None, engine:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-
-
-def alive(mark: str) -> list[str]:
-    """Command lines of live processes that hold ``mark``."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if mark.encode() in line:
-                found.append(line.decode("utf-8", "replace"))
-    return found
 
 
 def forget(broker: Home) -> None:
