@@ -138,7 +138,11 @@ class Commands:
         run = await self.get(asker, run_id)
         if run.asker.actor is Actor.AI:
             asker = replace(
-                asker, actor=Actor.AI, session=run.asker.session, tainted=asker.tainted or run.asker.tainted, picked=True
+                asker,
+                actor=Actor.AI,
+                session=run.asker.session,
+                tainted=asker.tainted or run.asker.tainted,
+                picked=True,
             )
         return await self.propose(asker, Proposal(run.line, run.typed, run.cwd, "", run.view, run.scope))
 
