@@ -8,6 +8,7 @@ links; what cannot be carried over exactly is named as a problem instead of bein
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -89,6 +90,9 @@ class Collector:
 
     def _entry(self, trees: Trees, name: str, path: str, depth: int) -> None:
         start, kept = self._end, len(self._changes)
+        if is_mounted(trees.lower, name):  # a view has only what lies beneath it
+            self._problem(path, "special")
+            return
         before, after = self._state(trees.lower, name), self._state(trees.merged, name)
         for one in filter(None, (before, after)):
             if one["kind"] == "other" or (one["kind"] == "file" and one["mode"] & 0o6000):
@@ -151,6 +155,21 @@ def look(folder: int | None, name: str) -> os.stat_result | None:
         return os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def is_mounted(folder: int | None, name: str) -> bool:
+    """Whether something of another disk stands there."""
+    if folder is None:
+        return False
+    try:
+        os.close(kernel.open_beneath(folder, name, os.O_PATH | os.O_NOFOLLOW, links=False, mounts=False))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return True
+    return False
 
 
 def described(folder: int, name: str, found: os.stat_result) -> Object:

@@ -33,6 +33,7 @@ CLONE_NEWNET = 0x40000000
 
 # openat2(2); the number is the same on every architecture since Linux 5.6.
 SYS_OPENAT2 = 437
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
@@ -141,13 +142,15 @@ def unmount(path: str) -> None:
     _checked(_libc.umount2(os.fsencode(path), ctypes.c_int(_MNT_DETACH)), path)
 
 
-def open_beneath(root: int, path: str, flags: int, mode: int = 0, *, links: bool = True) -> int:
+def open_beneath(root: int, path: str, flags: int, mode: int = 0, *, links: bool = True, mounts: bool = True) -> int:
     """Open ``path`` without ever leaving the folder that ``root`` is a descriptor of.
 
     Links that stay inside are followed unless ``links`` is False; links out, ``..`` out and /proc's magic links fail with
-    EXDEV or ELOOP. The kernel checks each step, so a link swapped meanwhile gains nothing. Source: openat2(2).
+    EXDEV or ELOOP, and so does what is mounted on the way unless ``mounts``. The kernel checks each step, so a link swapped
+    meanwhile gains nothing. Source: openat2(2).
     """
-    resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | (0 if links else RESOLVE_NO_SYMLINKS)
+    resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
+    resolve |= (0 if links else RESOLVE_NO_SYMLINKS) | (0 if mounts else RESOLVE_NO_XDEV)
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     size = ctypes.c_size_t(ctypes.sizeof(how))
     result = _libc.syscall(ctypes.c_long(SYS_OPENAT2), ctypes.c_int(root), os.fsencode(path), ctypes.byref(how), size)

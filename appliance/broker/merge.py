@@ -75,8 +75,9 @@ class Merge:
                 if self._is_untouched(folder, name, row):
                     return want is not None or have["kind"] != "folder" or self._holds_only_ours(folder, name, row)
                 return _kind(have) != _kind(want) and look(folder, name) is None
-        except OSError:
-            return have is None or want is None  # its folder is to be made, or is gone already
+        except OSError as error:
+            # Its folder is to be made, or is gone already; what was mounted there since the rehearsal is neither.
+            return error.errno != errno.EXDEV and (have is None or want is None)
 
     def _is_done(self, folder: int, name: str, row: Object) -> bool:
         return self._is(folder, name, self._in_between(row, self._want), exact=False)
@@ -223,7 +224,7 @@ class Merge:
         parent, _, name = path.rpartition("/")
         if name in ("", ".", ".."):
             raise OSError(errno.EINVAL, "this is no path of a change")
-        folder = kernel.open_beneath(self._root, parent or ".", os.O_PATH | os.O_DIRECTORY, links=False)
+        folder = kernel.open_beneath(self._root, parent or ".", os.O_PATH | os.O_DIRECTORY, links=False, mounts=False)
         try:
             yield folder, name
         finally:

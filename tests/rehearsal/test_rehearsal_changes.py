@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,45 @@ def test_what_cannot_be_carried_over_is_a_problem_not_a_change(broker: Home, scr
     result = rehearse(broker, f"echo x > fresh; {script}")
     assert set(result.changes) == {"fresh"}
     assert len(result.listed["problems"]) == 1
+
+
+@pytest.fixture
+def disk(broker: Home) -> Iterator[Path]:
+    """A disk of the owner's at ``data`` in the workspace, with a file on it."""
+    place = broker.paths.workspace / "data"
+    place.mkdir()
+    broker.give(place)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", place], check=True)
+    broker.give(place)
+    broker.workspace_file("data/precious", "precious\n", 0o644)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_what_is_mounted_in_the_workspace_is_no_folder_that_a_run_emptied(broker: Home, disk: Path) -> None:
+    """R11: a view shows what lies beneath the disk, so that all files on it would count as deleted."""
+    result = rehearse(broker, "echo x > fresh; echo x > data/made")
+    assert set(result.changes) == {"fresh"}
+    assert result.listed["problems"] == [{"path": "data", "cause": "special"}]
+    assert (disk / "precious").read_text() == "precious\n"
+
+
+def test_a_disk_that_was_mounted_since_is_not_merged_into(broker: Home) -> None:
+    """R11: neither what it holds is taken for the folder's, nor is half of the list done before that shows."""
+    result = rehearse(broker, "echo x > fresh; rm old/a; echo x > old/c")
+    place = broker.paths.workspace / "old"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", place], check=True)
+    try:
+        broker.give(place)
+        assert set(merge(broker, result)["conflicts"]) == {"old/a", "old/c"}
+        assert list(place.iterdir()) == []
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert not (broker.paths.workspace / "fresh").exists()
+    assert merge(broker, result)["conflicts"] == []
+    assert {one.name for one in place.iterdir()} == {"b", "c"}
 
 
 def test_contents_that_were_swapped_in_the_parcel_are_not_merged(broker: Home) -> None:
