@@ -88,7 +88,7 @@ class Helper:
 
     def _resolved(self, path: str) -> Object:
         try:
-            return self._led(path, "")
+            return self._led(path)
         except FileNotFoundError:
             return {"code": "not_found"}
         except PermissionError:
@@ -96,21 +96,27 @@ class Helper:
         except OSError as error:
             return {"code": "outside" if error.errno in (errno.EXDEV, errno.ELOOP) else "invalid"}
 
-    def _led(self, path: str, rest: str) -> Object:
-        """``rest`` is what was cut off ``path`` because nothing is there. Raises OSError."""
-        try:
-            fd = self._open(path, os.O_PATH | (os.O_DIRECTORY if rest else 0))
-        except FileNotFoundError:
-            parent, _, name = path.rstrip("/").rpartition("/")
-            if name in ("", ".", "..") or self._is_link(path):
-                raise
-            return self._led(parent, f"{name}/{rest}" if rest else name)
+    def _led(self, path: str) -> Object:
+        """Step by step towards the workspace until something is there; ``rest`` is what was cut off. Raises OSError."""
+        rest = ""
+        while (fd := self._open_or_cut(path, bool(rest))) is None:
+            path, _, name = path.rstrip("/").rpartition("/")
+            rest = f"{name}/{rest}" if rest else name
         try:
             place = os.path.relpath(_place(fd), _place(self._root))
             kind = "missing" if rest else str(_row("", os.fstat(fd))["kind"])
         finally:
             os.close(fd)
         return {"path": os.path.normpath(f"{place}/{rest}"), "kind": kind}
+
+    def _open_or_cut(self, path: str, cut: bool) -> int | None:
+        """A descriptor; None where nothing is there and what it lies in may be asked for instead. Raises OSError."""
+        try:
+            return self._open(path, os.O_PATH | (os.O_DIRECTORY if cut else 0))
+        except FileNotFoundError:
+            if path.rstrip("/").rpartition("/")[2] in ("", ".", "..") or self._is_link(path):
+                raise
+            return None
 
     def _is_link(self, path: str) -> bool:
         """Whether ``path`` is a link that leads nowhere: what is written through it would land elsewhere."""

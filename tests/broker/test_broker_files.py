@@ -155,6 +155,19 @@ def test_a_folder_swapped_for_a_link_gains_nothing(files, broker):
     assert [entry.name for entry in os.scandir(outside)] == []
 
 
+def test_a_path_that_is_missing_at_any_depth_leads_somewhere(files):
+    """POL-9, POL-16: one that is made of a thousand names must not end who judges paths."""
+    files("write", path="here/file", data=b64("x"), folders=True)
+    deep = "/".join(["no"] * 1300)
+    found = files("resolve", paths=[f"here/{deep}", deep, "here/file/no", "here/../no", "a/../no"])["paths"]
+    assert found[0] == {"path": f"here/{deep}", "kind": "missing"}
+    assert found[1] == {"path": deep, "kind": "missing"}
+    assert found[2] == {"code": "invalid"}
+    assert found[3] == {"path": "no", "kind": "missing"}
+    assert found[4] == {"code": "not_found"}
+    assert files("stat", path="here/file")["size"] == 1
+
+
 @root_only
 def test_the_helper_has_no_privilege_network_or_children(files, broker):
     files("stat", path=".")
