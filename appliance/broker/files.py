@@ -35,6 +35,7 @@ class Files:
 
     def open(self, peer: Peer) -> Reply:
         """Start one helper. The answer carries its socket. Raises CroftError."""
+        self._processes.end_stopped("files")
         if len(self._processes.of_kind("files")) >= MOST_HELPERS:
             raise TooMany("too many file helpers are open", retry_after=1)
         name = f"files-{os.urandom(8).hex()}"

@@ -27,6 +27,7 @@ from appliance.broker.cgroups import Group, Hierarchy
 _VERSION = 1
 # Seconds that a run which is gone may stand in the record: whoever adopts it sees that nothing of it is there.
 _REST = 0.2
+_STOPPED = "Tt"  # by a signal, by a tracer (proc_pid_stat(5))
 _AGAIN, _AGAIN_MOST = 0.02, 1.0  # seconds between looks at a group that is dying: doubled each time
 
 
@@ -148,6 +149,13 @@ class Processes:
 
     def of_kind(self, kind: str) -> list[Process]:
         return [process for process in self._live.values() if process.kind == kind]
+
+    def end_stopped(self, kind: str) -> None:
+        """Kill those of ``kind`` that somebody has stopped: every process of their account may do that, and nobody would wake them."""
+        for process in self.of_kind(kind):
+            with contextlib.suppress(ProcessLookupError):
+                if kernel.stat_fields(process.pid)[0] in _STOPPED:
+                    self.stop(process, 0, "killed")
 
     def stop(self, process: Process, grace: float, reason: str) -> None:
         """Ask with SIGTERM, kill the group ``grace`` seconds later. A second call can only bring the end nearer."""

@@ -48,6 +48,7 @@ class ToolHelpers:
         """The answer carries the socket that the helper writes lines of JSON to. Raises CroftError."""
         if (action == "list") != (not name) or bool(name) != bool(series):
             raise Invalid("list takes no name; add and remove take a name and a series")
+        self._processes.end_stopped("tools")
         if len(self._processes.of_kind("tools")) >= MOST:
             raise TooMany("too many tool helpers are running", retry_after=1)
         run = f"tools-{os.urandom(8).hex()}"

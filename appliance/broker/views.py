@@ -87,6 +87,7 @@ class Views:
 
     def take(self, peer: Peer, run: str = "") -> Reply:
         """A helper for the result of ``run``, once, or for merging alone. The answer carries its socket. Raises CroftError."""
+        self._processes.end_stopped("merge")
         if len(self._processes.of_kind("merge")) >= MOST_HELPERS:
             raise TooMany("too many rehearsals are being looked at", retry_after=1)
         found = self._over(run) if run else None

@@ -18,6 +18,7 @@ import pytest
 
 from appliance.broker import command, launch, protocol, proxy_root
 from appliance.broker.cgroups import Hierarchy
+from appliance.broker.client import BrokerError
 from appliance.broker.engine import EngineGone, connect
 from appliance.broker.processes import Process, Processes
 from appliance.broker.project import Project
@@ -72,6 +73,40 @@ def test_a_tracer_that_keeps_a_zombie_does_not_hold_the_broker_up(broker, poll):
     assert ends == {victim.data["run"]: 9, tracer.data["run"]: 9}
     for fd in (*victim.fds, *tracer.fds):
         os.close(fd)
+
+
+STOP_ALL = """\
+import contextlib, os, signal
+for name in os.listdir("/proc"):
+    if name.isdigit() and int(name) != os.getpid():
+        with contextlib.suppress(OSError):
+            os.kill(int(name), signal.SIGSTOP)
+print(1, flush=True)
+"""
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="as a person it would stop that person's own processes, these tests included"
+)
+@pytest.mark.parametrize("op", ["files", "rehearsal"])
+def test_helpers_that_a_run_has_stopped_keep_nobody_out(broker, poll, op):
+    """SYS-5: a run may stop every process of its account; nobody would wake helpers, nor would their callers' leaving end them."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(BrokerError):
+            while True:  # as many as there may be
+                held.callback(os.close, broker.call(op).fds[0])
+        run = broker.call("spawn", argv=["python3", "-c", STOP_ALL])
+        assert line_of(run.fds[1]) == b"1"
+        for fd in run.fds:
+            os.close(fd)
+
+    def helper() -> int | None:
+        try:
+            return broker.call(op).fds[0]
+        except BrokerError:
+            return None
+
+    os.close(poll(helper, what="another helper"))
 
 
 def test_a_client_that_takes_no_answers_holds_few_descriptors_of_the_broker(broker, poll):
