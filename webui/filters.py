@@ -159,6 +159,8 @@ def summary(views: Sequence[ServiceView], problems: Iterable[Problem]) -> Messag
 
 
 _LEVELS = (
+    # Caddy's error for every page that is left while its stream of events is open.
+    ("debug", re.compile(r'"aborting with incomplete response","error":"context canceled"')),
     ("error", re.compile(r"\b(error|fatal|panic|critical|alert|emerg)\b", re.IGNORECASE)),
     ("warning", re.compile(r"\bwarn(ing)?\b", re.IGNORECASE)),
     ("debug", re.compile(r"\b(debug|trace)\b", re.IGNORECASE)),

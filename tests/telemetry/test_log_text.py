@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from appliance.services.model import LogLine
 from webui import log_lines
+from webui.filters import log_level
 from webui.log_lines import Filter, Part
 
 STYLES = {"red", "green", "yellow", "blue", "magenta", "cyan", "bold", "dim"}
@@ -86,3 +87,13 @@ def test_filters() -> None:
     assert wanted(level="error") == [10]
     assert wanted(since=25.0) == [30, 40]
     assert wanted(text="STRASSE") == [10]
+
+
+def test_a_page_that_is_left_is_no_fault_of_the_proxy() -> None:
+    """Its words, as Caddy 2.6.2 writes them; an answer that breaks off for another cause stays an error."""
+    line = (
+        '{"level":"error","ts":1795394053.887934,"logger":"http.handlers.reverse_proxy",'
+        '"msg":"aborting with incomplete response","error":"%s"}'
+    )
+    assert log_level(line % "context canceled") == "debug"
+    assert log_level(line % "unexpected EOF") == "error"
