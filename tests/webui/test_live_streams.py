@@ -185,3 +185,56 @@ async def test_a_reader_that_does_not_read_costs_a_bounded_queue(door: Front) ->
     await door.sessions.end([session], "revoked", "test")
     await until(lambda: not door.bus._readers, "the reader is gone", 2)
     writer.transport.abort()
+
+
+@pytest.mark.parametrize("what", ["signed out", "demoted"])
+async def test_a_stream_asked_for_in_the_last_moment_does_not_begin(
+    door: Front, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """AUTH-9, DECIDED 19: who is let go while Croft looks for what to send would otherwise be sent it for ever."""
+    session, cookie = await door.sign_in_as("operator")
+    store = await door.conversations.get()
+    conversation, real = await store.create(session.user.id, "x"), store.get
+    looking, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*whose: str) -> Any:
+        found = await real(*whose)
+        looking.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(store, "get", slow)
+
+    async def ask() -> int:
+        async with door.ask("GET", f"/api/conversations/{conversation.id}/stream", cookie) as answer:
+            return int(answer.status)
+
+    asked = asyncio.ensure_future(ask())
+    await looking.wait()
+    if what == "demoted":
+        await door.users.change(session.user, "test", role=Role.viewer)
+    else:
+        await door.sessions.end([session], "revoked", "test")
+    go_on.set()
+    assert await asked == 401
+
+
+async def test_an_export_ends_with_the_session_it_was_asked_for_with(door: Front) -> None:
+    """AUTH-9, LOG-9: who takes the audit log slowly does not go on taking it."""
+    session, cookie = await door.sign_in_as("admin")
+    async with door.store.database.transaction() as tx:
+        for _ in range(4_000):
+            await door.audit.append(tx, "session.end", "test", session="0" * 16, user="0" * 16, why="x" * 1000)
+    reader, writer = await door.raw()
+    writer.write(
+        f"GET /api/audit/export?format=jsonl HTTP/1.1\r\nHost: croft.localhost\r\nCookie: __Host-croft={cookie}\r\n\r\n".encode()
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    writer.transport.pause_reading()
+    await until(lambda: bool(door.streams._open), "it is under way")
+    await door.sessions.end([session], "revoked", "test")
+    writer.transport.resume_reading()
+    async with asyncio.timeout(10):
+        rest = await reader.read()
+    assert not rest.endswith(b"0\r\n\r\n")
+    writer.close()

@@ -18,6 +18,7 @@ from webui import keys, views
 from webui.answers import answer
 from webui.audit_words import KNOWN_ACTORS, Names, as_csv, as_jsonl, csv_head, record_json, sentence
 from webui.guard import principal_of
+from webui.handlers.live import while_signed_in
 from webui.i18n import Translator
 from webui.render import page
 
@@ -73,6 +74,13 @@ async def export(request: web.Request) -> web.StreamResponse:
         raise Invalid("there is no such format", hint="There are csv and jsonl.")
     wanted, names, t = _wanted(request), await _names(request), views.translator(request)
     await request.app[keys.AUDIT].note("export", principal_of(request).actor, what="audit log", format=form)
+    line: Callable[[Record], str] = as_jsonl if form == "jsonl" else as_csv(lambda actor: names(t, actor))
+    return await while_signed_in(request, _written(request, form, wanted, line))
+
+
+async def _written(
+    request: web.Request, form: str, wanted: Wanted, line: Callable[[Record], str]
+) -> web.StreamResponse:
     response = web.StreamResponse(
         headers={
             "Content-Type": FORMATS[form],
@@ -83,7 +91,6 @@ async def export(request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     if request.method == "HEAD":
         return response
-    line: Callable[[Record], str] = as_jsonl if form == "jsonl" else as_csv(lambda actor: names(t, actor))
     pending = [csv_head()] if form == "csv" else []
     async for record in request.app[keys.AUDIT_SEARCH].all(wanted):
         pending.append(line(record))

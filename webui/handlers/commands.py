@@ -26,7 +26,7 @@ from webui.answers import answer
 from webui.download import Download
 from webui.forms import read_json
 from webui.guard import Principal, client_address, principal_of
-from webui.handlers.live import Item, tag_of, until_signed_out
+from webui.handlers.live import Item, until_signed_out, while_signed_in
 from webui.i18n import Translator
 
 WAIT_MOST = 60.0
@@ -142,7 +142,7 @@ async def output(request: web.Request) -> web.StreamResponse:
     if wanted not in ("", *_STREAMS.values()):
         raise Invalid("there is no such stream", hint="There are stdout and stderr.")
     numbers = [number for number, name in _STREAMS.items() if wanted in ("", name)]
-    return await request.app[keys.STREAMS].run(tag_of(request), _sent(request, run, numbers))
+    return await while_signed_in(request, _sent(request, run, numbers))
 
 
 async def _sent(request: web.Request, run: Run, numbers: list[int]) -> web.StreamResponse:

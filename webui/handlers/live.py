@@ -5,12 +5,12 @@ Rule: an event is written down once for everybody who reads the same language in
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from typing import Any
 
 from aiohttp import web
 
-from appliance.errors import Invalid
+from appliance.errors import Invalid, Unauthenticated
 from appliance.events import LOST
 from appliance.identity.users import Role
 from webui import keys, streams, views
@@ -94,7 +94,24 @@ async def events(request: web.Request) -> web.StreamResponse:
 
 
 async def until_signed_out(request: web.Request, items: AsyncGenerator[Item, None]) -> web.StreamResponse:
-    return await request.app[keys.STREAMS].run(tag_of(request), streams.pump(request, items))
+    """Send ``items`` as events, as :func:`while_signed_in` has it."""
+    return await while_signed_in(request, streams.pump(request, items))
+
+
+async def while_signed_in(request: web.Request, work: Coroutine[Any, Any, web.StreamResponse]) -> web.StreamResponse:
+    """Run a long answer, which ends with the session or token it was asked for with. Raises Unauthenticated where that has ended,
+    or may do less, by now: what to send had to be looked for first, and nobody ends what is not open yet."""
+    if not _as_it_was(request):
+        work.close()
+        raise Unauthenticated("you are not signed in as you were", hint="Sign in, then try again.")
+    return await request.app[keys.STREAMS].run(tag_of(request), work)
+
+
+def _as_it_was(request: web.Request) -> bool:
+    who = principal_of(request)
+    if who.session is not None:
+        return not who.session.ended and who.session.user.role >= who.role
+    return who.token is None or (request.app[keys.API_TOKENS].alive(who.token) and who.token.role >= who.role)
 
 
 def tag_of(request: web.Request) -> str:
