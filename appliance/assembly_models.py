@@ -126,9 +126,8 @@ class ModelParts:
 
         machine = shares.measure()
         wish = self._settings.ide_memory_mb
-        # The engine's limit is the same whether the editor sleeps or not, so a sleeping editor makes no room for a larger model.
         beside = shares.most_for_the_engine(machine, docker=self._docker, ide_memory_mb=wish) * MIB
-        return lambda: Room(beside, beside, machine.memory_mb * MIB)
+        return lambda: Room(beside, machine.memory_mb * MIB)
 
 
 class _Rehearsing:

@@ -1,7 +1,7 @@
 """Whether a model fits this machine, said before anything is downloaded; and which one to offer first.
 
 Rule: a pure sum over what is passed in. Weights, the key-value cache for the conversation, and what the engine itself takes, against
-what the services' limits leave to the engine with the editor open, and without it.
+what the services' limits leave to the engine with the editor open: a model that needs the editor gone is none for this machine.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ ENGINE_BYTES = 160 * MIB
 CONTEXTS = (8192, 4096, 2048)  # tokens; the first that fits is taken
 LEAST_CONTEXT = CONTEXTS[-1]
 
-Verdict = Literal["fits", "editor", "big"]
+Verdict = Literal["fits", "big"]
 
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes the engine may have with the editor open, and while it sleeps; and what the machine has in all."""
+    """Bytes the engine may have beside the open editor, and what the machine has in all."""
 
-    beside: int
-    alone: int
+    engine: int
     machine: int
 
 
 @dataclass(frozen=True)
 class Fit:
-    """``verdict``: beside the editor, only while it sleeps (``editor``), or not at all. ``need`` and ``have`` in bytes."""
+    """``need`` and ``have`` in bytes."""
 
     verdict: Verdict
     need: int
@@ -50,12 +49,11 @@ def need(size: int, shape: Shape | None, context: int) -> int:
 def fit(size: int, shape: Shape | None, trained: int, room: Room) -> Fit:
     """How a model fits with the longest context that it was ``trained`` for and that fits; 0 where that is not known."""
     choices = [context for context in CONTEXTS if not trained or context <= trained] or [trained]
-    for have, verdict in ((room.beside, "fits"), (room.alone, "editor")):
-        for context in choices:
-            needed = need(size, shape, context)
-            if needed <= have:
-                return Fit("fits" if verdict == "fits" else "editor", needed, room.beside, context)
-    return Fit("big", need(size, shape, choices[-1]), room.alone, choices[-1])
+    for context in choices:
+        needed = need(size, shape, context)
+        if needed <= room.engine:
+            return Fit("fits", needed, room.engine, context)
+    return Fit("big", needed, room.engine, context)
 
 
 def of_entry(entry: Entry, room: Room) -> Fit:

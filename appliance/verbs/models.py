@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.5
 UNFINISHED = ("queued", "running")
-FITS = {"fits": "fits", "editor": "fits when the editor sleeps", "big": "too big"}
+FITS = {"fits": "fits", "big": "too big"}
 
 
 def register(verbs: Verbs) -> None:

@@ -19,7 +19,7 @@ from appliance.errors import Invalid
 
 def room(memory_mb: int, *, docker: bool = False) -> Room:
     beside = most_for_the_engine(Machine(memory_mb, 2.0), docker=docker) * MIB
-    return Room(beside, beside, memory_mb * MIB)
+    return Room(beside, memory_mb * MIB)
 
 
 @pytest.mark.parametrize("entry", catalogue.entries(), ids=lambda entry: entry.id)
@@ -96,8 +96,6 @@ def test_verdicts() -> None:
     big = fits.of_entry(model, room(2000))
     assert big.verdict == "big"
     assert big.need > big.have
-    asleep = fits.of_entry(model, Room(beside=1000 * MIB, alone=2600 * MIB, machine=4096 * MIB))
-    assert (asleep.verdict, asleep.have) == ("editor", 1000 * MIB)
     roomy = fits.of_entry(model, room(16_000))
     assert (roomy.verdict, roomy.context) == ("fits", 8192)
 
@@ -106,7 +104,7 @@ def test_the_longest_conversation_that_fits_is_chosen_and_never_more_than_was_tr
     model = catalogue.entry("llama-3.2-1b-instruct")
     assert model is not None
     need = fits.need(model.size, model.shape, 4096)
-    assert fits.of_entry(model, Room(need, need, need)).context == 4096
+    assert fits.of_entry(model, Room(need, need)).context == 4096
     assert fits.fit(10, Shape(1, 1, 1), 512, room(8000)).context == 512
 
 

@@ -74,7 +74,7 @@ async def audited(made: Front, *events: str) -> list[tuple[str, Any]]:
 async def test_everybody_sees_what_is_offered_and_whether_it_fits(made: Front) -> None:
     _, said = await ask(made, "GET", "/api/models?language=ar", "viewer")
     listed = {one["name"]: one for one in said["models"]}
-    assert {one["fit"]["verdict"] for one in listed.values()} <= {"fits", "editor", "big"}
+    assert {one["fit"]["verdict"] for one in listed.values()} <= {"fits", "big"}
     assert [one["size"] for one in said["models"]] == sorted(one["size"] for one in said["models"])
     assert "ar" in listed[said["first_choice"]]["languages"], "an Arabic reader gets one whose publisher lists Arabic"
 
@@ -235,7 +235,7 @@ async def test_what_stands_in_the_place_of_the_choice_is_said_in_words(made: Fro
 
 async def test_one_too_big_is_refused_with_the_sum(made: Front) -> None:
     """Said before any download."""
-    small = Room(500 * MIB, 500 * MIB, 1000 * MIB)
+    small = Room(500 * MIB, 1000 * MIB)
     outside = Outside(
         lambda: small, made.engine, made.models.jobs.get, lambda person, session: pytest.fail, lambda: None
     )

@@ -48,7 +48,7 @@ FAMILIES = {
             for action in ("pull", "use", "remove", "measure", "check", "adopt")
             for part in ("", "_named")
         ),
-        *("fit_fits", "fit_editor", "fit_big"),
+        *("fit_fits", "fit_big"),
     ],
     "models.language.": sorted({code for entry in entries() for code in entry.languages}),
     "job.": [f"{action}{part}" for action in (*ACTIONS_OF_JOBS, "again") for part in ("", "_named")],
