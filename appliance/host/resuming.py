@@ -43,7 +43,7 @@ def fetch(url: str, part: BinaryIO, size: int, report: Callable[[int], None], *,
     _check(url)
     tried, have = 0, part.seek(0, os.SEEK_END)
     while have < size:
-        cause = _take(url, part, have, report)
+        cause = _take(url, part, have, size, report)
         had, have = have, part.seek(0, os.SEEK_END)
         tried = 0 if have > had else tried + 1
         if tried == TRIES:
@@ -61,8 +61,8 @@ def _check(url: str) -> None:
         raise Broken("it leads away from https")
 
 
-def _take(url: str, part: BinaryIO, have: int, report: Callable[[int], None]) -> str:
-    """What comes of the rest in one go, and why it ended."""
+def _take(url: str, part: BinaryIO, have: int, size: int, report: Callable[[int], None]) -> str:
+    """What comes of the rest in one go, one byte more than ``size`` at most, and why it ended."""
     asked = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 - checked before
     try:
         answer = _OPENER.open(asked, timeout=_SILENCE)
@@ -75,12 +75,13 @@ def _take(url: str, part: BinaryIO, have: int, report: Callable[[int], None]) ->
             part.seek(have)
         else:
             part.truncate(part.seek(0))  # it gives the whole
-        while True:
+        while (left := size - part.tell()) >= 0:
             try:
-                block = answer.read1(BLOCK)
+                block = answer.read1(min(BLOCK, left + 1))
             except _NETWORK as error:
                 return str(error)
             if not block:
                 return "the connection was cut"
             part.write(block)
             report(part.tell())
+        return "it does not end"

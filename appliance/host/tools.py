@@ -188,6 +188,8 @@ class Toolchains:
         found = self._uv("--no-cache", "pip", "compile", *_PYTHON, *fits, "--format", "pylock.toml", lock)
         wheels = tomllib.loads(found)["packages"][0]["wheels"]
         for wheel in wheels:
+            if wheel["size"] > row.bytes:  # packed more than unpacked: what the index says is not what was locked
+                raise Failed("altered", f"it would have {wheel['size'] >> 20} MiB")
             self._bring(wheel["url"], wheel["size"], wheel["hashes"]["sha256"])
         local = ("--no-index", "--find-links", str(self.root / PARTS))
         checked = ("--require-hashes", *fits, *local, "--requirements", lock)

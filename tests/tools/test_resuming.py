@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import socket
+import ssl
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,21 @@ def test_nothing_is_sent_where_it_leaves_https(tmp_path: Path, index: Index) -> 
             resuming.fetch(elsewhere, io.BytesIO(), 10, lambda here: None, pause=0)
         with pytest.raises(BlockingIOError):
             plain.accept()
+
+
+def test_what_a_source_gives_beyond_its_word_is_not_read(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R10: one that never ends would fill the disk."""
+    trusted = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=index.folder / "ca.pem"))
+    monkeypatch.setattr(resuming, "_OPENER", urllib.request.build_opener(trusted))
+    seen: list[int] = []
+    with pytest.raises(resuming.Broken, match="more than it promised"):
+        resuming.fetch(f"https://localhost:{index.port}/{WHEEL}", io.BytesIO(), 1000, seen.append, pause=0)
+    assert max(seen) == 1001
+
+
+def test_an_index_that_promises_more_than_there_is_room_for_is_not_followed(tmp_path: Path, index: Index) -> None:
+    """R10, SUP-1: room was looked for by our own figure."""
+    page = index.page()
+    index.page = lambda: page.replace(f'"size": {len(index.content)}'.encode(), b'"size": 900000000000')  # type: ignore[method-assign]
+    assert index.add(tmp_path)["code"] == "altered"
+    assert index.asked == []
