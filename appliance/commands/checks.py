@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
+from appliance.commands.values import REFERENCE_SORT
 from appliance.messages import Message
 
 # Beneath a repository's .git, and beside it. A missing file is fine; one that leads out of the workspace is not.
@@ -129,6 +130,8 @@ def _harmless(key: str, value: str) -> bool:
         return value.casefold() in ("false", "no", "off", "0", "")
     if key == "core.repositoryformatversion":
         return value in ("0", "1")
+    if last == "sort":
+        return last in known and REFERENCE_SORT.fullmatch(value) is not None
     if last in ("url", "pushurl"):
         return last in known and _URL.fullmatch(value) is not None
     return last in known or "*" in known

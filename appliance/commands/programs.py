@@ -6,6 +6,7 @@ Rule: names are compared without folder, case and version, so that ``/usr/bin/Py
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -82,21 +83,54 @@ def hands_over(argv: Sequence[str]) -> bool:
     return any(word.partition("=")[0] in words or (word[:2] == "-O" and "-O" in words) for word in argv[1:])
 
 
-# Between these a shell may find a command; quotes are taken as ends of words too, since what they hold may be read again.
-_SHELL_WORDS = re.compile(r"[\s;&|<>(){}$`'\"\\]+")
+# A word or part of one, quoted or not, or what ends a command. What is neither (an open quote) ends a word.
+_SHELL = re.compile(
+    r"""'(?P<single>[^']*)'|"(?P<double>(?:[^"\\]|\\.)*)"|\\(?P<escaped>.)|(?P<plain>[^\s;&|()`'"\\]+)|(?P<end>[;&|()`\n]+)|.""",
+    re.DOTALL,
+)
+_READ_AGAIN = re.compile(r"[\s;&|()`'\"\\]")  # a word with one of these is a line for some shell
+_BEFORE_A_COMMAND = re.compile(r"(then|do|else|elif|if|while|until|!|\{)\Z|[A-Za-z_][A-Za-z0-9_]*\+?=")
 _FIND_STARTS = frozenset({"-exec", "-execdir", "-ok", "-okdir"})
-MOST_STARTS, MOST_WORDS = 256, 64
+MOST_STARTS, MOST_WORDS, MOST_NESTED = 256, 64, 4
 
 
 def started_by(argv: Sequence[str]) -> Iterator[list[str]]:
     """Every command that ``argv`` might start as a wrapper: too many rather than too few (POL-5)."""
+    return itertools.islice(_started_by(argv, MOST_NESTED), MOST_STARTS)
+
+
+def _started_by(argv: Sequence[str], depth: int) -> Iterator[list[str]]:
     if name_of(argv[0]) == "find":
         starts = [place + 1 for place, word in enumerate(argv[:-1]) if word in _FIND_STARTS]
-        words = list(argv)
     elif wraps(argv[0]):
-        words = [word for token in argv[1:] for word in _SHELL_WORDS.split(token) if word]
-        starts = list(range(len(words)))
+        starts = list(range(1, len(argv)))
     else:
         return
-    for start in starts[:MOST_STARTS]:
-        yield words[start : start + MOST_WORDS]
+    for start in starts:
+        yield list(argv[start : start + MOST_WORDS])
+    for word in argv[1:] if depth else ():
+        if _READ_AGAIN.search(word):
+            for command in _commands(word):
+                yield command[:MOST_WORDS]
+                yield from _started_by(command, depth - 1)
+
+
+def _commands(line: str) -> Iterator[list[str]]:
+    """The commands of a shell's line, roughly: no word of one is taken for the start of another, as "init" in ``git init``."""
+    words: list[str] = []
+    word, inner = "", []
+    for found in itertools.chain(_SHELL.finditer(line), (None,)):
+        kind = found.lastgroup if found else "end"
+        if found and kind not in (None, "end"):
+            word += found[kind]
+            if kind == "double" and ("$(" in found[kind] or "`" in found[kind]):
+                inner.append(found["double"])
+            continue
+        if word and (words or not _BEFORE_A_COMMAND.match(word)):
+            words.append(word)
+        word = ""
+        if kind == "end" and words:
+            yield words
+            words = []
+    for text in inner:
+        yield from _commands(text)

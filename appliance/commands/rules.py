@@ -12,7 +12,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from appliance.commands.model import Actor, Effect, Limits, Rate, Role, Scope, Verdict
-from appliance.commands.values import ValueType, lexical
+from appliance.commands.values import ValueType, lexical, turns_back
 
 
 class Takes(StrEnum):
@@ -242,8 +242,11 @@ class _Shape:
     def _check(self, value: str, kind: ValueType) -> None:
         if fault := kind.check(value):
             raise _Fail(self.at, fault)
-        if kind.path and ".." in value and lexical(self.cwd, value) is None:
-            raise _Fail(self.at, "outside")
+        if kind.path and ".." in value:
+            if lexical(self.cwd, value) is None:
+                raise _Fail(self.at, "outside")
+            if turns_back(value):
+                raise _Fail(self.at, "turns_back")
         if kind.text:
             self.texts.add(self.at)
 

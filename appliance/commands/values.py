@@ -115,6 +115,16 @@ def lexical(cwd: str, value: str) -> str | None:
     return "/".join(parts)
 
 
+def turns_back(value: str) -> bool:
+    """Whether ``..`` follows a name in ``value``: where that name is a link, the kernel goes up from where it leads."""
+    inside = False
+    for part in value.split("/"):
+        if part == ".." and inside:
+            return True
+        inside = inside or part not in ("", ".", "..")
+    return False
+
+
 def path_fault(value: str, exclusions: Exclusions) -> str:
     """What is wrong with a relative path, apart from where ``..`` leads: empty, absolute, look_alike, excluded...; or ""."""
     if not value.strip(" ") or len(value) > MOST_PATH:
@@ -247,6 +257,11 @@ def _port(value: str) -> str:
 
 
 _PORT = _int("1..65535")
+# What to sort references by: a name of a field, "-" for the other way round.
+# Newer git has fields that start programs ("signature", "describe"), so the harmless ones are listed.
+REFERENCE_SORT = re.compile(
+    r"-?((version:|v:)?refname|objectname|objectsize|upstream|subject|(author|committer|tagger|creator)(name|email|date)?)"
+)
 _JSON_PATH = r"(\.|(\.[A-Za-z_][A-Za-z0-9_]*(\[[0-9]{0,6}\])*|\.?\[[0-9]{0,6}\])+)"
 _SIMPLE: dict[str, Check] = {
     "glob": _glob,
@@ -263,12 +278,7 @@ _SIMPLE: dict[str, Check] = {
     "permissions": _grammar(r"[-/]?([0-7]{3,4}|[ugoa]*[+=-]?[rwxst]+(,[ugoa]*[+=-]?[rwxst]+)*)", 32),
     # Lines as git blame takes them.
     "lines": _grammar(r"[0-9]{1,7},\+?[0-9]{1,7}", 16),
-    # What to sort references by: a name of a field, "-" for the other way round.
-    # Newer git has fields that start programs ("signature", "describe"), so the harmless ones are listed.
-    "refsort": _grammar(
-        r"-?((version:|v:)?refname|objectname|objectsize|upstream|subject|(author|committer|tagger|creator)(name|email|date)?)",
-        32,
-    ),
+    "refsort": _grammar(REFERENCE_SORT.pattern, 32),
     # git's --format with placeholders that only print: %G runs gpg, %(describe) runs git.
     "format": _grammar(
         r"(oneline|short|medium|full|fuller|reference|raw|email)|(t?format:[^%]*|[^%]*(?=%))([^%]|%([HhTtPpsbBfdDne%]|[ac][nNeEdDrisItlL]"

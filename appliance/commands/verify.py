@@ -64,11 +64,12 @@ def _in_folder(judgement: Judgement, cwd: str, place: Place) -> Judgement:
 def _along(judgement: Judgement, path: str, place: Place) -> Judgement:
     if place.code in ("outside", "forbidden"):
         return _refused(judgement, "command.refused.outside", path=path)
-    if place.code or place.path == path or judgement.verdict is not Verdict.ALLOW:
+    if place.code == "not_found" or place.path == path or judgement.verdict is not Verdict.ALLOW:
         return judgement  # a file that is not there: the program says so itself
-    return replace(
-        judgement, verdict=Verdict.ASK, reason=Message("command.ask.link", {"path": path, "place": place.path})
-    )
+    # What is too long for us may be short enough for a program that starts further down.
+    unseen = Message("command.ask.unseen", {"path": path})
+    reason = unseen if place.code else Message("command.ask.link", {"path": path, "place": place.path})
+    return replace(judgement, verdict=Verdict.ASK, reason=reason)
 
 
 def _refused(judgement: Judgement, key: str, **params: str) -> Judgement:

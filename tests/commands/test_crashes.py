@@ -206,6 +206,18 @@ def _swap(workspace: Path, done: threading.Event) -> None:
         side.rename(work)
 
 
+def _link_at(workspace: Path, deep: str) -> None:
+    """A link out, beneath folders with a longer path than one call may name."""
+    folder = os.open(workspace, os.O_PATH)
+    for name in deep.split("/"):
+        os.mkdir(name, dir_fd=folder)
+        inner = os.open(name, os.O_PATH, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.symlink("/etc/hostname", "out", dir_fd=folder)
+    os.close(folder)
+
+
 async def test_a_path_through_a_link_asks_and_one_that_leads_out_is_refused(broker):
     """POL-9: looked at again when it starts, also for what was approved."""
     async with room_in(broker) as room:
@@ -219,6 +231,15 @@ async def test_a_path_through_a_link_asks_and_one_that_leads_out_is_refused(brok
         for name in ("out", "proc"):
             answer = await room.ask("POST", "/api/commands", status=403, json={"argv": ["cat", name]})
             assert answer["error"]["code"] == "denied"
+        # A program goes up from where the link leads, so what reads as "hostname" would be /etc/hostname.
+        (room.workspace / "etc").symlink_to("/etc/ssl")
+        broker.workspace_file("hostname", "inside\n")
+        for path in ("etc/../hostname", "./etc/../hostname", "plain/../etc/../hostname"):
+            assert (await room.propose("cat", path))["state"] == "waiting"
+        # Too long to be looked at from the workspace's own folder, short enough from where the program starts.
+        half = "/".join(["d" * 200] * 12)
+        await asyncio.to_thread(_link_at, room.workspace, f"{half}/{half}")
+        assert (await room.propose("cat", f"{half}/out", cwd=half))["state"] == "waiting"
         (room.workspace / "inner").unlink()
         (room.workspace / "inner").symlink_to("/etc/passwd")
         assert (await room.approve(run, status=409))["error"]["code"] == "changed"

@@ -29,6 +29,10 @@ ORDINARY = """
 \temail = layla@example.org ; a comment
 [pull]
 \trebase = true
+[branch]
+\tsort = -committerdate
+[tag]
+\tsort = version:refname
 """
 
 
@@ -58,6 +62,7 @@ def test_an_ordinary_repository_is_clean() -> None:
         "[CORE]\nFSMONITOR = ./e", "[core] fsmonitor = ./e", "[core]\n\tfsmonitor=./e", '[core "x"]\nfsmonitor = ./e', "[core]\nfsmonitor",
         "[core]\nrepositoryformatversion = 0 \\\n9", "[core.x]\nfsmonitor = ./e", "[something]\nnew = x", "fsmonitor = ./e", "[core\nx = y",
         "[core]\n\"fsmonitor\" = e", "[user]\nname = x\\", "\0", "[status]\nsubmoduleSummary = true",
+        "[branch]\nsort = signature", "[tag]\nsort = -describe", "[branch]\nsort",
     ],
 )  # fmt: skip
 def test_what_could_start_a_program_asks(setting: str) -> None:

@@ -128,6 +128,20 @@ def test_going_up_is_fine_inside_the_workspace(cwd: str, verdict: Verdict) -> No
     assert judged("cat ../README.md", cwd=cwd).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    "path", ["src/../README.md", "./src/../README.md", "../src/..", "src/app/../x", "../x/../README.md"]
+)
+@pytest.mark.parametrize(
+    "line", ["cat {}", "ls {}", "grep x {}", "find {}", "find . -newer {}", "diff a {}", "git diff -- {}"]
+)
+def test_going_up_from_a_folder_that_is_named_asks(line: str, path: str) -> None:
+    """POL-9: where that folder is a link, the kernel goes up from where it leads."""
+    found = judged(line.format(path), cwd="src")
+    assert found.verdict is ASK
+    assert found.failure
+    assert found.failure.code == "turns_back"
+
+
 @pytest.mark.parametrize("cwd", ["/", "/etc", "..", "a/../..", "a\u202eb"])
 def test_a_folder_outside_is_refused(cwd: str) -> None:
     assert judged("ls", cwd=cwd).verdict is DENY
@@ -170,6 +184,33 @@ def test_the_assistant_gets_no_shell_and_no_wrapper(line: str) -> None:
 def test_what_nobody_may_do(line: str) -> None:
     for actor in Actor:
         assert judged(line, actor, "admin").verdict is DENY
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "git init && git add -A", "npm init -y && npm install", "terraform init && terraform plan", "env CI=1 npm init",
+        "sudo mv app /opt/", "git commit -m 'reboot the service' && git push", "echo halt > log",
+        "rm -rf build && cd /", "rm -f a.log; ls -la /",
+        'rm -rf "$BUILD"/* && make', "npm test 2>&1 | tail", "mv dist /srv",
+    ],
+)  # fmt: skip
+def test_a_word_of_one_command_is_not_taken_for_another(line: str) -> None:
+    """A person's line that a shell would read asks, whatever its words mean elsewhere."""
+    assert judged(line).verdict is ASK
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "true && sudo reboot", "if true; then reboot; fi", "A=1 reboot && true", 'echo "$(rm -rf /)"', "echo `halt`", "true; \\reboot",
+        "cd x && sh -c 'cd y; rm -rf /'", "sudo sh -c \"bash -c 'rm -rf /etc'\"", "find . -exec rm -rf / {} +; true", "true|sudo init 0",
+        "{ shutdown now; }", 'true && "reboot"', "env -S 'sh -c reboot'", "mv /etc old", "sudo mv -f /usr /tmp/x",
+    ],
+)  # fmt: skip
+def test_what_nobody_may_do_is_found_in_a_line_for_a_shell(line: str) -> None:
+    """POL-5."""
+    assert judged(line).verdict is DENY
 
 
 def test_nothing_runs_at_once_for_the_assistant_unless_the_owner_says_so() -> None:
