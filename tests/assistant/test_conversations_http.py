@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.front import Front, front
+from support.waiting import until
 
 from appliance.assembly_assistant import keep_conversations
 from appliance.assistant.conversations import Conversations
+from appliance.assistant.messages import Message
 from webui import keys
+from webui.handlers import conversations
 
 
 @pytest.fixture
@@ -179,3 +183,33 @@ async def test_a_long_conversation_does_not_stop_the_others(door: Front, store: 
             answered += 1
     assert (await reading)[0] == 200
     assert answered > 5
+
+
+async def test_one_reader_holds_one_thread_however_much_they_read_at_once(
+    door: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T6, A11: all of the daemon shares a few threads; a viewer with long conversations cannot keep them from everybody."""
+    mine, theirs = await begun(door, "viewer"), await begun(door, "operator")
+    go_on, reading = threading.Event(), []
+    real = conversations.message_json
+
+    def slow(message: Message) -> dict[str, Any]:
+        reading.append(message.text)
+        go_on.wait(20)
+        return real(message)
+
+    monkeypatch.setattr(conversations, "message_json", slow)
+    store = await door.app[keys.CONVERSATIONS].get()
+    for text, (_, owner, chat) in (("mine", mine), ("theirs", theirs)):
+        await store.add(await store.get(owner, chat), None, "user", text)
+    several = [asyncio.ensure_future(asked(door, mine[0], "GET", f"/{mine[2]}")) for _ in range(40)]
+    try:
+        await until(lambda: bool(reading), "the first is read")
+        several.pop(0).cancel()  # who hangs up is not given another thread
+        other = asyncio.ensure_future(asked(door, theirs[0], "GET", f"/{theirs[2]}"))
+        await until(lambda: "theirs" in reading, "somebody else's is read meanwhile")
+        assert reading.count("mine") == 1
+    finally:
+        go_on.set()
+    assert (await other)[0] == 200
+    assert {status for status, _ in await asyncio.gather(*several)} == {200}

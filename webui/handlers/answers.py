@@ -14,7 +14,6 @@ from aiohttp import web
 
 from appliance.assistant.answers import END, Answers
 from appliance.assistant.export import head
-from appliance.assistant.messages import Message
 from appliance.assistant.person import Person
 from appliance.assistant.prompts import KINDS
 from appliance.errors import CroftError, Forbidden, Invalid, NotFound
@@ -22,7 +21,7 @@ from webui import keys, views
 from webui.answers import answer
 from webui.forms import read_json
 from webui.guard import principal_of
-from webui.handlers.conversations import message_json, person_of, store_of
+from webui.handlers.conversations import message_json, person_of, store_of, told
 from webui.handlers.live import Item, until_signed_out
 from webui.i18n import Translator
 
@@ -104,7 +103,7 @@ async def ask(request: web.Request) -> web.Response:
         context=_chips(body.context),
         tools=body.tools,
     )
-    asked, coming = await _told([message, begun])
+    asked, coming = await told(request, [message, begun])
     return answer({"message": asked, "answer": coming}, 201)
 
 
@@ -123,7 +122,7 @@ async def branch(request: web.Request) -> web.Response:
     body = await read_json(request, Branch)
     answers = await _answers(request)
     path = await answers.branch(person_of(request), request.match_info["id"], body.message)
-    return answer({"messages": await _told(path)})
+    return answer({"messages": await told(request, path)})
 
 
 async def stop(request: web.Request) -> web.Response:
@@ -215,7 +214,7 @@ async def ask_about_run(request: web.Request) -> web.Response:
     except CroftError:
         await store.delete(made, principal_of(request).actor)
         raise
-    asked, coming = await _told([message, begun])
+    asked, coming = await told(request, [message, begun])
     return answer({"conversation": head(made), "message": asked, "answer": coming}, 201)
 
 
@@ -274,8 +273,3 @@ def _chips(chips: list[Chip]) -> list[dict[str, str]]:
         if chip.kind not in KINDS:
             raise Invalid("there is no such kind of context", hint=f"There are {', '.join(KINDS)}.")
     return [{"kind": chip.kind, "path": chip.path[:1000], "text": chip.text} for chip in chips]
-
-
-async def _told(messages: list[Message]) -> list[dict[str, Any]]:
-    """In a thread: a long question takes longer to render than others should wait."""
-    return await asyncio.to_thread(lambda: [message_json(message) for message in messages])

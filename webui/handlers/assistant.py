@@ -6,7 +6,6 @@ webui.handlers.conversations and webui.handlers.answers.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +30,7 @@ from webui.handlers.run_pages import fault_message
 from webui.i18n import Translator
 from webui.markup import render
 from webui.render import page
+from webui.rendering import rendered
 
 LISTED = 40
 SHOWN = (Role.USER, Role.ASSISTANT)
@@ -146,7 +146,7 @@ async def _turns(request: web.Request, store: Conversations, found: Conversation
         return [_turn(one, beside.get(one.id, [one.id]), proposed.get(one.id, ()), t) for one in path]
 
     # Rendering a long conversation takes longer than others should wait.
-    return await asyncio.to_thread(made)
+    return await rendered(request, owner_of(request), made)
 
 
 def _turn(message: Said, beside: Sequence[str], proposals: Sequence[Proposal], t: Translator) -> Turn:

@@ -6,8 +6,8 @@ takes longer than others should wait.
 
 from __future__ import annotations
 
-import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +25,7 @@ from webui.forms import read_json
 from webui.guard import principal_of
 from webui.i18n import Translator
 from webui.markup import render
+from webui.rendering import rendered
 
 PAGE, MOST = 30, 100
 FORMATS = {"md": "text/markdown; charset=utf-8", "json": "application/json; charset=utf-8"}
@@ -87,8 +88,7 @@ async def get_conversation(request: web.Request) -> web.Response:
     """One with its active path, as blocks of HTML."""
     store, conversation = await asked_for(request)
     path = await store.path(conversation)
-    told = await asyncio.to_thread(lambda: [message_json(message) for message in path])
-    return answer({"conversation": head(conversation), "messages": told})
+    return answer({"conversation": head(conversation), "messages": await told(request, path)})
 
 
 async def change(request: web.Request) -> web.Response:
@@ -129,13 +129,18 @@ async def export(request: web.Request) -> web.Response:
         return (json.dumps(as_data(conversation, messages), ensure_ascii=False, indent=2) + "\n").encode()
 
     return web.Response(
-        body=await asyncio.to_thread(written),
+        body=await rendered(request, owner_of(request), written),
         headers={
             "Content-Type": FORMATS[form],
             "Content-Disposition": f'attachment; filename="croft-{conversation.id}.{form}"',
             "Cache-Control": "no-store",
         },
     )
+
+
+async def told(request: web.Request, messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages, rendered."""
+    return await rendered(request, owner_of(request), lambda: [message_json(message) for message in messages])
 
 
 def message_json(message: Message) -> dict[str, Any]:
