@@ -1,4 +1,4 @@
-"""Putting `Services` together for this machine: the runtime the broker serves, the probes, the limits. Used by the daemon alone."""
+"""Putting `Services` together for this machine: the runtime the broker serves, the probes. Used by the daemon alone."""
 
 from __future__ import annotations
 
@@ -120,10 +120,12 @@ def build_monitor(settings: Settings, store: Store, bus: EventBus, services: Cal
     )
 
 
-def problems_of(monitor: Monitor, mailer: Mailer) -> list[Problem]:
-    """The monitor's alerts, and what keeps mail from going out, as rows of the table of known problems."""
+def problems_of(monitor: Monitor, mailer: Mailer, *, old_window: bool) -> list[Problem]:
+    """The monitor's alerts, what keeps mail from going out, and a window of before an update (``old_window``), as rows of the table of
+    known problems."""
     found = [problem(alert.code, None, alert.params) for alert in monitor.alerts()]
-    return found + ([problem(mailer.fault.code)] if mailer.fault else [])
+    found += [problem(mailer.fault.code)] if mailer.fault else []
+    return found + ([problem("editor_outdated", "ide")] if old_window else [])
 
 
 def build_own_data(store: Store, users: Users) -> OwnData:

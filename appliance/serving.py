@@ -144,7 +144,7 @@ async def serve(
         broker,
         await proxy_version,
         random.random,
-        lambda: problems_of(monitor, mailer),
+        lambda: problems_of(monitor, mailer, old_window=editors.made is not None and editors.made.outdated()),
         lambda: commands.active,
     )
     policy, started = PolicyFile(settings.paths.policy, store.clock), asyncio.Event()

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from appliance import __version__
 from appliance.assistant import editor_words as words
 from appliance.assistant.door import peer_pid
 from appliance.assistant.editor_window import ANSWER_SECONDS, Asked, Owner, Window, fault
@@ -194,6 +195,10 @@ class Editors:
     def _number(self) -> str:
         self._count += 1
         return f"{self._count:x}-{int(self._clock.now() * 1000):x}"
+
+    def outdated(self) -> bool:
+        """Whether a window runs the extension of another Croft than this: one that was started before an update."""
+        return any(window.version != __version__ for window in self._windows.values())
 
     # For pages.
 

@@ -49,6 +49,7 @@ TABLE: Mapping[str, Severity] = {
     "update_failed": "warning",
     "not_installed": "error",
     "ide_safe_mode": "warning",
+    "editor_outdated": "info",
     "old_proxy": "warning",
     "too_old_proxy": "error",
     # The certificate

@@ -18,6 +18,7 @@ from support.editor import Line, connect, process_of_its_own
 from support.front import Front, front
 from support.waiting import until
 
+from appliance.assembly import problems_of
 from appliance.assembly_assistant import EDITOR_LINE_MAX, EDITOR_PLACES
 from appliance.assistant.door import Door
 from appliance.identity.sessions import Session
@@ -100,6 +101,18 @@ async def test_pages_see_state_and_get_texts_only_when_they_ask(made: Front) -> 
             status, got = await answer(made, cookie, "POST", "/api/editor/context", kinds=["file"])
         assert (status, got["chips"][0]["text"]) == (200, "x = 1\n")
         assert got["chips"][0]["tokens"] >= 1
+
+
+async def test_a_window_of_before_an_update_is_a_known_problem_until_it_has_gone(made: Front) -> None:
+    def told() -> list[str]:
+        assert made.editors.made is not None
+        return [one.code for one in problems_of(made.monitor, made.mailer, old_window=made.editors.made.outdated())]
+
+    async with window(made):
+        assert told() == []
+        async with window(made, version="0.0.9"):
+            assert told() == ["editor_outdated"]
+        await until(lambda: told() == [], "the old one is gone")
 
 
 async def test_without_a_window_and_with_a_silent_one_the_answer_says_so(made: Front) -> None:
