@@ -120,6 +120,43 @@ class TestSettingsFile:
         assert settings.parse(tomllib.loads(text), settings.Paths.system()).host == "a.example.org"
 
 
+class TestPurge:
+    def purge(self, host: Host) -> None:
+        journal = Journal(host)
+        config.EnsureFolders(host, journal, EnsureAccounts(host, journal), purge=True).undo()
+
+    def test_no_depth_of_folders_holds_it_up(self, host: Host) -> None:
+        """SYS-9, SEC-6: anybody in the workspace could make their data stay."""
+        folder = host.path("/var/lib/croft/workspace")
+        folder.mkdir(parents=True)
+        fd = os.open(folder, os.O_RDONLY)
+        for _ in range(1500):
+            os.mkdir("d", dir_fd=fd)
+            above, fd = fd, os.open("d", os.O_RDONLY, dir_fd=fd)
+            os.close(above)
+        os.close(fd)
+        self.purge(host)
+        assert not host.path("/var/lib/croft").exists()
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root, as CI has it")
+    @pytest.mark.parametrize("name", ["projects", "my projects"])
+    def test_what_is_mounted_there_is_not_removed(self, host: Host, tmp_path: Path, name: str) -> None:
+        """SYS-9: a folder of the owner's that is shown in the workspace is not Croft's data."""
+        theirs, place = tmp_path / "theirs", host.path(f"/var/lib/croft/workspace/{name}")
+        for folder in (theirs, place):
+            folder.mkdir(parents=True)
+        (theirs / "work").touch()
+        subprocess.run(["mount", "--bind", theirs, place], check=True)
+        try:
+            with pytest.raises(InstallError, match=f"mounted at .*{name}"):
+                self.purge(host)
+        finally:
+            subprocess.run(["umount", place], check=True)
+        assert (theirs / "work").exists()
+        self.purge(host)
+        assert not host.path("/var/lib/croft").exists()
+
+
 class TestJournal:
     def test_facts_survive_and_are_private(self, host: Host) -> None:
         """SEC-1"""

@@ -6,7 +6,7 @@ Rule: an owner's own lines in croft.toml survive; only settings named on the com
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from appliance.broker import accounts as broker_accounts
 from appliance.broker import layout
 from appliance.errors import CroftError
 from appliance.host.install.accounts import DAEMON, EnsureAccounts
-from appliance.host.install.host import Host
+from appliance.host.install.host import Host, InstallError
 from appliance.host.install.journal import Journal
 from appliance.settings import Paths
 
@@ -62,7 +62,7 @@ class EnsureConfig:
 
     def undo(self) -> None:
         if self.purge:
-            _erase(self.host.path(FOLDER))
+            _erase(self.host, FOLDER)
         elif self.host.path(FOLDER).exists():
             _close_off(self.host.path(FOLDER))
 
@@ -105,10 +105,10 @@ class EnsureFolders:
         layout.ensure(settings, broker_accounts.resolve(settings))
 
     def undo(self) -> None:
-        _erase(self.host.path("/run/croft"))
+        _erase(self.host, "/run/croft")
         if self.purge:
-            _erase(self.host.path(STATE))
-            _erase(self.host.path(LOGS))
+            _erase(self.host, STATE)
+            _erase(self.host, LOGS)
         elif self.host.path(STATE).exists():
             # The ids of removed accounts may be given to others; nobody but root gets at the data until then.
             self.journal.put("kept", ids=self.accounts.ids())
@@ -177,9 +177,21 @@ def _close_off(path: Path) -> None:
         _folder(path, 0, 0, 0o700)
 
 
-def _erase(path: Path) -> None:
-    if path.exists():
-        shutil.rmtree(path)
+def refuse_mounted(host: Host, folder: str) -> None:
+    """What lies on a disk mounted in ``folder``, or in another folder that is shown there, may not be ours. Raises InstallError."""
+    rows = [line.split() for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()]
+    places = [re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), row[4]) for row in rows]  # proc(5)
+    found = [place for place in places if Path(place).is_relative_to(host.path(folder).resolve())]
+    if found:
+        raise InstallError(
+            f"cannot remove {folder}: something is mounted at {found[0]}", hint="Unmount it; then run this again."
+        )
+
+
+def _erase(host: Host, folder: str) -> None:
+    """By rm, which follows any depth of folders: Python's own goes no deeper than a thousand, and workspaces hold what they like."""
+    refuse_mounted(host, folder)
+    host.run("rm", "-rf", "--", str(host.path(folder)), timeout=3600)
 
 
 def _chown(path: Path, uids: Mapping[int, int], gids: Mapping[int, int]) -> None:

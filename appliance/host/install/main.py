@@ -15,7 +15,7 @@ from pathlib import Path
 from appliance.errors import CroftError
 from appliance.host import machine as machine_module
 from appliance.host import preflight
-from appliance.host.install import docker, finish, options, packages
+from appliance.host.install import config, docker, finish, options, packages
 from appliance.host.install.accounts import EnsureAccounts
 from appliance.host.install.host import Console, Host, InstallError
 from appliance.host.install.journal import Journal, lock
@@ -167,6 +167,8 @@ def _uninstall(place: Place, asked: options.Options) -> int:
 
 
 def _describe_uninstall(place: Place, asked: options.Options) -> int:
+    if asked.purge:
+        config.refuse_mounted(place.host, config.STATE)
     if asked.dry_run and not place.journal.empty:
         for step in reversed(steps(place, asked, _target(place, asked))):
             if place.journal.touched(step.id):
