@@ -67,6 +67,22 @@ async def test_typing_shows_the_verdict_and_running_streams(place: tuple[Room, B
     await page.close()
 
 
+async def test_output_is_followed_to_its_very_end(place: tuple[Room, Booth]) -> None:
+    """Lines get their height when they come into sight; the last one is seen all the same."""
+    _, booth = place
+    page = await opened(booth, "/commands")
+    await page.fill("#line", "seq 900")
+    await page.press("#line", "Escape")
+    await page.press("#line", "Enter")
+    live = page.locator("#live-runs .run").first
+    await expect(live.locator(".run-lines li")).to_have_count(900)
+    await expect(live.locator(".run-pill")).to_have_text("Done")
+    await page.wait_for_timeout(300)  # nothing moves any more
+    left = "(list) => list.scrollHeight - list.scrollTop - list.clientHeight"
+    assert await live.locator(".run-lines").evaluate(left) < 3
+    await page.close()
+
+
 async def test_completion_by_keyboard(place: tuple[Room, Booth]) -> None:
     """What the policy offers is taken by keys alone; Escape closes the list."""
     _, booth = place

@@ -2,11 +2,10 @@
    Rule: a line is text. It is put in by textContent, unseen characters are named, and each line keeps its own direction. */
 
 import { connect } from "./live.js";
-import { ask, copyOf, find, findAll } from "./page.js";
+import { ask, copyOf, find, findAll, keepAtEnd } from "./page.js";
 import { exact, t } from "./text.js";
 
 const KEEP = 5000;
-const SETTLING = 5; // frames
 const RANK = { debug: 0, info: 1, warning: 2, error: 3 };
 // The same set as webui/filters.py: control characters, and those that change direction or are not seen.
 const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
@@ -94,14 +93,8 @@ function count() {
 const following = () => tools.follow.getAttribute("aria-pressed") === "true";
 
 function keepUp() {
-  if (following()) toTheEnd(SETTLING);
+  keepAtEnd(list, following);
   toEnd.hidden = following();
-}
-
-/** Lines get their height when they are drawn, so the end moves for some frames more. */
-function toTheEnd(frames) {
-  list.scrollTop = list.scrollHeight;
-  if (frames) requestAnimationFrame(() => { if (following()) toTheEnd(frames - 1); });
 }
 
 function flush() {

@@ -2,7 +2,7 @@
    Rule: output is text. It enters by textContent only, unseen characters are named, each line keeps its own direction. */
 
 import { connect } from "./live.js";
-import { copyOf, find, findAll, setIcon } from "./page.js";
+import { copyOf, find, findAll, keepAtEnd, setIcon } from "./page.js";
 import { bytes, duration, t } from "./text.js";
 
 const KEEP = 5000;
@@ -109,7 +109,7 @@ export class OutputView {
     this.keepUp();
   }
 
-  keepUp() { if (this.following()) this.list.scrollTop = this.list.scrollHeight; }
+  keepUp() { keepAtEnd(this.list, () => this.following()); }
 
   clear() {
     this.list.replaceChildren();

@@ -12,6 +12,14 @@ export function onceShown(work) {
   else addEventListener("load", () => setTimeout(work), { once: true });
 }
 
+/** Hold `list` at its end for as long as `following()`. Lines out of sight get their height only when they come near
+    (content-visibility), so that the end moves for some frames after it was reached. */
+export function keepAtEnd(list, following, frames = 5) {
+  if (!following()) return;
+  list.scrollTop = list.scrollHeight;
+  if (frames) requestAnimationFrame(() => keepAtEnd(list, following, frames - 1));
+}
+
 /** What the server said no to, in words for people. */
 export class Refused extends Error {
   constructor(status, message, hint, code) {
