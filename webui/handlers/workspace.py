@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 
@@ -13,6 +14,8 @@ from webui import keys, views
 from webui.guard import principal_of
 from webui.render import page
 
+# The editor's start takes every processor. It begins once the page that shows it is painted, or with the editor's own address.
+PAINT_SECONDS = 0.2
 RTL_HINT = "rtl-editor"  # what VS Code itself cannot do in a right-to-left language; said once
 
 log = logging.getLogger(__name__)
@@ -24,7 +27,7 @@ async def workspace(request: web.Request) -> web.StreamResponse:
     if principal.session is None:
         raise Forbidden("the editor is for a person's browser")
     services = request.app[keys.SERVICES]
-    services.wake("ide")
+    asyncio.get_running_loop().call_later(PAINT_SECONDS, services.wake, "ide")
     target = relative_path(request.query.get("next", "")) or "/"
     await _remember(request, principal.session.user.id, target)
     response = page(
