@@ -1,7 +1,7 @@
 """How much of the engine each token and each person may use: requests a minute with bursts, requests at once, tokens a day.
 
-Rules: what is under way counts before it has ended, so asking many times at once gains nothing; counts outlive a restart; a day is a
-day in UTC. The audit log gets sums, one record an hour for each user at most, and never a text.
+Rules: what is under way counts before it has ended, so asking many times at once gains nothing, nor does an answer without an end;
+counts outlive a restart; a day is a day in UTC. The audit log gets sums, one record an hour for each user at most, and never a text.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from appliance.settings import Settings
 DAY = 86400.0
 TELL_SECONDS = 3600.0
 KEEP_DAYS = 90
+NOTED_TOKENS = 256  # an answer under way is looked at each time it has grown by so much
 COUNTS = ("requests", "tokens_in", "tokens_out", "refused")
 
 
@@ -91,6 +92,13 @@ class Use:
 
     def __init__(self, quotas: Quotas, client: Client, estimate: int) -> None:
         self._quotas, self.client, self.estimate, self._open = quotas, client, estimate, True
+        self.written = 0
+
+    def going_on(self, tokens_out: int) -> None:
+        """The answer has come so far. Raises QuotaReached once it is more than the day has left."""
+        if tokens_out - self.written >= NOTED_TOKENS:
+            self.written = tokens_out
+            self._quotas._check_written(self.client)
 
     def end(self, tokens_in: int, tokens_out: int) -> None:
         """The request is over, however it went."""
@@ -148,18 +156,30 @@ class Quotas:
         return (mine.tokens if mine else 0), of_person if client.person else 0
 
     def _check_day(self, client: Client) -> None:
-        limits, (mine, of_person) = self._limits(), self.used(client)
-        mine += sum(use.estimate for use in self._under_way if use.client.subject == client.subject)
-        of_person += sum(use.estimate for use in self._under_way if use.client.person == client.person)
-        left = DAY - self._clock.now() % DAY
-        if limits.token_day and mine >= limits.token_day:
+        mine, of_person = self._with_under_way(client, lambda use: use.estimate)
+        # At the limit, nothing is left.
+        self._check_tokens(client, mine + 1, of_person + 1)
+
+    def _check_written(self, client: Client) -> None:
+        self._check_tokens(client, *self._with_under_way(client, lambda use: use.written))
+
+    def _with_under_way(self, client: Client, tokens: Callable[[Use], int]) -> tuple[int, int]:
+        """As :meth:`used`, and ``tokens`` of each request under way."""
+        mine, of_person = self.used(client)
+        mine += sum(tokens(use) for use in self._under_way if use.client.subject == client.subject)
+        of_person += sum(tokens(use) for use in self._under_way if use.client.person == client.person)
+        return mine, of_person
+
+    def _check_tokens(self, client: Client, mine: int, of_person: int) -> None:
+        limits, left = self._limits(), DAY - self._clock.now() % DAY
+        if limits.token_day and mine > limits.token_day:
             raise QuotaReached(
                 "token_quota",
                 f"this token has used its {limits.token_day} tokens of today",
                 retry_after=left,
                 hint="It can be used again after midnight UTC. An admin sets the limit on the settings page.",
             )
-        if client.person and limits.person_day and of_person >= limits.person_day:
+        if client.person and limits.person_day and of_person > limits.person_day:
             raise QuotaReached(
                 "person_quota",
                 f"you have used your {limits.person_day} tokens of today",

@@ -13,11 +13,11 @@ from typing import Any
 import openai
 import pytest
 from support.front import Front, front
-from support.scripted_engine import OverHttp, Say, ScriptedEngine, Stall
+from support.scripted_engine import OverHttp, Say, Script, ScriptedEngine, Stall
 from support.waiting import until
 
 from appliance.assistant import v1_request
-from appliance.assistant.quotas import Client, QuotaReached, Quotas
+from appliance.assistant.quotas import NOTED_TOKENS, Client, QuotaReached, Quotas
 from webui.forms import BODIES_MAX
 
 QUESTION: Any = [{"role": "user", "content": "Hello"}]
@@ -78,8 +78,6 @@ async def test_the_tokens_of_a_day(door: Front, engine: ScriptedEngine, programs
 
 
 def engine_says(words: int) -> Any:
-    from support.scripted_engine import Script
-
     return Script((Say("word " * words),))
 
 
@@ -102,6 +100,35 @@ async def test_what_is_under_way_counts(door: Front, engine: ScriptedEngine, pro
     await until(lambda: not quotas.under_way, "and so is the quota")
     mine, _ = quotas.used(Client(token.actor, token.user.id))
     assert 0 < mine < 200, "what was read before it was stopped counts, what was never said does not"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("limit", ["token_day", "person_day"])
+async def test_an_answer_without_an_end_ends_with_the_day_s_tokens(
+    door: Front, engine: ScriptedEngine, programs: Any, stream: bool, limit: str
+) -> None:
+    """AI-11: one request that never ends, or asks for very much, is no way around the limit; neither are two at once."""
+    await change(door, **{limit: 1000})
+    engine.otherwise = lambda body: Script((Say("word " * 5000), Stall()))
+    token, text = await programs.token()
+    client = await programs.client(text)
+
+    async def take(came: list[Any]) -> None:
+        async for chunk in await client.chat.completions.create(**BODY, max_tokens=1, n=1, stream=stream):
+            came.append(chunk)
+
+    async def ask() -> int:
+        came: list[Any] = []
+        with pytest.raises(openai.APIError) as told:
+            await take(came)
+        assert str(told.value.code) == "insufficient_quota"
+        return len(came)
+
+    async with asyncio.timeout(20):
+        came = await asyncio.gather(ask(), ask())
+    assert sum(came) < 1000 + 4 * NOTED_TOKENS
+    mine, of_person = (await door.quotas.get()).used(Client(token.actor, token.user.id))
+    assert 1000 < mine == of_person < 1000 + 4 * NOTED_TOKENS
 
 
 async def test_use_is_in_the_audit_log_as_sums_without_a_word(

@@ -18,7 +18,7 @@ from aiohttp.typedefs import Middleware
 from appliance.assistant import v1_request
 from appliance.assistant.engine import Engine, EngineState
 from appliance.assistant.faults import EngineFault, said_by_engine
-from appliance.assistant.quotas import Client, Quotas
+from appliance.assistant.quotas import Client, Quotas, Use
 from appliance.assistant.relay import Connections, Exchange
 from appliance.assistant.room import Late
 from appliance.assistant.tally import DONE, Tally
@@ -123,7 +123,7 @@ async def _relay(request: web.Request, ask: Ask) -> web.StreamResponse:
     tally = Tally(ask.prompt, wants_usage=ask.wants_usage or not ask.stream)
     try:
         work = _stream if ask.stream else _whole
-        return await request.app[keys.STREAMS].run(caller.tag, work(request, ask, tally))
+        return await request.app[keys.STREAMS].run(caller.tag, work(request, ask, tally, use))
     finally:
         use.end(tally.tokens_in, tally.tokens_out)
 
@@ -145,16 +145,16 @@ def _caller(request: web.Request) -> Caller:
     return Caller(Client(subject, person), principal.tag)
 
 
-async def _whole(request: web.Request, ask: Ask, tally: Tally) -> web.StreamResponse:
+async def _whole(request: web.Request, ask: Ask, tally: Tally, use: Use) -> web.StreamResponse:
     async with _asked(request.app[keys.ENGINE], _links(request), ask, tally) as reply:
         if reply.head.result().kind == EVENTS:
-            body = await _folded(reply, tally)
+            body = await _folded(reply, tally, use)
         else:
             body = tally.whole(await reply.read(ANSWER_MAX))
     return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
 
 
-async def _folded(reply: Exchange, tally: Tally) -> bytes:
+async def _folded(reply: Exchange, tally: Tally, use: Use) -> bytes:
     """A streamed answer as a whole one: for a client that does not stream, of an engine that works on till it does (AI-13)."""
     from appliance.assistant.whole_answer import WholeAnswer
 
@@ -162,19 +162,19 @@ async def _folded(reply: Exchange, tally: Tally) -> bytes:
 
     def fold(data: bytes) -> None:
         answer.add(tally.feed(data))
-        _end_with(tally, reply)
+        _end_with(tally, use, reply)
 
     reply.into(fold)
     await reply.end()
     return tally.without_key(answer.body(ended=tally.ended))
 
 
-async def _stream(request: web.Request, ask: Ask, tally: Tally) -> web.StreamResponse:
+async def _stream(request: web.Request, ask: Ask, tally: Tally, use: Use) -> web.StreamResponse:
     """Events as they come. Once the head is out, an error is told as an event, as OpenAI does."""
     async with Outlet(request) as outlet:
         try:
             async with _asked(request.app[keys.ENGINE], _links(request), ask, tally) as reply:
-                await _pour(reply, tally, outlet)
+                await _pour(reply, tally, use, outlet)
         except CroftError as error:
             if not outlet.opened:
                 raise
@@ -182,10 +182,10 @@ async def _stream(request: web.Request, ask: Ask, tally: Tally) -> web.StreamRes
         return await outlet.end()
 
 
-async def _pour(reply: Exchange, tally: Tally, outlet: Outlet) -> None:
+async def _pour(reply: Exchange, tally: Tally, use: Use, outlet: Outlet) -> None:
     def pass_on(data: bytes) -> None:
         outlet.send(tally.feed(data))
-        _end_with(tally, reply)
+        _end_with(tally, use, reply)
 
     if reply.head.result().kind != EVENTS:
         raise EngineFault("it does not answer in pieces")
@@ -195,8 +195,9 @@ async def _pour(reply: Exchange, tally: Tally, outlet: Outlet) -> None:
     await reply.end()
 
 
-def _end_with(tally: Tally, reply: Exchange) -> None:
-    """Take nothing after the end of an answer. Raises what the engine says went wrong."""
+def _end_with(tally: Tally, use: Use, reply: Exchange) -> None:
+    """Take nothing after the end of an answer, or of what its client may use. Raises what the engine says went wrong, QuotaReached."""
+    use.going_on(tally.tokens_out)
     if tally.fault:
         raise tally.fault
     if tally.ended:
