@@ -17,6 +17,7 @@ DEFAULTS = {
     "workbench.secondarySideBar.defaultVisibility": "hidden",
     "workbench.startupEditor": "none",
     "telemetry.telemetryLevel": "off",
+    "window.autoDetectColorScheme": True,  # light or dark as each person's device is
 }
 
 

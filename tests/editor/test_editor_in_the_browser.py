@@ -44,6 +44,13 @@ def test_what_is_open_arrives_when_it_is_asked_for(seat: Any) -> None:
     assert all(chip["tokens"] > 0 and not chip["truncated"] for chip in chips)
 
 
+def test_the_editor_is_light_or_dark_as_the_device_is(seat: Any) -> None:
+    """Until somebody chooses a theme of their own."""
+    for scheme, look in (("dark", "vs-dark"), ("light", "vs")):
+        seat.page.emulate_media(color_scheme=scheme)
+        seat.frame.locator(f".monaco-workbench.{look}").wait_for()
+
+
 def test_what_is_inserted_is_in_the_buffer_and_the_caret_behind_it(seat: Any) -> None:
     """Twice in a row: the second does not overwrite the first."""
     file = seat.file("insert.txt", "one\ntwo\n")
