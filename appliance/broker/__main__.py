@@ -48,7 +48,7 @@ class Broker:
         self.runs = Runs(settings, self.accounts, self.processes, self._notify, self._ide if contained else None)
         files = Files(settings, self.accounts, self.processes)
         self.fence = Fence(settings, self.accounts)
-        tools = ToolHelpers(settings, self.accounts, self.processes)
+        tools = ToolHelpers(settings, self.accounts, self.processes, apart=contained)
         verbs = Verbs(self.accounts, self.backend, self.processes, self.runs, files, tools, self.fence).table()
         uids = frozenset({0, self.accounts.daemon.uid, os.geteuid()})
         self.server = Server(self.selector, settings.paths.socket("broker"), self.accounts.daemon.gid, uids, verbs)
@@ -59,8 +59,7 @@ class Broker:
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT (the supervisor's end comes as SIGTERM too); then stop what was started."""
         self.processes.adopt()
-        if self.backend.runtime == "process":
-            self.fence.put_up()
+        self.fence.put_up()
         self.backend.register(self.selector)
         self.server.begin()
         self.selector.register(self._wake, selectors.EVENT_READ, lambda mask: self._stop())

@@ -1,5 +1,5 @@
 """The packet filter that keeps the workspace's account away from the machine it works on (NET-2, NET-5), where there
-is no container around it.
+is no container around it: in the docker runtime that is what fetches toolchains.
 
 By its uid alone: it reaches the internet and its own servers on this machine, but neither the metadata services of
 clouds nor sshd nor what else of this machine listens below port 1024, where none of its own can be.

@@ -23,6 +23,7 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 
+SYSTEMD, MACHINE = "/run/systemd/system", "/proc/1/ns/net"
 CAP_NET_BIND_SERVICE = 10
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -108,6 +109,19 @@ def loopback_up() -> None:
 def setns(fd: int, flags: int) -> None:
     """setns(2): join namespaces of the process (a pidfd) or the one (a file of /proc/PID/ns) that ``fd`` names."""
     _checked(_libc.setns(ctypes.c_int(fd), ctypes.c_int(flags)))
+
+
+def join_machine() -> None:
+    """Into the machine's own network: as a unit the broker has one by itself (docker runtime), where nobody else is.
+
+    Without systemd there is no such unit, and PID 1 may be somebody whom even this root may not look at. Raises OSError.
+    """
+    if not os.path.isdir(SYSTEMD):  # noqa: PTH112 - between fork and exec, the less the better
+        return
+    machine = os.open(MACHINE, os.O_RDONLY | os.O_CLOEXEC)
+    if not os.path.samestat(os.fstat(machine), os.stat("/proc/self/ns/net")):  # noqa: PTH116
+        setns(machine, CLONE_NEWNET)
+    os.close(machine)
 
 
 def mount_tmpfs(path: str, options: str) -> None:

@@ -50,9 +50,10 @@ class Launch:
     ``argv[0]`` is an absolute path or a bare name on SEARCH_PATH. ``cwd`` is relative to the folder that ``root``
     describes, without links. ``entry`` runs in the forked child with the descriptor of ``root``, with the child's powers: before the
     program, or in place of it when ``argv`` is empty. Without ``network`` it has one of its own with nobody else in it, where
-    with ``loopback`` it may talk to itself. ``account`` None means no change of user. ``dies_with_parent``
-    sends it SIGTERM when the broker or supervisor that started it ends, however that ends. ``inside`` joins the
-    namespaces of a container, whose seccomp and AppArmor profiles do not apply then (docs/threat-model.md).
+    with ``loopback`` it may talk to itself; ``machine``: it has the machine's, also where the broker has another. ``account``
+    None means no change of user. ``dies_with_parent`` sends it SIGTERM when the broker or supervisor that started it ends,
+    however that ends. ``inside`` joins the namespaces of a container, whose seccomp and AppArmor profiles do not apply then
+    (docs/threat-model.md).
     """
 
     argv: tuple[str, ...]
@@ -69,6 +70,7 @@ class Launch:
     oom_score_adj: int | None = None
     network: bool = True
     loopback: bool = False
+    machine: bool = False
     umask: int = 0o022
     dies_with_parent: bool = False
     entry: Callable[[int], None] | None = None
@@ -166,6 +168,8 @@ def become(plan: Launch, report: int, parent: int, *, ready: bool = False) -> No
         if plan.inside and plan.inside.person:
             _stand_in()
         step = "limit"
+        if plan.machine:
+            kernel.join_machine()
         if not plan.network:
             kernel.unshare(kernel.CLONE_NEWNET)
             if plan.loopback:

@@ -7,7 +7,6 @@ constants and checked values alone.
 from __future__ import annotations
 
 import ipaddress
-import os
 from pathlib import Path
 
 from appliance.broker import kernel
@@ -27,7 +26,9 @@ _SECONDS = 10.0
 def load(text: str, doing: str) -> None:
     """Apply ``text``. Raises SettingsError "cannot ``doing``: ..." when the kernel or nft refuses."""
     try:
-        status, said = run((str(PROGRAM), "-f", "-"), seconds=_SECONDS, given=text, entry=_join_the_machines_network)
+        status, said = run(
+            (str(PROGRAM), "-f", "-"), seconds=_SECONDS, given=text, entry=lambda root: kernel.join_machine()
+        )
     except CroftError as error:
         raise SettingsError(f"cannot {doing}: {error.message}", hint="Install the package nftables.") from error
     if status:
@@ -63,18 +64,6 @@ def name_servers(files: tuple[Path, ...] = RESOLVERS) -> list[str]:
         words = [line.split() for line in lines]
         found += [row[1] for row in words if len(row) >= 2 and row[0] == "nameserver" and _is_address(row[1])]
     return list(dict.fromkeys(found))
-
-
-def _join_the_machines_network(root: int) -> None:
-    """In the child, before nft: as a unit the broker has a private network, and a table there would hold off nobody.
-
-    Without systemd there is no such unit, and PID 1 may be somebody whom even this root may not look at.
-    """
-    if not os.path.isdir("/run/systemd/system"):  # noqa: PTH112 - between fork and exec, the less the better
-        return
-    machine = os.open("/proc/1/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    if not os.path.samestat(os.fstat(machine), os.stat("/proc/self/ns/net")):  # noqa: PTH116
-        kernel.setns(machine, kernel.CLONE_NEWNET)
 
 
 def _is_address(text: str) -> bool:

@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import time
+from dataclasses import replace
 
 from appliance.broker import environment, layout
 from appliance.broker.accounts import Accounts
@@ -33,8 +34,9 @@ _LIMITS = Limits(1024, None, 64)
 class ToolHelpers:
     """Starts appliance/host/tools.py."""
 
-    def __init__(self, settings: Settings, accounts: Accounts, processes: Processes) -> None:
-        self._settings, self._accounts, self._processes = settings, accounts, processes
+    def __init__(self, settings: Settings, accounts: Accounts, processes: Processes, *, apart: bool = False) -> None:
+        """``apart``: this broker may have a network of its own, from where nothing can be fetched."""
+        self._settings, self._accounts, self._processes, self._apart = settings, accounts, processes, apart
 
     def verbs(self) -> dict[str, Verb]:
         takes = {
@@ -73,5 +75,6 @@ class ToolHelpers:
             group = stack.enter_context(fresh_group(self._processes, run, _LIMITS))
             account = workspace if self._accounts.switching else None
             env = environment.build({}, workspace, str(home), run)
-            pid = launch(Launch(argv, root, null, channel, null, env, account=account, group=group, oom_score_adj=500))
+            plan = Launch(argv, root, null, channel, null, env, account=account, group=group, oom_score_adj=500)
+            pid = launch(replace(plan, machine=self._apart))
         return Process(run, "tools", pid, 0, time.time(), group)

@@ -7,13 +7,15 @@ import json
 import os
 import pwd
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.broker import Home
+from support.broker import Home, home_folder
 from support.waiting import poll
 
 from appliance.assembly import build_tools
@@ -52,6 +54,40 @@ def test_it_installs_as_the_workspaces_account_and_a_run_can_use_it(broker: Home
         os.close(fd)
     assert last(ask(broker, action="remove", name="deno", series="2"))["tools"] == []
     assert not program.exists()
+
+
+APART = """
+import sys
+from appliance.broker import __main__, kernel
+kernel.SYSTEMD, kernel.MACHINE = sys.argv.pop(1), sys.argv.pop(1)
+helpers = __main__.ToolHelpers
+__main__.ToolHelpers = lambda *parts, apart: helpers(*parts, apart=True)
+kernel.unshare(kernel.CLONE_NEWNET)
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own needs root")
+def test_it_fetches_through_the_machines_network_where_the_broker_has_none(names: dict[str, str]) -> None:
+    """NET-2: in the docker runtime the broker's unit is PrivateNetwork; runs stay apart from the machine's, the helper cannot."""
+    ours = f"/proc/{os.getpid()}/ns/net"
+    with home_folder(names) as home:
+        home.configure()
+        home.process = subprocess.Popen(
+            [sys.executable, "-I", "-c", APART, str(home.folder), ours, "--home", str(home.folder)], umask=0o077
+        )
+        poll(home._answers, what="the broker")
+        assert _network(f"/proc/{home.pid}/ns/net") != _network(ours)
+        with ask(home, action="add", name="deno", series="2"):
+            record = json.loads((home.paths.run / "broker/processes.json").read_text())
+            (pid,) = (row["pid"] for row in record["processes"] if row["kind"] == "tools")
+            assert _network(f"/proc/{pid}/ns/net") == _network(ours)
+            assert f"CapEff:\t{'0' * 16}" in Path(f"/proc/{pid}/status").read_text()
+        assert run(home, "readlink", "/proc/self/ns/net", seconds=5).strip() == _network(f"/proc/{home.pid}/ns/net")
+
+
+def _network(path: str) -> str:
+    return str(Path(path).readlink())
 
 
 def test_php_is_unpacked_by_a_run_of_the_workspaces_account_and_used_by_another(broker: Home) -> None:
