@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from support.folders import short_folder
 from support.front import Front, front
 from support.scripted_engine import OverHttp, Say, Script, ScriptedEngine, Stall
 from support.waiting import until
@@ -156,8 +154,7 @@ async def test_use_is_in_the_audit_log_as_sums_without_a_word(
 
 
 async def test_counts_outlive_the_daemon(engine: ScriptedEngine) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="croft-"))
-    try:
+    with short_folder() as folder:
         for expected in (2, 4):
             async with front(folder, engine=OverHttp(engine)) as door:
                 quotas = await door.quotas.get()
@@ -165,8 +162,6 @@ async def test_counts_outlive_the_daemon(engine: ScriptedEngine) -> None:
                     quotas.begin(Client("token:a")).end(5, 5)
                 assert quotas.used(Client("token:a"))[0] == expected * 10
                 await quotas.save()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.parametrize(
