@@ -25,7 +25,7 @@ from appliance.broker.runs import outcome
 from appliance.broker.sharing import Sharing, for_start
 from appliance.broker.spawn import fresh_group, held
 from appliance.broker.stragglers import MARK
-from appliance.errors import Conflict, NotFound
+from appliance.errors import Conflict
 from appliance.settings import Settings
 
 _ROTATE_SECONDS = 2.0
@@ -90,10 +90,7 @@ class ForkedBackend:
         return self._row(service)
 
     def logs(self, service: str) -> int:
-        try:
-            return self._logs.read(service)
-        except FileNotFoundError as error:
-            raise NotFound(f"the {service} service has not written a log yet") from error
+        return self._logs.read(service)
 
     def pump(self) -> float | None:
         live = self._processes.of_kind("service")

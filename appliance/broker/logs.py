@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from appliance.broker.accounts import Accounts
+from appliance.errors import NotFound
 from appliance.settings import Settings
 
 
@@ -30,8 +31,11 @@ class Logs:
         return fd
 
     def read(self, service: str) -> int:
-        """A descriptor that only reads. Raises FileNotFoundError before the first start."""
-        return os.open(self._path(service), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        """A descriptor that only reads. Raises NotFound before the first start."""
+        try:
+            return os.open(self._path(service), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise NotFound(f"the {service} service has not written a log yet") from error
 
     def rotate(self, service: str) -> bool:
         """Keep the end of a file that has grown too large as the old one, and empty it. True if it was."""

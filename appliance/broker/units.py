@@ -23,7 +23,7 @@ from appliance.broker.containers import group
 from appliance.broker.logs import Logs, rotate
 from appliance.broker.protocol import Verb
 from appliance.broker.sharing import Sharing, for_start
-from appliance.errors import CroftError, NotFound, Unavailable
+from appliance.errors import CroftError, Unavailable
 from appliance.settings import Settings
 
 SYSTEMCTL = "/usr/bin/systemctl"
@@ -125,10 +125,7 @@ class UnitsBackend:
         return self._one(service)
 
     def logs(self, service: str) -> int:
-        try:
-            return self._logs.read(service)
-        except FileNotFoundError as error:
-            raise NotFound(f"the {service} service has not written a log yet") from error
+        return self._logs.read(service)
 
     def pump(self) -> float | None:
         """Rotate logs; look again at a unit that was started but had no process yet."""
