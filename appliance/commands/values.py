@@ -140,7 +140,7 @@ def path_fault(value: str, exclusions: Exclusions) -> str:
 
 
 # Characters that are drawn like "/", "\\" and "-" and that no normalisation turns into them (Unicode, confusables.txt).
-_LIKE_SLASH = frozenset("\u2044\u2215\u29f8\u29f9\u2571\u2572\u2216\ufe68")
+_LIKE_SLASH = frozenset("\u1735\u2041\u2044\u2215\u2216\u2571\u2572\u29f8\u29f9\u3033\u31d3\ufe68")
 _LIKE_DASH = frozenset(
     "\u00ad\u02d7\u058a\u06d4\u1806\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u2796\u2cba\ufe58\ufe63\uff0d"
 )
