@@ -206,8 +206,11 @@ async def test_workspace_hands_over_and_keeps_the_panel(page: Page, stage: Any) 
     await page.goto(f"{stage.base}/workspace")
     await expect(page.frame_locator("iframe").locator("h1")).to_have_text("The editor does not know you")
     assert stage.sent == [("POST", "ide.croft.localhost/__croft/enter", {"code": "code-1", "next": "/?folder=/w"})]
-    await expect(page.locator(".opening")).to_be_hidden()
+    await expect(page.locator(".opening progress")).to_be_hidden()
     await reader(page, stage)
+    stage.push("editor", {"windows": [], "asked": None})
+    stage.push("editor", {"windows": [{"id": "w", "active_at": 1, "file": None}], "asked": None})
+    await expect(page.locator(".opening")).to_be_hidden()
     stage.push("services", {"services": [{"name": "ide", "shown": "sleeping"}]})
     await expect(page.locator(".top .pill")).to_have_text("Sleeping")
     await page.get_by_role("button", name="Assistant", exact=True).click()
@@ -223,6 +226,27 @@ async def test_workspace_hands_over_and_keeps_the_panel(page: Page, stage: Any) 
     await shot(page, "workspace-panel.en")
     await page.get_by_role("button", name="Close the assistant").click()
     await expect(page.locator("#assistant")).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_an_editor_that_has_drawn_nothing_yet_is_not_blank(page: Page, stage: Any, scheme: str) -> None:
+    """Until the editor draws itself, its frame shows what goes on, on the page's own ground; then only the editor is seen."""
+    await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    nothing = "<!doctype html><title>editor</title>"
+    await page.route("**/__croft/enter", lambda route: route.fulfill(content_type="text/html", body=nothing))
+    await page.goto(f"{stage.base}/workspace")
+    await expect(page.locator(".opening progress")).to_be_hidden()
+    await shot(page, f"workspace-opening.{scheme}")
+
+    async def seen(words: str) -> bytes:
+        await page.locator(".opening h2").evaluate(f"(title) => {{ title.style.visibility = '{words}'; }}")
+        return await page.locator(".editor").screenshot()
+
+    assert await seen("visible") != await seen("hidden")
+    frame = page.frame(name="editor")
+    assert frame is not None
+    await frame.evaluate("document.body.style.background = 'teal'")
+    assert await seen("visible") == await seen("hidden")
 
 
 async def test_frame_may_not_navigate_the_page_away(page: Page, stage: Any, watch: Any) -> None:

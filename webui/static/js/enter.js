@@ -3,6 +3,12 @@
 
 const form = document.getElementById("enter");
 const frame = document.querySelector(".editor iframe");
+const opening = document.querySelector(".opening");
+const LONGEST = 60_000;
 
-frame.addEventListener("load", () => { document.querySelector(".opening").hidden = true; });
+// Loaded is not drawn yet: the words stay until the editor covers them and says that it is there (workspace.js), or never will.
+frame.addEventListener("load", () => {
+  opening.querySelector("progress").hidden = true;
+  setTimeout(() => { opening.hidden = true; }, LONGEST);
+});
 form.submit();

@@ -47,6 +47,7 @@ async function bring() {
 /** What is open in the editor; what was asked about there opens the panel. */
 async function showEditor(state) {
   editorState = state;
+  if (state.windows.length) find(".opening").hidden = true;
   if (state.asked && panel.hidden && localStorage.getItem("croft.assistant.asked") !== state.asked.id) showPanel(true);
   if (bridge) (await bridge)?.told(state);
 }
