@@ -68,6 +68,7 @@ def environment(models: Path, model: str, config: Path, port: int) -> Mapping[st
         "LOCALAI_LOAD_TO_MEMORY": model,
         "LOCALAI_BACKENDS_PATH": str(models / "backends"),  # and /var/lib/local-ai/backends, by itself
         "LOCALAI_CONFIG_DIR": str(folder),
+        "LOCALAI_DATA_PATH": str(folder),  # else where it was started, which is the socket's folder
         "LOCALAI_GENERATED_CONTENT_PATH": str(folder),
         "LOCALAI_UPLOAD_PATH": str(folder),
         "LOCALAI_MAX_ACTIVE_BACKENDS": "1",
@@ -75,6 +76,9 @@ def environment(models: Path, model: str, config: Path, port: int) -> Mapping[st
         "LOCALAI_DISABLE_AGENTS": "true",
         "LOCALAI_DISABLE_ASSISTANT": "true",
         "LOCALAI_DISABLE_MCP": "true",
+        "LOCALAI_DISABLE_GALLERY_ENDPOINT": "true",
+        "LOCALAI_AUTOLOAD_GALLERIES": "false",  # else it looks there for any model that a request names
+        "LOCALAI_AUTOLOAD_BACKEND_GALLERIES": "false",
         "LOCALAI_VRAM_WARM_LIMIT": "0",
     }
 

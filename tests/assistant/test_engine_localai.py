@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -150,6 +151,22 @@ def test_what_localai_is_told_of_the_model() -> None:
     }
     told = environment(Path("/models"), "m", Path("/scratch/models.yaml"), 4711)
     assert told["LOCALAI_ADDRESS"] == "127.0.0.1:4711"
-    assert {"WEBUI", "AGENTS", "ASSISTANT", "MCP"} <= {
+    assert {"WEBUI", "AGENTS", "ASSISTANT", "MCP", "GALLERY_ENDPOINT"} <= {
         name.removeprefix("LOCALAI_DISABLE_") for name, value in told.items() if value == "true"
     }
+    for written in ("CONFIG_DIR", "DATA_PATH", "GENERATED_CONTENT_PATH", "UPLOAD_PATH"):
+        assert told[f"LOCALAI_{written}"] == "/scratch", "it writes nowhere else"
+    assert told["LOCALAI_AUTOLOAD_GALLERIES"] == "false"
+
+
+def test_the_container_is_told_the_same() -> None:
+    """NET-3: but for the gallery itself, out of which the daemon has models set up."""
+    text = (Path(__file__).resolve().parents[2] / "compose/compose.yaml").read_text()
+    container = dict(re.findall(r'(?m)^      (LOCALAI_\w+): "?([^"\s]*)', text))
+    process = environment(Path("/models"), "m", Path("/tmp/models.yaml"), 8080)
+    same = [name for name in process if re.search("DISABLE|AUTOLOAD_GALLERIES|ACTIVE|WARM", name)]
+    own = {"LOCALAI_DISABLE_GALLERY_ENDPOINT"}
+    assert {name: container.get(name) for name in same if name not in own} == {
+        name: process[name] for name in same if name not in own
+    }
+    assert container["LOCALAI_DATA_PATH"].startswith("/tmp/"), "all else is read-only"
