@@ -9,16 +9,17 @@ set -euo pipefail
 readonly RELEASE_VERSION=""
 readonly RELEASE_SHA256=""
 
+# Asked here and not in a function: there bash says "main" of a script that is piped, and somebody may have left a file of that name.
+readonly SCRIPT=${BASH_SOURCE[0]:-}
 readonly LOG=/var/log/croft/install.log
 readonly CACHE=/var/cache/croft-install
 
 main() {
   umask 022
   export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-  local script tree
-  script=${BASH_SOURCE[0]:-}
-  if tree=$(tree_of "$script"); then
-    run_from "$tree" "$script" "$@"
+  local tree
+  if tree=$(tree_of "$SCRIPT"); then
+    run_from "$tree" "$@"
   else
     need_root
     run_release "$@"
@@ -40,8 +41,8 @@ tree_of() {
 }
 
 run_from() {
-  local tree=$1 script=$2 status=0
-  shift 2
+  local tree=$1 status=0
+  shift
   wants_only_looking "$@" || need_root
   local python
   python=$(find_python)

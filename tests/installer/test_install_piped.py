@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import shutil
 import ssl
 import subprocess
 import threading
@@ -89,7 +90,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def pipe(script: Path, certificate: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+def pipe(script: Path, certificate: Path, *argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """`curl URL/install.sh | sudo bash -s -- ...`, in a mount namespace of its own so that /var stays as it is."""
     line = "mount -t tmpfs none /var/cache && mount -t tmpfs none /var/log && exec bash -s -- " + " ".join(argv)
     with script.open() as stdin:
@@ -100,6 +101,7 @@ def pipe(script: Path, certificate: Path, *argv: str) -> subprocess.CompletedPro
             text=True,
             check=False,
             timeout=60,
+            cwd=cwd,
             env={**os.environ, "CURL_CA_BUNDLE": str(certificate / "cert.pem")},
         )
 
@@ -156,6 +158,18 @@ def test_a_checkouts_script_does_not_run_piped(certificate: Path) -> None:
     done = pipe(ROOT / "install.sh", certificate, "--unattended")
     assert done.returncode == 1
     assert "names no release" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["main", "environment", "bash", "install.sh"])
+def test_nothing_that_lies_in_the_folder_is_run(checkout: Path, certificate: Path, tmp_path: Path, name: str) -> None:
+    """SUP-5: whoever may write where root happens to stand (/tmp) is not asked to install. "main" is what bash calls a pipe."""
+    planted = tmp_path / "planted"
+    shutil.copytree(checkout / "appliance", planted / "appliance")
+    (planted / name).touch()
+    for script in (ROOT / "install.sh", checkout / "install.sh"):
+        done = pipe(script, certificate, "--unattended", cwd=planted)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "names no release" in done.stderr
 
 
 def test_a_script_cut_off_anywhere_does_nothing(certificate: Path, tmp_path: Path) -> None:
