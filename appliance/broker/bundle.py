@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
 import socket
 import sys
@@ -29,6 +30,7 @@ from appliance.errors import CroftError, Invalid, Unavailable
 from appliance.settings import Paths
 
 _ID = re.compile(r"sha256:[0-9a-f]{64}\Z")
+_NAMING = {"io.containerd.image.name", "org.opencontainers.image.ref.name"}  # annotations that engines make names of
 _CHUNK = 1 << 20
 _MOST_JSON = 1 << 20
 _SECONDS = 1800.0  # longest wait for the engine to unpack
@@ -75,7 +77,10 @@ def load(file: Path, ledger: Ledger, engine: Engine) -> list[str]:
     with tarfile.open(file, "r:") as tar:
         rows = _manifest(_member(tar, "croft.json", _MOST_JSON))
         images = _member(tar, "images.tar")
-        _check_saved(images, {row.id for row in rows.values()})
+        try:
+            _check_saved(images, {row.id for row in rows.values()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Invalid("the bundle's images.tar is not valid") from error
         images.seek(0)
         answer = engine.ask("POST", "/images/load?quiet=1", iter(lambda: images.read(_CHUNK), b""))
         said = answer.read().decode("utf-8", "replace")
@@ -138,12 +143,22 @@ def _manifest(file: IO[bytes]) -> dict[str, Held]:
 
 
 def _check_saved(file: IO[bytes], ids: set[str]) -> None:
-    """The engine's own archive may bring any name; ours must bring none, and no image but the listed ones."""
+    """The engine's own archive may bring any name; ours must bring none, and no image but the listed ones.
+
+    Engines differ in which list they go by (manifest.json, or index.json of the OCI layout), and unpack what comes twice or by
+    another spelling of its name over what came first: so every name is there once, in its plain form.
+    """
     with tarfile.open(fileobj=file, mode="r:") as tar:
+        names = [entry.name for entry in tar]
         rows = json.loads(_member(tar, "manifest.json", _MOST_JSON).read())
-        named = "repositories" in tar.getnames()
+        index = json.loads(_member(tar, "index.json", _MOST_JSON).read()) if "index.json" in names else {}
+    if len(set(names)) < len(names) or any(
+        os.path.normpath(name) != name or name.startswith(("/", ".")) for name in names
+    ):
+        raise Invalid("the bundle's names of files can be read in more than one way")
     found = {"sha256:" + re.sub(r"^blobs/sha256/|\.json$", "", str(row["Config"])) for row in rows}
-    if named or any(row.get("RepoTags") for row in rows):
+    listed = any(_NAMING & set(row.get("annotations") or {}) for row in index.get("manifests", ()))
+    if "repositories" in names or listed or any(row.get("RepoTags") for row in rows):
         raise Invalid("the bundle would give names to images")
     if found != ids:
         raise Invalid("the bundle holds other images than it lists")

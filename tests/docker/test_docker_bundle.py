@@ -87,3 +87,49 @@ def test_a_bundle_that_is_not_what_it_says_is_not_loaded(
     with pytest.raises(docker.errors.ImageNotFound):
         engine.images.get(small)
     assert not (tmp_path / "l.json").exists()
+
+
+def with_more(images: bytes, name: str, content: bytes) -> bytes:
+    """The engine's archive with another member behind all others."""
+    stream = io.BytesIO(images)
+    with tarfile.open(fileobj=stream, mode="a") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "spelled", ["./manifest.json", "manifest.json", "x/../manifest.json", "/manifest.json", ".//manifest.json"]
+)
+def test_a_second_list_of_images_in_another_spelling_is_not_loaded(
+    engine, api: Engine, small: str, saved, tmp_path: Path, spelled: str
+) -> None:
+    """SUP-2: the engine unpacks it over the first, and another image would be everybody's "debian:latest"."""
+    plain = saved(small)
+    engine.images.remove("croft-test/small:one")
+    with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
+        rows = json.load(tar.extractfile("manifest.json"))
+    second = json.dumps([rows[0] | {"RepoTags": ["croft-test/planted:latest"]}]).encode()
+    row = {"id": small, "repository": "example/ai", "version": "1.0", "digest": ""}
+    file = write(tmp_path / "bad.tar", {"images": {"ai": row}}, with_more(plain, spelled, second))
+    try:
+        with pytest.raises(Invalid):
+            bundle.load(file, Ledger(tmp_path / "l.json"), api)
+        with pytest.raises(docker.errors.ImageNotFound):
+            engine.images.get("croft-test/planted:latest")
+    finally:
+        for name in ("croft-test/planted:latest", "croft/ai:pin"):
+            with contextlib.suppress(docker.errors.ImageNotFound):
+                engine.images.remove(name)
+
+
+def test_an_index_that_names_images_is_not_loaded(tmp_path: Path) -> None:
+    """SUP-2: engines that keep images as containerd does go by it."""
+    row = {"id": "sha256:" + "a" * 64, "repository": "example/ai", "version": "1.0", "digest": ""}
+    manifest = json.dumps([{"Config": f"blobs/sha256/{'a' * 64}", "RepoTags": None, "Layers": []}]).encode()
+    index = {"manifests": [{"annotations": {"io.containerd.image.name": "docker.io/library/debian:latest"}}]}
+    images = with_more(with_more(b"\0" * 1024, "manifest.json", manifest), "index.json", json.dumps(index).encode())
+    file = write(tmp_path / "bad.tar", {"images": {"ai": row}}, images)
+    with contextlib.closing(Engine(tmp_path / "no.sock")) as nobody, pytest.raises(Invalid, match="names"):
+        bundle.load(file, Ledger(tmp_path / "l.json"), nobody)
