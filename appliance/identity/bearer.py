@@ -52,9 +52,9 @@ class Bearer:
                 retry_after=left,
                 hint="Tokens that work still do. Stop the program that sends the wrong one.",
             )
-        async with self._db.transaction() as tx:
-            await self._throttle.failed(tx, key)
-            await self._audit.append(tx, "token.refused", "anyone", address=address[:64])
+        async with self._throttle.line(address), self._db.transaction() as tx:
+            if await self._throttle.failed(tx, key):
+                await self._audit.append(tx, "token.refused", "anyone", address=address[:64])
         raise BearerRefused
 
 

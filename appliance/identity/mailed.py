@@ -99,7 +99,7 @@ class Mailed:
         """
         email, browser = check_email(email), browser or secrets.new("ask")
         link, code = secrets.new("eml"), new_code()
-        async with self._db.transaction() as tx:
+        async with self._throttle.line(caller.address), self._db.transaction() as tx:
             user, known = await self._member(tx, email, caller.device)
             # On a device they know, people have an allowance of their own, which strangers cannot use up (AUTH-4).
             own = f" {user.id}" if user and known else ""
@@ -125,11 +125,11 @@ class Mailed:
         live = self._live(await self._db.rows(_OF_BROWSER, (secrets.digest(browser),)))
         return Waiting(live[0]["address"], bool(live[0]["remember"])) if live else None
 
-    async def try_code(self, browser: str) -> str:
+    async def try_code(self, browser: str, caller: Caller) -> str:
         """Spend one of the browser's tries, before looking at the code: a crash or a race gives none back. Returns the
         account to count a failure against."""
         mine = secrets.digest(browser)
-        async with self._db.transaction() as tx:
+        async with self._throttle.line(caller.address), self._db.transaction() as tx:
             rows = list(await tx.execute_fetchall(_OF_BROWSER, (mine,)))
             await tx.execute("UPDATE mailed SET tries = tries + 1 WHERE browser = ?", (mine,))
         return secrets.digest(rows[0]["address"].casefold()).hex() if rows else ""

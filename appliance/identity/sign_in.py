@@ -127,10 +127,10 @@ class SignIn:
         self, way: Way, caller: Caller, account: str = "", *, refused: Callable[[], ProofRefused]
     ) -> AsyncIterator[Attempt]:
         """One throttled attempt in one transaction, which is undone by any exception. Of a ProofRefused that leaves the block it
-        keeps that it happened; step-up proves through this too."""
+        keeps that it happened; step-up proves through this too. Raises TooMany as :meth:`Throttle.line` does."""
         counted, refusal = _keys(caller, account), None
         # From looking for a ban to counting nobody else writes: guesses that come at once count like one after another.
-        async with self._db.transaction() as tx:
+        async with self._throttle.line(caller.address), self._db.transaction() as tx:
             banned = [await self._throttle.banned(key, tx) > 0 for key in counted]
             await tx.execute("SAVEPOINT proof")
             try:

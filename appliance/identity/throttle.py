@@ -6,19 +6,27 @@ one account, from wherever they come. Bans survive a restart (AUTH-12).
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from msgspec import Struct
 
 from appliance.clock import Clock
 from appliance.database import Database
-from appliance.errors import Invalid
+from appliance.errors import Invalid, TooMany
 
 FIRST_BAN = 300.0
 LONGEST_BAN = 3600.0
 FORGET = 24 * 3600.0
+# Each attempt of a stranger costs a write that reaches the disk. So many stand in line for it among everybody else's writes; so
+# many wait for that, of one network and in all, and whoever comes then is turned away at once, without a write.
+AT_ONCE = 2
+WAITING, WAITING_OF_NETWORK = 256, 64
 
 
 class ProofRefused(Invalid):
@@ -45,6 +53,24 @@ class Throttle:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._db = database
         self._clock = clock
+        self._few = asyncio.Semaphore(AT_ONCE)
+        self._waiting: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def line(self, address: str) -> AsyncIterator[None]:
+        """The turn of an attempt from ``address``. Raises TooMany when too many wait already."""
+        here = network(address)
+        if self._waiting.total() >= WAITING or self._waiting[here] >= WAITING_OF_NETWORK:
+            raise TooMany(
+                "too many people try to sign in at the same time", retry_after=5, hint="Try again in a moment."
+            )
+        self._waiting[here] += 1
+        try:
+            async with self._few:
+                yield
+        finally:
+            self._waiting[here] -= 1
+            self._waiting += Counter()  # drops what is zero
 
     async def banned(self, key: str, tx: Any = None) -> float:
         """Seconds for which ``key`` is banned; 0 when it is not. With ``tx`` as that transaction sees it."""

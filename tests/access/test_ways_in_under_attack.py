@@ -11,10 +11,12 @@ import pytest
 from support.authenticator import SoftKey
 from support.front import Front
 from support.visitor import Visitor
+from support.waiting import until
 
 from appliance.errors import Conflict, Invalid, TooMany
-from appliance.identity import mailed
+from appliance.identity import mailed, throttle
 from appliance.identity.sign_in import Caller
+from appliance.identity.throttle import PER_CALLER
 from appliance.identity.users import Role, check_email
 from webui.guard import COOKIE
 
@@ -167,6 +169,42 @@ async def test_a_burst_counts_like_one_after_another(door: Front) -> None:
     await asyncio.gather(*guesses, good.ask("POST", "/sign-in/recovery", code=code))
     assert not good.signed_in
     assert await door.recovery.left(admin.id) == 10, "a proof that was not looked at is not used up"
+
+
+def guess(door: Front, network: str) -> Any:
+    return Visitor(door, network).ask("POST", "/sign-in/recovery", code="0000-0000-0000-0000")
+
+
+async def test_a_flood_of_attempts_does_not_stand_before_everybody_elses_changes(door: Front) -> None:
+    """A11, T1: each attempt costs a write; a run that starts or a session that ends does not wait for all of them."""
+    _, cookie = await door.sign_in_as("viewer")
+    guesses = [asyncio.ensure_future(guess(door, f"203.0.113.{number}")) for number in range(60)]
+    await asyncio.wait(guesses, return_when=asyncio.FIRST_COMPLETED)
+    async with door.ask("POST", "/preferences", cookie, data={"lang": "ar"}) as answer:
+        assert answer.status == 303
+    assert sum(not one.done() for one in guesses) > 20
+    assert {status for status, *_ in await asyncio.gather(*guesses)} == {400}
+
+
+async def test_attempts_beyond_what_can_wait_are_turned_away_at_once(
+    door: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A11: a network that sends more than can be looked at fills neither our memory nor the line of the others."""
+    monkeypatch.setattr(throttle, "WAITING_OF_NETWORK", 2)
+    async with door.throttle.line("198.51.100.1"), door.throttle.line("198.51.100.2"):
+        waiting = [asyncio.ensure_future(guess(door, "203.0.113.9")) for _ in range(2)]
+        await until(lambda: door.throttle._waiting["203.0.113.9"] == 2, "two wait")
+        assert (await guess(door, "203.0.113.9"))[0] == 429
+        other = asyncio.ensure_future(guess(door, "203.0.113.10"))
+        await until(lambda: door.throttle._waiting["203.0.113.10"] == 1, "somebody else may wait")
+    assert {status for status, *_ in await asyncio.gather(*waiting, other)} == {400}
+    assert not door.throttle._waiting
+
+
+async def test_a_burst_of_wrong_tokens_is_on_record_as_often_as_it_counts(door: Front, keys: Any) -> None:
+    """AUTH-4: those sent at once add nothing to the log beyond the five that bring the ban."""
+    await asyncio.gather(*(keys.status("GET", "/api/me", f"croft_{number:043}") for number in range(40)))
+    assert await records(door, "token.refused") == PER_CALLER.failures
 
 
 async def test_step_up_keeps_what_was_typed_when_no_mail_can_be_sent(door: Front) -> None:

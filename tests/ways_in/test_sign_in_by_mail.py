@@ -122,7 +122,7 @@ async def test_a_code_takes_five_tries(door: Front) -> None:
 
     async def attempt(code: str, number: int) -> Any:
         caller = Caller(f"198.51.100.{number}", "test")
-        account = await door.mailed.try_code(ask.browser)
+        account = await door.mailed.try_code(ask.browser, Caller("192.0.2.1", "test"))
         return await door.sign_in.by(
             "code",
             lambda tx: door.mailed.redeem_code(tx, code, ask.browser),
@@ -275,7 +275,7 @@ async def test_two_browsers_race_for_one_link_and_one_code(door: Front) -> None:
         ask = await door.mailed.ask("viewer@example.org", HERE, "", remember=False)
 
         async def by_code(number: int, ask: Any = ask) -> Any:
-            await door.mailed.try_code(ask.browser)
+            await door.mailed.try_code(ask.browser, Caller("192.0.2.1", "test"))
             return await door.sign_in.by(
                 "code",
                 lambda tx: door.mailed.redeem_code(tx, ask.code, ask.browser),

@@ -70,7 +70,8 @@ async def _code_page(request: web.Request, *, fault: CroftError | None = None, t
 async def use_code(request: web.Request) -> web.StreamResponse:
     """Sign in by the code."""
     form, mailed, browser = await read_form(request), request.app[keys.MAILED], asking_browser(request)
-    typed, waiting, account = form.get("code", ""), await mailed.waiting(browser), await mailed.try_code(browser)
+    typed, waiting = form.get("code", ""), await mailed.waiting(browser)
+    account = await mailed.try_code(browser, caller_of(request))
     try:
         signed_in = await request.app[keys.SIGN_IN].by(
             "code",

@@ -149,7 +149,7 @@ async def _prove_typed(request: web.Request, typed: str) -> str:
     browser = mailed.asking_browser(request)
     if browser and len(folded(typed)) <= CODE_LENGTH:  # a recovery code is twice as long
         mails = request.app[keys.MAILED]
-        account = await mails.try_code(browser)
+        account = await mails.try_code(browser, caller_of(request))
         return await request.app[keys.STEP_UP].by(
             "code",
             lambda tx: mails.redeem_code(tx, typed, browser),
