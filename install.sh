@@ -18,7 +18,8 @@ main() {
   umask 022
   export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
   local tree
-  if tree=$(tree_of "$SCRIPT"); then
+  # One that names a release runs that and nothing else, wherever it was saved: what lies beside it may be anybody's.
+  if [[ -z $RELEASE_SHA256 ]] && tree=$(tree_of "$SCRIPT"); then
     run_from "$tree" "$@"
   else
     need_root

@@ -172,6 +172,18 @@ def test_nothing_that_lies_in_the_folder_is_run(checkout: Path, certificate: Pat
         assert "names no release" in done.stderr
 
 
+def test_a_saved_script_of_a_release_runs_nothing_beside_it(
+    site: tuple[str, Path], checkout: Path, tmp_path: Path
+) -> None:
+    """SUP-5: it may have been saved where others write, as /tmp."""
+    _, script, _ = release.build(checkout, site[1], wheels=False)
+    shutil.copytree(checkout / "appliance", tmp_path / "appliance")
+    saved = shutil.copy(script, tmp_path / "install.sh")
+    done = subprocess.run(("bash", saved, "--source=", "--unattended"), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--source must be an https address" in done.stderr
+
+
 def test_a_script_cut_off_anywhere_does_nothing(certificate: Path, tmp_path: Path) -> None:
     """Everything is in functions; the last line starts them."""
     text = (ROOT / "install.sh").read_text()
