@@ -18,7 +18,7 @@ from pathlib import Path
 CPU_PERIOD = 100_000  # microseconds, the kernel's default
 _WANTED = ("memory", "pids", "cpu", "cpuacct", "freezer")
 _MIB = 1 << 20
-_BOUNDLESS = 1 << 60  # v1 writes a number near 2^63 for no limit
+BOUNDLESS = 1 << 60  # v1 writes a number near 2^63 for no limit
 _FILES_V1 = ("total_active_file", "total_inactive_file")
 
 
@@ -58,15 +58,16 @@ class Group:
     def memory_limit(self) -> int | None:
         """Its memory limit in bytes; None where there is none, or nothing to hold it."""
         limit = self._number("memory.max" if self.unified else "memory.limit_in_bytes")
-        return limit if limit is not None and limit < _BOUNDLESS else None
+        return limit if limit is not None and limit < BOUNDLESS else None
 
-    def memory_held(self) -> int:
-        """Bytes that the kernel could not take back: all but the file cache that no program has mapped."""
+    def memory_held(self) -> int | None:
+        """Bytes that the kernel could not take back: all but the file cache that no program has mapped. None where nobody counts."""
         total = "memory.current" if self.unified else "memory.usage_in_bytes"
         rows = ("active_file", "inactive_file", "slab_reclaimable") if self.unified else _FILES_V1
         idle = sum(self._keyed("memory.stat", row) or 0 for row in rows)
         mapped = self._keyed("memory.stat", "file_mapped" if self.unified else "total_mapped_file") or 0
-        return max(0, (self._number(total) or 0) - idle + mapped)
+        count = self._number(total)
+        return None if count is None else max(0, count - idle + mapped)
 
     def limit_memory(self, megabytes: int) -> bool:
         """Write another memory limit while something runs inside. False where that would not fit: nothing is ended for it."""

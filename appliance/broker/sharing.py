@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from appliance.broker import shares
+from appliance.broker import cgroups, shares
 from appliance.broker.cgroups import Group
 from appliance.broker.shares import Plan, Share, Use
 from appliance.settings import Settings
@@ -40,9 +40,10 @@ def for_start(service: str, model_mb: int | None) -> int | None:
 
 
 def uses(groups: Mapping[str, Group]) -> dict[str, Use]:
-    """Of those that have a limit at all, or could have one."""
-    found = {}
-    for service, group in groups.items():
-        if (limit := group.memory_limit()) is not None:
-            found[service] = Use(limit >> 20, (group.memory_held() >> 20) + 1)
-    return found
+    """Of those whose memory is counted. One without a limit (somebody started its unit by hand) may take whatever there is."""
+    held = {service: group.memory_held() for service, group in groups.items()}
+    return {
+        service: Use((groups[service].memory_limit() or cgroups.BOUNDLESS) >> 20, (count >> 20) + 1)
+        for service, count in held.items()
+        if count is not None
+    }

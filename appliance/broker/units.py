@@ -100,9 +100,11 @@ class UnitsBackend:
                 program.account,
             )
         self.share(for_start(service, model_mb))
-        share = self._sharing.given(service, self._groups())
-        limits = (f"MemoryMax={share.memory_mb}M", f"CPUQuota={round(share.cpus * 100)}%")
-        self._systemctl("set-property", "--runtime", unit(service), *limits)
+        groups = self._groups()
+        if service not in groups:  # what runs has had its limits by now, as far as that went
+            share = self._sharing.given(service, groups)
+            limits = (f"MemoryMax={share.memory_mb}M", f"CPUQuota={round(share.cpus * 100)}%")
+            self._systemctl("set-property", "--runtime", unit(service), *limits)
         self._systemctl("reset-failed", unit(service))
         self._systemctl("start", "--no-block", unit(service))
         self._started_by[service] = started_by
