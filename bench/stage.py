@@ -165,7 +165,7 @@ class Caddy:
             self.settings.paths.socket(name).parent.mkdir(parents=True, exist_ok=True)
         text = render(self.settings, "process")
         self._running = caddy(folder, (text if check else _unchecked(text)) + extra)
-        self._running.__enter__()
+        self.process = self._running.__enter__()
 
     @property
     def ide_url(self) -> str:
