@@ -68,7 +68,7 @@ def hierarchy(request):
     name = f"croft-test-{os.getpid()}"
     if request.param == "v1":
         found = cgroups.detect(name)
-        if "unified" in found.bases:
+        if "freezer" not in found.bases:
             pytest.skip("not run here: this machine has no cgroup v1 tree")
     else:
         places = dict(
