@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.broker import ROOT, Home
 from support.commands import room_in
+from support.folders import fresh_front
 from support.front import Front, front
 from support.scripted_engine import OverHttp, Say, Script, scripted_engine
 from support.source import Source, Way
@@ -21,6 +22,7 @@ from appliance.assistant import choice, speed
 from appliance.assistant.checkup import TASKS, code_in
 from appliance.assistant.choice import Choice
 from appliance.assistant.download import Downloader
+from appliance.assistant.engine import EngineState, EngineStatus
 from appliance.assistant.fits import MIB, Room
 from appliance.assistant.models import Models, Outside
 from appliance.assistant.shelf import Shelf
@@ -77,6 +79,20 @@ async def test_everybody_sees_what_is_offered_and_whether_it_fits(made: Front) -
     assert {one["fit"]["verdict"] for one in listed.values()} <= {"fits", "big"}
     assert [one["size"] for one in said["models"]] == sorted(one["size"] for one in said["models"])
     assert "ar" in listed[said["first_choice"]]["languages"], "an Arabic reader gets one whose publisher lists Arabic"
+
+
+class Nobody:
+    """In place of an engine, where the installer was told to leave it out."""
+
+    def status(self) -> EngineStatus:
+        return EngineStatus(EngineState.NONE, "no_engine")
+
+
+async def test_nobody_downloads_gigabytes_that_nothing_here_can_serve_unwarned() -> None:
+    async with fresh_front(engine=Nobody()) as door:
+        _, cookie = await door.sign_in_as("admin")
+        async with door.ask("GET", "/machine/models", cookie, headers={"Accept": "text/html"}) as answer:
+            assert "No engine for models is installed on this machine" in await answer.text()
 
 
 async def test_the_first_model_that_comes_is_used_and_all_of_it_is_audited(made: Front, trusted: Source) -> None:

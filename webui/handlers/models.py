@@ -53,6 +53,7 @@ async def _page(
     jobs = await request.app[keys.JOBS].get()
     live = [job for job in jobs.live() if job.kind.startswith("model.")]
     first = service.first_choice(t.lang)
+    engine = views.engine_json(request.app[keys.ENGINE].status(), t)
     return page(
         request,
         "models.html",
@@ -70,6 +71,7 @@ async def _page(
         typed=typed or dict.fromkeys(("url", "sha256", "name"), ""),
         fault=fault,
         status=fault.status if fault else 200,
+        unserved=engine["words"] if engine["reason"] == "no_engine" else "",
     )
 
 
