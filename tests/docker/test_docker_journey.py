@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser
 from support.appliance import Appliance
 from support.browser import chromium, editor_frame, person, sign_in
-from support.editor import Seat
+from support.editor import Seat, seat_at, two_people_at_once
 from support.journey import edit_and_save, trust_the_folder, use_the_terminal
 from support.waiting import poll
 
@@ -83,6 +83,22 @@ def test_croft_is_in_the_containers_editor(appliance: Appliance, browser: Browse
     seat.done("/api/editor/insert", text="from the page\n")
     poll(lambda: file.read_text() == "from the page\n", "what was inserted is saved")
     context.close()
+
+
+def test_two_people_in_one_container_each_have_their_own_windows(appliance: Appliance, browser: Browser) -> None:
+    """What the kernel says of who writes (SO_PASSCRED) and who is at the line (SO_PEERCRED) holds through the container's wall."""
+    with seat_at(appliance, browser) as seat:
+        two_people_at_once(seat, browser)
+        pids = {row.name for row in Path("/proc").iterdir() if row.name.isdigit() and _is_a_windows(row)}
+        assert pids, "each window's process is one of this machine, in a namespace of its own"
+
+
+def _is_a_windows(process: Path) -> bool:
+    try:
+        words, inside = (process / "cmdline").read_bytes(), (process / "ns/pid").readlink()
+    except OSError:
+        return False
+    return b"extensionHost" in words and inside != Path("/proc/self/ns/pid").readlink()
 
 
 @pytest.mark.parametrize("service", ["proxy", "ide"])

@@ -9,8 +9,7 @@ import signal
 from typing import Any
 
 import pytest
-from support.browser import editor_frame, person, sign_in
-from support.editor import Seat
+from support.editor import two_people_at_once
 from support.tiny_model import tiny_model
 from support.waiting import poll
 
@@ -247,27 +246,4 @@ def test_the_line_comes_back_after_the_daemon_does(seat: Any) -> None:
 
 def test_two_people_at_once_each_have_their_own_windows(seat: Any, browser: Any) -> None:
     """Opened at the same moment: whose browser a window is in, is known by who writes to its socket, not by the clock."""
-    appliance = seat.appliance
-    appliance.control.call("POST", "/api/users", {"email": "nur@example.org", "name": "Nur", "role": "operator"})
-    context = person(browser)
-    page = context.new_page()
-    sign_in(page, appliance.croft("login-link", "nur@example.org")["url"])
-    for each in (seat.page, page):
-        each.goto(f"{appliance.url}/workspace", wait_until="commit")
-    seat.frame, other = editor_frame(seat.page), Seat(appliance, page, editor_frame(page))
-    mine, theirs = (
-        poll(lambda one=one: {row["id"] for row in one.editor()["windows"] if row["mine"]}, "a window is known", 40)
-        for one in (seat, other)
-    )
-    assert mine
-    assert not mine & theirs
-    seat.file("hers.txt", "")
-    seat.file("his.txt", "")
-    seat.open("hers.txt")
-    other.open("his.txt")
-    assert seat.front()["path"] == "hers.txt"
-    assert all(row["mine"] for one in (seat, other) for row in one.editor()["windows"])
-    other.done("/api/editor/insert", text="for him")
-    poll(lambda: (seat.workspace / "his.txt").read_text() == "for him", "it is in his window's file")
-    assert (seat.workspace / "hers.txt").read_text() == ""
-    context.close()
+    two_people_at_once(seat, browser)

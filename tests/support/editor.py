@@ -95,6 +95,35 @@ def seat_at(appliance: Appliance, browser: Browser) -> Iterator[Seat]:
     context.close()
 
 
+def two_people_at_once(seat: Seat, browser: Browser) -> None:
+    """A second person, and windows of both opened at the same moment: each page has its own person's, and what is sent to one lands
+    in that one's file alone."""
+    appliance = seat.appliance
+    appliance.control.call("POST", "/api/users", {"email": "nur@example.org", "name": "Nur", "role": "operator"})
+    context = person(browser)
+    page = context.new_page()
+    sign_in(page, appliance.croft("login-link", "nur@example.org")["url"])
+    for each in (seat.page, page):
+        each.goto(f"{appliance.url}/workspace", wait_until="commit")
+    seat.frame, other = editor_frame(seat.page), Seat(appliance, page, editor_frame(page))
+    mine, theirs = (
+        poll(lambda one=one: {row["id"] for row in one.editor()["windows"] if row["mine"]}, "a window is known", 40)
+        for one in (seat, other)
+    )
+    assert mine
+    assert not mine & theirs
+    seat.file("hers.txt", "")
+    seat.file("his.txt", "")
+    seat.open("hers.txt")
+    other.open("his.txt")
+    assert seat.front()["path"] == "hers.txt"
+    assert all(row["mine"] for one in (seat, other) for row in one.editor()["windows"])
+    other.done("/api/editor/insert", text="for him")
+    poll(lambda: (seat.workspace / "his.txt").read_text() == "for him", "it is in his window's file")
+    assert (seat.workspace / "hers.txt").read_text() == ""
+    context.close()
+
+
 class Line:
     """A window's end of the line, spoken by hand."""
 
