@@ -7,9 +7,11 @@ read and digested again, and only for the same address.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import stat
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 from appliance import keys
 
 BLOCK = 1 << 20
+_NOTE_MOST = 16 * 1024
 
 
 class Partial:
@@ -40,7 +43,7 @@ class Partial:
     def open(self) -> None:
         """Take up what is there, or begin anew. Raises OSError."""
         with self._turn:
-            self._fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            self._fd = _opened(self._part, os.O_RDWR | os.O_CREAT)
             note = self._read_note()
             if note.get("url") != self._url or not note.get("mark"):
                 self.forget()
@@ -116,7 +119,18 @@ class Partial:
 
     def _read_note(self) -> dict[str, Any]:
         try:
-            note = json.loads(self._note.read_bytes())
-        except (OSError, ValueError):
+            with os.fdopen(_opened(self._note, os.O_RDONLY), "rb") as file:
+                note = json.loads(file.read(_NOTE_MOST))
+        except (OSError, ValueError, RecursionError):
             return {}
         return note if isinstance(note, dict) else {}
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Without waiting: who reads models writes in their folder too, and may have put a pipe there. Raises OSError for what is not ours."""
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+        return fd
+    os.close(fd)
+    raise FileExistsError(errno.EEXIST, "something else has its place", str(path))

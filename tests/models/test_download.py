@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -296,3 +298,25 @@ async def test_giving_up_does_not_wait_for_gigabytes_to_be_read_again(models: Pa
         await asyncio.to_thread(again.close)
         await reading
     assert again.size < 64 << 30
+
+
+@pytest.mark.parametrize("name", [".model.gguf.part", ".model.gguf.part.json"])
+def test_a_pipe_in_a_files_place_holds_nobody_up(tmp_path: Path, name: str) -> None:
+    """SYS-5: whatever reads models writes in their folder; a thread of the daemon would wait there for ever."""
+    kept = Partial(tmp_path, "model.gguf", "https://example.org/x")
+    kept.open()
+    kept.belongs_to("mark")
+    kept.close()
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    part = Partial(tmp_path, "model.gguf", "https://example.org/x")
+    opening = threading.Thread(target=_refused, args=(part,), daemon=True)
+    opening.start()
+    opening.join(10)
+    assert not opening.is_alive()
+    part.close()
+
+
+def _refused(part: Partial) -> None:
+    with contextlib.suppress(FileExistsError):
+        part.open()
