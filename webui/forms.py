@@ -49,9 +49,13 @@ async def read_form(request: web.Request) -> dict[str, str]:
     """The fields of a form in UTF-8, the last of equal names; empty without a form. Raises Invalid."""
     if request.content_type != FORM:
         return {}
+    return unpacked(await read_body(request))
+
+
+def unpacked(data: bytes) -> dict[str, str]:
+    """The fields of a form as it is sent, as :func:`read_form` has them. Raises Invalid, for more than FIELDS_MAX too."""
     try:
-        text = (await read_body(request)).decode("utf-8")
-        fields = parse_qsl(text, keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict")
+        fields = parse_qsl(data.decode("utf-8"), keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict")
     except ValueError as error:
         raise Invalid("cannot read the form", hint="Reload the page and send it again.") from error
     return dict(fields)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from support.daemon import POLICY
 
+from appliance.commands.tokenizer import MOST_CHARACTERS
+
 WITHOUT_ECHO = POLICY.replace('id = "quick-echo"', 'id = "quick-other"').replace('bin = "echo"', 'bin = "other"')
 
 
@@ -45,3 +47,7 @@ async def test_explaining_records_and_runs_nothing(room):
     )
     assert said["verdict"] == "deny"
     assert (await room.ask("GET", "/api/commands", "admin"))["runs"] == []
+    # A11: what is beyond the longest line is not looked through, for that takes a second for a megabyte.
+    line = "a" * MOST_CHARACTERS + "\u200b"
+    said = await room.ask("POST", "/api/policy/explain", "viewer", 200, json={"line": line})
+    assert (said["verdict"], said["hidden"]) == ("deny", [])

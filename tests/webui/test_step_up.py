@@ -203,6 +203,20 @@ async def test_a_plain_form_goes_on_as_it_was_sent(door: Front) -> None:
     assert await door.recovery.left(session.user.id) == 10
 
 
+async def test_no_more_is_carried_along_than_a_form_may_hold(door: Front) -> None:
+    """WEB-16: a page of a hundred thousand fields would have everybody wait while it is made."""
+    _, cookie = await stale(door, "viewer")
+    form = {
+        "path": "/account",
+        "method": "POST",
+        "fields": "&".join(f"f{number}=" for number in range(33)),
+        "code": "x",
+    }
+    async with door.ask("POST", "/step-up", cookie, data=form, headers=HTML) as answer:
+        assert answer.status == 400
+        assert "f32" not in await answer.text()
+
+
 async def test_a_page_that_needs_proof_comes_after_it(door: Front) -> None:
     session, cookie = await stale(door, "viewer")
     codes = await door.recovery.replace(user_of(session))

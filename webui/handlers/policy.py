@@ -18,6 +18,7 @@ from appliance.commands.language import digest_of
 from appliance.commands.lines import JudgedLine, judge_line
 from appliance.commands.model import Actor, Request
 from appliance.commands.policy_text import BadPolicy, Fault, check
+from appliance.commands.tokenizer import MOST_CHARACTERS
 from appliance.errors import Invalid
 from webui import keys, run_words, views
 from webui.answers import answer
@@ -92,7 +93,8 @@ async def explain(request: web.Request) -> web.Response:
     else:
         stages = (tuple(body.argv or ()),)
         judged = JudgedLine(policy.judge(Request(stages, actor, body.role, body.scope, body.cwd)))
-    hidden = run_words.unseen(body.line)[:HIDDEN_MOST]
+    # No longer line is judged.
+    hidden = run_words.unseen(body.line[:MOST_CHARACTERS])[:HIDDEN_MOST]
     return answer(judged_json(judged, views.translator(request)) | {"hidden": hidden})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import msgspec
 from aiohttp import web
@@ -26,7 +26,7 @@ from appliance.messages import Message
 from webui import cookies, keys
 from webui.answers import answer, see
 from webui.entering import caller_of
-from webui.forms import FORM, read_form, read_json
+from webui.forms import FORM, read_form, read_json, unpacked
 from webui.guard import COOKIE
 from webui.handlers import mailed
 from webui.handlers.passkeys import Credential, browser_of, offering, own
@@ -90,7 +90,7 @@ async def by_form(request: web.Request) -> web.StreamResponse:
     target, method = relative_path(form.get("path", "")) or "/", form.get("method", "GET")
     if method not in ("GET", "POST"):
         raise Invalid("cannot go on with what was asked", hint="Go back and try again.")
-    fields = dict(parse_qsl(form.get("fields", ""), keep_blank_values=True))
+    fields = unpacked(form.get("fields", "").encode())
     if form.get("mail") == "on":
         try:
             asked = await _mail(request)
