@@ -58,6 +58,27 @@ def test_limits_in_both_languages():
     assert dict(cgroups._v1(Limits())) == dict(cgroups._v2(Limits())) == {}
 
 
+V2_MEMORY = "anon 800\nactive_file 30\ninactive_file 40\nslab_reclaimable 30\nfile_mapped 20\n"
+
+
+@pytest.mark.parametrize(("current", "written"), [(900 << 20, True), (1100 << 20, False)])
+def test_on_v2_a_limit_is_written_only_once_all_fits_below_it(tmp_path, current, written):
+    """SYS-5: the kernel would end processes for it otherwise. The folder stands for a group; what a real one gives back is not seen."""
+    for name, text in {"memory.current": f"{current}\n", "memory.max": "max\n", "memory.high": "max\n"}.items():
+        (tmp_path / name).write_text(text)
+    group = Group({"unified": tmp_path})
+    assert group.limit_memory(1000) is written
+    assert group.memory_limit() == (1000 << 20 if written else None)
+    assert (tmp_path / "memory.high").read_text().startswith("max"), "nobody is slowed down afterwards"
+
+
+def test_what_is_held_is_all_but_the_file_cache_that_nobody_has_mapped(tmp_path):
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.stat").write_text(V2_MEMORY)
+    assert Group({"unified": tmp_path}).memory_held() == 1000 - 30 - 40 - 30 + 20
+    assert Group({"freezer": tmp_path}).memory_held() is None, "nobody counts there"
+
+
 def trees() -> list[str]:
     return ["v1", "v2"]
 
