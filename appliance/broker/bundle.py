@@ -25,11 +25,10 @@ from typing import IO, Any
 from appliance.broker import project
 from appliance.broker.backend import SERVICES
 from appliance.broker.engine import API, SOCKET
-from appliance.broker.images import Held, Ledger, local_tag
+from appliance.broker.images import Held, Ledger, is_sound, local_tag
 from appliance.errors import CroftError, Invalid, Unavailable
 from appliance.settings import Paths
 
-_ID = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _NAMING = {"io.containerd.image.name", "org.opencontainers.image.ref.name"}  # annotations that engines make names of
 _CHUNK = 1 << 20
 _MOST_JSON = 1 << 20
@@ -137,7 +136,8 @@ def _manifest(file: IO[bytes]) -> dict[str, Held]:
         held = {service: Held(**row) for service, row in rows.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Invalid("the bundle's croft.json is not valid") from error
-    if not held or set(held) - set(SERVICES) or not all(_ID.match(str(row.id)) for row in held.values()):
+    sound = all(is_sound(row) and not row.previous for row in held.values())  # they are asked for by these words later
+    if not held or set(held) - set(SERVICES) or not sound:
         raise Invalid("the bundle's croft.json names no images, or ones that are not ours")
     return held
 

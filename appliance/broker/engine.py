@@ -61,7 +61,12 @@ Done = Callable[["Answer | EngineGone"], None]
 
 
 def request_bytes(method: str, path: str, body: Any = None, *, version: str = "1.0", extra: str = "") -> bytes:
-    """One request, rendered. ``body`` becomes JSON, bytes are a tar archive; ``extra`` is header lines ending in CRLF."""
+    """One request, rendered. ``body`` becomes JSON, bytes are a tar archive; ``extra`` is header lines ending in CRLF.
+
+    Raises EngineGone for a path that would end its line: what came behind it would be a request of its own.
+    """
+    if not (path.isascii() and path.isprintable()) or " " in path:
+        raise EngineGone("the Docker engine cannot be asked: a name has characters that no name has")
     archive = isinstance(body, bytes)
     payload = body if archive else b"" if body is None else json.dumps(body).encode("ascii")
     kind = f"Content-Type: application/{'x-tar' if archive else 'json'}\r\n" if payload else ""

@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 REPORT_EVERY = 0.25  # seconds between two reports of progress
 SPARE_BYTES = 1 << 30  # stays free on the engine's disk whatever happens
 
-_REPOSITORY = re.compile(r"([a-z0-9.-]+(:[0-9]{1,5})?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*\Z")
+_REPOSITORY = re.compile(r"([a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?/)?[a-z0-9]+((\.|_{1,2}|-+|/)[a-z0-9]+)*\Z")
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
@@ -59,6 +59,18 @@ class Held:
     version: str
     digest: str
     previous: str = ""
+
+
+def is_sound(held: Held) -> bool:
+    """Whether every word of it is one that may stand in a request to the engine."""
+    words = (held.id, held.repository, held.version, held.digest, held.previous)
+    return all(isinstance(word, str) for word in words) and bool(
+        _DIGEST.match(held.id)
+        and _REPOSITORY.match(held.repository)
+        and _VERSION.match(held.version)
+        and (not held.digest or _DIGEST.match(held.digest))
+        and (not held.previous or _DIGEST.match(held.previous))
+    )
 
 
 def local_tag(service: str) -> str:

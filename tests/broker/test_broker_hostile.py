@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
+import json
 import os
 import resource
 import selectors
@@ -11,17 +13,20 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
 
-from appliance.broker import command, launch, protocol, proxy_root
+from appliance.broker import bundle, command, launch, protocol, proxy_root
 from appliance.broker.cgroups import Hierarchy
 from appliance.broker.client import BrokerError
-from appliance.broker.engine import EngineGone, connect
+from appliance.broker.engine import Call, EngineGone, connect
+from appliance.broker.images import Ledger
 from appliance.broker.processes import Process, Processes
 from appliance.broker.project import Project
+from appliance.errors import Invalid
 
 # PTRACE_SEIZE by a process that never waits: what it traces stays a zombie that its own parent cannot collect.
 HOLD = """\
@@ -182,6 +187,41 @@ def test_a_shortage_of_descriptors_is_told_as_the_engine_being_gone(tmp_path):
             connect(tmp_path / "engine.sock")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+HIDDEN = "none HTTP/1.1\r\nHost: docker\r\nContent-Length: 0\r\n\r\nPOST /containers/create HTTP/1.1\r\n"
+
+
+@pytest.mark.parametrize("tag", [HIDDEN, "one two", "one\n", "eins\u0085"])
+def test_no_second_request_hides_in_a_name(tag):
+    """SYS-2: whoever has a name's ear would have the engine's, which is root's."""
+    with pytest.raises(EngineGone):
+        Call(Path("/nonexistent"), "POST", f"/images/create?fromImage=x&tag={tag}")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"digest": HIDDEN},
+        {"digest": "latest&fromSrc=https://example.org/x"},
+        {"repository": "x/../../containers"},
+        {"repository": "../containers"},
+        {"version": "1&platform=x"},
+        {"previous": "sha256:" + "b" * 64},
+        {"digest": None},
+        {"id": 7},
+    ],
+)
+def test_a_bundle_whose_words_are_none_of_an_image_is_refused(tmp_path, lie):
+    """SYS-2, SUP-2: the broker asks the engine by these words at the next pull."""
+    row = {"id": "sha256:" + "a" * 64, "repository": "example/ai", "version": "1.0", "digest": ""} | lie
+    content, file = json.dumps({"images": {"ai": row}}).encode(), tmp_path / "bundle.tar"
+    with tarfile.open(file, "w:") as tar:
+        entry = tarfile.TarInfo("croft.json")
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    with pytest.raises(Invalid, match="names no images, or ones"):
+        bundle.load(file, Ledger(tmp_path / "images.json"), bundle.Engine(tmp_path / "no.sock"))
 
 
 def test_a_write_that_the_disk_takes_in_part_is_no_success(tmp_path):
