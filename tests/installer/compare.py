@@ -99,8 +99,9 @@ def assert_same(before: dict[str, str], after: dict[str, str], allowed: tuple[st
             for line in set(after[what].splitlines()) - set(text.splitlines())
             if not any(path in line for path in allowed)
         }
-        left = {line for line in gone | new if "__pycache__" not in line}
-        assert not left, f"{what} differ:\n" + "\n".join(sorted(left)[:40])
+        left = [f"- {line}" for line in sorted(gone)] + [f"+ {line}" for line in sorted(new)]
+        left = [line for line in left if "__pycache__" not in line]
+        assert not left, f"{what} differ:\n" + "\n".join(left[:40])
 
 
 def serves(machine: Booted) -> bool:
