@@ -32,7 +32,7 @@ def proxied(home):
 @pytest.fixture
 def ide(home):
     where = os.environ.get("CROFT_TEST_IDE")
-    assert where, "set CROFT_TEST_IDE to the folder that holds node/ and code/ (see docs/development.md)"
+    assert where, "set CROFT_TEST_IDE to the folder that holds node/ and code/ (./tests/run makes one)"
     home.configure(paths__ide=where)
     home.start()
     return home

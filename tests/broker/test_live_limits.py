@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.broker import Home
-from support.cage import small_machine
+from support.cage import holding, small_machine
 from support.waiting import poll
 
 from appliance.broker.cgroups import Group
@@ -27,7 +25,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="limits need cgroups t
 def caged(home: Home) -> Iterator[Home]:
     """A broker that takes the machine for one of 4 GB, with the real code-server."""
     where = os.environ.get("CROFT_TEST_IDE")
-    assert where, "set CROFT_TEST_IDE to the folder that holds node/ and code/ (see docs/development.md)"
+    assert where, "set CROFT_TEST_IDE to the folder that holds node/ and code/ (./tests/run makes one)"
     home.configure(paths__ide=where, proxy__http_port=21580, proxy__https_port=21543, proxy__tls="off")
     with small_machine(MEMORY_MB) as cage:
         home.start(inside=cage.enter)
@@ -49,25 +47,6 @@ def limits(home: Home) -> dict[str, int]:
 def wanted(model_mb: int | None) -> dict[str, int]:
     shares = plan(Machine(MEMORY_MB, 2), docker=False, model_mb=model_mb).shares
     return {name: share.memory_mb for name, share in shares.items()}
-
-
-@contextlib.contextmanager
-def work_in(home: Home, service: str, megabytes: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Somebody's program in the service's group that holds so much memory."""
-    folders = {*group(home.row(service)["pid"]).folders.values()}
-
-    def enter() -> None:
-        for folder in folders:
-            (folder / "cgroup.procs").write_text("0")
-
-    code = f"held = bytearray(b'x') * ({megabytes} << 20); print('holds', flush=True); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], preexec_fn=enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"holds\n"
-        yield process
-        process.kill()
 
 
 def test_a_service_starts_with_its_share(caged: Home) -> None:
@@ -99,7 +78,7 @@ def test_a_running_editor_gives_way_to_the_first_model_and_gets_it_back(caged: H
 def test_what_somebody_works_on_is_never_ended_for_a_model(caged: Home) -> None:
     """The limit goes down as far as what is held allows; an engine that would need more does not start, and says so."""
     caged.call("start", service="ide")
-    with work_in(caged, "ide", 2000) as work:
+    with holding(2000, caged.row("ide")["pid"]) as work:
         caged.call("share", model_mb=2309)
         assert 2000 < limits(caged)["ide"] < wanted(None)["ide"]
         with pytest.raises(BrokerError) as refused:
@@ -139,7 +118,7 @@ def _used_mb(ide: Group) -> int:
 
 def test_the_slack_lets_an_editor_go_on_at_its_limit(caged: Home) -> None:
     caged.call("start", service="ide")
-    with work_in(caged, "ide", 1800) as work:
+    with holding(1800, caged.row("ide")["pid"]) as work:
         caged.call("share", model_mb=2309)
         ide = group(caged.row("ide")["pid"])
         assert (ide.memory_limit() or 0) - (ide.memory_held() or 0) >= (SLACK_MB - 16) << 20

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 from support.appliance import Appliance, whole_appliance
-from support.cage import small_machine
+from support.cage import holding, small_machine
 from support.tiny_model import real_sized_model
 from support.waiting import poll
 
-from appliance.broker.containers import group
 from appliance.broker.shares import Machine, plan
 
 MEMORY_MB = 4000
@@ -65,18 +62,8 @@ def test_a_model_chosen_while_the_editor_runs_and_somebody_works_in_it() -> None
         control = appliance.control
         control.call("POST", "/api/services/ide/start", {})
         poll(lambda: limits(appliance).get("ide") == share_of_the_editor(None), "the editor runs with all there is", 60)
-        pid, editor = ide_pid(appliance), group(ide_pid(appliance))
-
-        def enter() -> None:
-            for folder in {*editor.folders.values()}:
-                (folder / "cgroup.procs").write_text("0")
-
-        code = f"held = bytearray(b'x') * ({HELD_MB} << 20); print('holds', flush=True); import time; time.sleep(300)"
-        with subprocess.Popen(
-            [sys.executable, "-c", code], preexec_fn=enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as work:
-            assert work.stdout is not None
-            assert work.stdout.readline() == b"holds\n"
+        pid = ide_pid(appliance)
+        with holding(HELD_MB, pid) as work:
             models = appliance.paths.state / "models"
             models.mkdir(exist_ok=True)
             file = real_sized_model(models)
@@ -93,7 +80,6 @@ def test_a_model_chosen_while_the_editor_runs_and_somebody_works_in_it() -> None
             assert [one["code"] for one in problems if one["service"] == "ai"] == ["no_room"]
             assert work.poll() is None
             assert cage.oom_kills() == 0
-            work.kill()
 
         answered = ask(appliance, conversation)
         assert answered["state"] in ("running", "done"), answered

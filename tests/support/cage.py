@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.broker.containers import group
 from support.waiting import poll
 
 GIB = 1 << 30
@@ -97,3 +100,22 @@ def _removed(folder: Path) -> bool:
     except OSError:
         return not folder.exists()
     return True
+
+
+@contextlib.contextmanager
+def holding(megabytes: int, beside: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that holds so much memory, in the groups of the process ``beside``."""
+    folders = {*group(beside).folders.values()}
+
+    def enter() -> None:
+        for folder in folders:
+            (folder / "cgroup.procs").write_text("0")
+
+    code = f"held = bytearray(b'x') * ({megabytes} << 20); print('holds', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], preexec_fn=enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"holds\n"
+        yield process
+        process.kill()
