@@ -73,10 +73,9 @@ class Broker:
         return 0
 
     def _turn(self) -> float | None:
-        asked = (self.processes.pump(), self.backend.pump(), self._proxy_root.pump(), self.runs.pump())
+        asked = [self.processes.pump(), self.backend.pump(), self._proxy_root.pump(), self.runs.pump()]
+        asked.append(0.1 if self._deadline is not None else self.fence.pump())
         waits = [wait for wait in asked if wait is not None]
-        if self._deadline is not None:
-            waits.append(0.1)
         return min(waits, default=None)
 
     def _stop(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from pathlib import Path
 from string import Template
 
@@ -21,6 +22,7 @@ from appliance.errors import SettingsError
 from appliance.settings import Settings
 
 SSH = Path("/etc/ssh")
+AGAIN_SECONDS = 60.0
 _DOING = "keep the workspace away from this machine's own services"
 _PORT = re.compile(r"(?im)^[ \t]*(?:port[ \t=]+|listenaddress[ \t=]+\S+:)([0-9]{1,5})[ \t]*$")
 _NAMES, _WEB = 53, (80, 443)
@@ -53,6 +55,7 @@ class Fence:
         self._settings = settings
         self._accounts = accounts
         self._stands = False
+        self._due: float | None = None
         self.problem = ""
 
     def put_up(self) -> None:
@@ -62,13 +65,26 @@ class Fence:
             return
         try:
             nft.load(ruleset(self._accounts.workspace.uid, self._settings, sshd_ports()), _DOING)
-            self._stands = True
+            self._stands, self.problem = True, ""
         except SettingsError as error:
             self.problem = error.message
+            if isinstance(error, nft.TooSlow):
+                self._due = time.monotonic() + AGAIN_SECONDS
             sys.stderr.write(f"croft broker: {error.message}\n")
 
+    def pump(self) -> float | None:
+        """Put it up once more where that took too long, when it is time. Seconds until then."""
+        if self._due is None:
+            return None
+        if (left := self._due - time.monotonic()) > 0:
+            return left
+        self._due = None
+        self.put_up()
+        return None if self._due is None else AGAIN_SECONDS
+
     def take_down(self) -> None:
-        """Take it away, if it was put up."""
+        """Take it away, if it was put up; try no more."""
+        self._due = None
         if self._stands:
             remove(self._accounts.workspace.uid)
 

@@ -7,6 +7,7 @@ constants and checked values alone.
 from __future__ import annotations
 
 import ipaddress
+import signal
 from pathlib import Path
 
 from appliance.broker import kernel
@@ -23,14 +24,20 @@ METADATA6 = ("fe80::/10", "fd00:ec2::254", "fd20:ce::254")
 _SECONDS = 10.0
 
 
+class TooSlow(SettingsError):
+    """nft was ended before it was done: the first rules of a boot wait for modules of the kernel."""
+
+
 def load(text: str, doing: str) -> None:
-    """Apply ``text``. Raises SettingsError "cannot ``doing``: ..." when the kernel or nft refuses."""
+    """Apply ``text``. Raises SettingsError "cannot ``doing``: ..." when the kernel or nft refuses, TooSlow when it takes too long."""
     try:
         status, said = run(
             (str(PROGRAM), "-f", "-"), seconds=_SECONDS, given=text, entry=lambda root: kernel.join_machine()
         )
     except CroftError as error:
         raise SettingsError(f"cannot {doing}: {error.message}", hint="Install the package nftables.") from error
+    if status == -signal.SIGKILL:
+        raise TooSlow(f"cannot {doing}: nft took longer than {_SECONDS:g} s", hint="It is tried again in a minute.")
     if status:
         reason = said.strip().splitlines()
         raise SettingsError(

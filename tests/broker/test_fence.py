@@ -16,6 +16,7 @@ import pytest
 from support.waiting import poll
 
 from appliance.broker import fence, nft
+from appliance.broker.accounts import Account, Accounts
 from appliance.settings import Paths, Settings, parse
 
 UID, OTHER = 64_123, 64_124
@@ -235,3 +236,25 @@ def test_a_machine_without_nftables_says_so(home) -> None:
     assert rows["broker"]["result"] == "warn"
     assert "may reach this machine's own services" in rows["broker"]["detail"]
     assert "nftables" in rows["broker"]["suggestion"]
+
+
+def test_a_fence_that_took_too_long_is_put_up_later(monkeypatch, tmp_path) -> None:
+    """NET-2: the first rules of a boot wait for the kernel's modules; a slow boot must not leave the machine open for good."""
+    rules, slow = tmp_path / "rules", tmp_path / "slow"
+    slow.touch()
+    program = tmp_path / "nft"
+    program.write_text(f"#!/bin/sh\n[ ! -e {slow} ] || exec sleep 60\ncat > {rules}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(nft, "PROGRAM", program)
+    monkeypatch.setattr(nft, "_SECONDS", 0.5)
+    monkeypatch.setattr(fence, "AGAIN_SECONDS", 0.2)
+    someone = Account("someone", UID, UID, ())
+    found = fence.Fence(parse({}, Paths.under(tmp_path)), Accounts(someone, someone, someone, someone, UID, True))
+
+    found.put_up()
+    assert "took longer than" in found.problem
+    assert 0 < (found.pump() or 0) <= 0.2, "not yet"
+    slow.unlink()
+    poll(lambda: found.pump() is None, "it is tried again, once")
+    assert found.problem == ""
+    assert f"meta skuid != {UID} accept" in rules.read_text()
