@@ -19,11 +19,15 @@ from appliance.broker.shares import IDE_ENOUGH_MB, measure, plan
 
 
 def limit_of(engine: docker.DockerClient, service: str) -> int:
-    """MiB as the kernel has it; the engine's own description says the same."""
-    attrs = engine.containers.get(f"croft-{service}").attrs
-    limit = group(attrs["State"]["Pid"]).memory_limit()
-    assert limit == attrs["HostConfig"]["Memory"]
-    return (limit or 0) >> 20
+    """MiB as the kernel has it and the engine's own description says, which is written a moment before the kernel's."""
+
+    def agreed() -> int | None:
+        attrs = engine.containers.get(f"croft-{service}").attrs
+        limit = group(attrs["State"]["Pid"]).memory_limit()
+        return limit if limit == attrs["HostConfig"]["Memory"] else None
+
+    limit: int = poll(agreed, "the engine and the kernel say the same limit", 5)
+    return limit >> 20
 
 
 def wanted(model_mb: int | None) -> dict[str, int]:
