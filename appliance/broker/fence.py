@@ -74,13 +74,10 @@ class Fence:
 
     def pump(self) -> float | None:
         """Put it up once more where that took too long, when it is time. Seconds until then."""
-        if self._due is None:
-            return None
-        if (left := self._due - time.monotonic()) > 0:
-            return left
-        self._due = None
-        self.put_up()
-        return None if self._due is None else AGAIN_SECONDS
+        if self._due is not None and time.monotonic() >= self._due:
+            self._due = None
+            self.put_up()
+        return None if self._due is None else max(0.0, self._due - time.monotonic())
 
     def take_down(self) -> None:
         """Take it away, if it was put up; try no more."""
