@@ -2,9 +2,8 @@
    Rule: nothing here runs or writes; a command goes through /api/commands, a file through a difference that a person accepts. */
 
 import { commandsOf, nameFor } from "./blocks.js";
-import { ask, complain, copyOf, copyText, find, findAll, toast } from "./page.js";
+import { ask, complain, copyOf, copyText, find, findAll, spell, toast } from "./page.js";
 import { decideWrite, showProposal, showRun } from "./proposals.js";
-import { spell } from "./output.js";
 import { t } from "./text.js";
 
 const OUTPUT_MOST = 20_000;

@@ -1,8 +1,8 @@
 /* The command line of the page: offers while typing, the verdict before sending, runs that write below it.
    Rule: what is shown before sending is advice; the server judges again what it gets. */
 
-import { isOpen, followRun, setPill, spell } from "./output.js";
-import { ask, complain, copyOf, find, findAll, setIcon } from "./page.js";
+import { isOpen, followRun, setPill } from "./output.js";
+import { ask, complain, copyOf, find, findAll, setIcon, spell } from "./page.js";
 import { follow } from "./live.js";
 import { t } from "./text.js";
 

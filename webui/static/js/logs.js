@@ -2,13 +2,11 @@
    Rule: a line is text. It is put in by textContent, unseen characters are named, and each line keeps its own direction. */
 
 import { connect } from "./live.js";
-import { ask, copyOf, find, findAll, keepAtEnd } from "./page.js";
+import { ask, copyOf, find, findAll, keepAtEnd, spell } from "./page.js";
 import { exact, t } from "./text.js";
 
 const KEEP = 5000;
 const RANK = { debug: 0, info: 1, warning: 2, error: 3 };
-// The same set as webui/filters.py: control characters, and those that change direction or are not seen.
-const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
 
 const list = find(".log-lines");
 const api = list.dataset.api;
@@ -33,22 +31,6 @@ function row(line) {
   else words.append(...spell(line.text));
   item.hidden = !wanted(item);
   return item;
-}
-
-/** Text nodes, with every unseen character spelt out. */
-function spell(text) {
-  const nodes = [];
-  let from = 0;
-  for (const match of text.matchAll(UNSEEN)) {
-    nodes.push(text.slice(from, match.index));
-    const sign = document.createElement("span");
-    sign.className = "sign";
-    sign.textContent = `U+${match[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
-    nodes.push(sign);
-    from = match.index + match[0].length;
-  }
-  nodes.push(text.slice(from));
-  return nodes;
 }
 
 /** Stretches in the colours the program chose, from the closed list of webui/log_lines.py. */

@@ -2,14 +2,12 @@
    Rule: output is text. It enters by textContent only, unseen characters are named, each line keeps its own direction. */
 
 import { connect } from "./live.js";
-import { copyOf, find, findAll, keepAtEnd, setIcon } from "./page.js";
+import { copyOf, find, findAll, keepAtEnd, setIcon, spell } from "./page.js";
 import { bytes, duration, t } from "./text.js";
 
 const KEEP = 5000;
 const LINE_MOST = 4000;
 const COLOURS = ["", "red", "green", "yellow", "blue", "magenta", "cyan", ""];
-// As in webui/filters.py: what is not seen, or changes the direction of its neighbours.
-const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
 const STYLE = /\u001b\[([0-9;:]{0,32})m/g;
 const ICONS = { waiting: "clock", running: "state-starting", done: "check", failed: "state-failed", refused: "state-parked", denied: "close", expired: "clock", cancelled: "state-stopped", interrupted: "state-unwell", killed: "state-failed" };
 
@@ -25,22 +23,6 @@ export const isOpen = (state) => state === "waiting" || state === "running";
 
 /** How long something took. */
 export const took = (seconds) => seconds < 10 ? t("commands.seconds", { s: seconds.toFixed(seconds < 1 ? 2 : 1) }) : duration(seconds);
-
-/** Text with every unseen character spelt out, as nodes. */
-export function spell(text) {
-  const nodes = [];
-  let from = 0;
-  for (const match of text.matchAll(UNSEEN)) {
-    nodes.push(text.slice(from, match.index));
-    const sign = document.createElement("span");
-    sign.className = "sign";
-    sign.textContent = `U+${match[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
-    nodes.push(sign);
-    from = match.index + match[0].length;
-  }
-  nodes.push(text.slice(from));
-  return nodes;
-}
 
 /** The style after an SGR sequence, as webui/log_lines.py reads it. */
 function restyle(before, codes) {

@@ -116,3 +116,22 @@ export function announce(text) {
   const region = document.getElementById("announcer");
   if (region && region.textContent !== text) region.textContent = text;
 }
+
+// The same set as webui/filters.py: control characters, and those that change direction or are not seen.
+const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
+
+/** Text with every unseen character spelt out, as nodes. */
+export function spell(text) {
+  const nodes = [];
+  let from = 0;
+  for (const match of text.matchAll(UNSEEN)) {
+    nodes.push(text.slice(from, match.index));
+    const sign = document.createElement("span");
+    sign.className = "sign";
+    sign.textContent = `U+${match[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+    nodes.push(sign);
+    from = match.index + match[0].length;
+  }
+  nodes.push(text.slice(from));
+  return nodes;
+}

@@ -1,8 +1,8 @@
 /* What the assistant asks for: a command with its approval card and its run, a file with its difference.
    Rule: cards are the ones the server draws for the Commands pages; what runs or is written is decided there, never here (AI-1, AI-4). */
 
-import { followRun, isOpen, spell } from "./output.js";
-import { Refused, announce, ask, complain, copyOf, find } from "./page.js";
+import { followRun, isOpen } from "./output.js";
+import { Refused, announce, ask, complain, copyOf, find, spell } from "./page.js";
 import { t } from "./text.js";
 
 const SIGNS = { "+": "add", "-": "cut", "@": "place" };

@@ -2,8 +2,7 @@
    Rule: merging names the digest of the list on the page; paths and texts are shown as text. */
 
 import { follow } from "./live.js";
-import { spell } from "./output.js";
-import { ask, complain, confirmed, copyOf, find, findAll } from "./page.js";
+import { ask, complain, confirmed, copyOf, find, findAll, spell } from "./page.js";
 import { t } from "./text.js";
 
 const box = find("[data-rehearsal]");
