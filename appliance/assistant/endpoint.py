@@ -7,6 +7,7 @@ name that leads elsewhere a moment later leads nowhere.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import re
 import socket
@@ -52,6 +53,7 @@ class Endpoint(Struct, frozen=True):
         return f"{self.scheme}://{name}{'' if self.port == usual else f':{self.port}'}{self.path}"
 
 
+@functools.lru_cache(maxsize=8)
 def parse(url: str, *, private: bool) -> Endpoint:
     """Read what an admin set. Raises Invalid."""
     found = _URL.match(url)
@@ -72,7 +74,7 @@ def parse(url: str, *, private: bool) -> Endpoint:
 async def resolve(endpoint: Endpoint, look_up: LookUp | None = None) -> str:
     """The address to connect to. Raises Unavailable when the name has none, Invalid when one of them is not allowed."""
     try:
-        return str(_allowed(ip_address(endpoint.host), endpoint))
+        return _written(endpoint)
     except ValueError:
         pass  # a name
     try:
@@ -84,6 +86,12 @@ async def resolve(endpoint: Endpoint, look_up: LookUp | None = None) -> str:
     if not addresses:
         raise Unavailable(f"cannot find {endpoint.host}: the name has no address")
     return str(addresses[0])
+
+
+@functools.lru_cache(maxsize=8)
+def _written(endpoint: Endpoint) -> str:
+    """The address that the endpoint is called by. Raises ValueError where that is a name, Invalid where none may be there."""
+    return str(_allowed(ip_address(endpoint.host), endpoint))
 
 
 def _allowed(address: Address, endpoint: Endpoint) -> Address:

@@ -51,13 +51,13 @@ class Exchange(asyncio.Protocol):
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._watch: asyncio.TimerHandle | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._watch = self._loop.call_later(SILENCE_SECONDS, self._look)
         self._new()
 
     def _new(self) -> None:
         self.head: asyncio.Future[Head] = self._loop.create_future()
         self.done: asyncio.Future[None] = self._loop.create_future()
-        self._parser = httptools.HttpResponseParser(self)
         self._fields: dict[str, str] = {}
         self._pieces: list[bytes] = []
         self._received = self._beside = 0
@@ -71,7 +71,6 @@ class Exchange(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             self._fail(EngineFault("it closed the connection"))
             return
-        self._watch = self._loop.call_later(SILENCE_SECONDS, self._look)
         self._transport.write(request)
 
     async def answer(self) -> Head:
@@ -87,6 +86,12 @@ class Exchange(asyncio.Protocol):
         self._sink = sink
         self._hand_on()
         self.resume()
+
+    def come(self) -> bytes:
+        """What of the body has come, to be had once."""
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        return data
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises EngineFault, also when it is longer than ``limit``."""
@@ -126,15 +131,14 @@ class Exchange(asyncio.Protocol):
         open_still = self._transport is not None and not self._transport.is_closing()
         return open_still and self._complete and self._framed and self._stays
 
-    def rest(self) -> None:
-        """Between two requests."""
-        if self._watch is not None:
-            self._watch.cancel()
-        self.resume()
+    @property
+    def quiet_for(self) -> float:
+        """Seconds since something came last, or a request went."""
+        return self._loop.time() - self._heard
 
     def close(self) -> None:
         """End the connection now."""
-        self.rest()
+        self._watch.cancel()
         if self._transport is not None:
             self._transport.abort()
         for future in (self.head, self.done):
@@ -192,10 +196,8 @@ class Exchange(asyncio.Protocol):
                 self.pause()
             return
         if self._pieces:
-            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-            self._pieces.clear()
             try:
-                self._sink(data)
+                self._sink(self.come())
             except CroftError as error:
                 self._complete = False
                 self._fail(error)
@@ -203,8 +205,9 @@ class Exchange(asyncio.Protocol):
             self.finish()
 
     def _look(self) -> None:
-        """Whether the engine has said something in the last while."""
-        left = self._heard + SILENCE_SECONDS - self._loop.time()
+        """Whether the engine, where it is asked something, has said something in the last while. One timer for each connection and
+        not for each request: R3."""
+        left = SILENCE_SECONDS - (0.0 if self.done.done() else self.quiet_for)
         if left <= 0:
             self._fail(EngineFault("it has not said anything for a long time", status=504))
         else:
@@ -215,8 +218,7 @@ class Exchange(asyncio.Protocol):
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # who waits sees it; where nobody does any more, that is no fault
-        if self._watch is not None:
-            self._watch.cancel()
+        self._watch.cancel()
         if self._transport is not None:
             self._transport.abort()
 
@@ -227,6 +229,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._idle: dict[tuple[str, str], list[Exchange]] = {}
+        self._tidying: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def ask(self, upstream: Upstream, path: str, body: bytes) -> AsyncIterator[Exchange]:
@@ -246,6 +249,8 @@ class Connections:
 
     def close(self) -> None:
         """Let go of all that are kept."""
+        if self._tidying is not None:
+            self._tidying.cancel()
         for links in self._idle.values():
             for link in links:
                 link.close()
@@ -262,17 +267,21 @@ class Connections:
 
     def _keep(self, upstream: Upstream, link: Exchange) -> None:
         links = self._idle.setdefault((upstream.base, upstream.address), [])
-        link.rest()
+        link.resume()
         links.append(link)
         if len(links) > IDLE_MAX:
             links.pop(0).close()
-        asyncio.get_running_loop().call_later(IDLE_SECONDS, self._drop, links, link)
+        if self._tidying is None:
+            self._tidying = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._tidy)
 
-    def _drop(self, links: list[Exchange], link: Exchange) -> None:
-        """It was kept long enough. (If it was used and kept again meanwhile, it goes a little early.)"""
-        if link in links:
-            links.remove(link)
-            link.close()
+    def _tidy(self) -> None:
+        """Let go of those that were kept long enough, between one and two times IDLE_SECONDS."""
+        for links in self._idle.values():
+            for link in [link for link in links if link.quiet_for >= IDLE_SECONDS]:
+                links.remove(link)
+                link.close()
+        self._idle = {where: links for where, links in self._idle.items() if links}
+        self._tidying = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._tidy) if self._idle else None
 
 
 async def _begin(link: Exchange, request: bytes, *, again: bool = False) -> bool:

@@ -27,14 +27,10 @@ _HINT = "Set its address and its model on the settings page."
 class RemoteEngine:
     """See :class:`~appliance.assistant.engine.Engine`. ``settings`` gives those that count now."""
 
-    def __init__(
-        self,
-        settings: Callable[[], Settings],
-        changed: Callable[[], None] = lambda: None,
-        look_up: LookUp | None = None,
-    ) -> None:
-        self._settings, self._changed, self._look_up = settings, changed, look_up
+    def __init__(self, settings: Callable[[], Settings], look_up: LookUp | None = None) -> None:
+        self._settings, self._look_up, self._key_file = settings, look_up, key_file(settings())
         self._holds = 0
+        self._key: tuple[object, str] = (None, "")  # and what it was read from
 
     def status(self) -> EngineStatus:
         settings = self._settings()
@@ -65,27 +61,36 @@ class RemoteEngine:
             raise NoEngine("no_endpoint", "no model is set for the endpoint", hint=_HINT)
         # Before anything is waited for: meanwhile it may be another endpoint, and the key another's. Not in a thread: changing to
         # one and back takes longer, for every question (R2).
-        key = read_key(settings)
+        key = self._read_key(settings)
         address = await endpoint.resolve(where, self._look_up)
-        self._count(1)
+        self._holds += 1
         try:
             yield Upstream(
                 where.base, key, settings.ai_model, settings.ai_context, remote=True, address=address, tools=True
             )
         finally:
-            self._count(-1)
+            self._holds -= 1
 
     async def idle(self) -> bool:
         """It is not ours to ask."""
         return True
 
+    def _read_key(self, settings: Settings) -> str:
+        """The key; read anew when its file or the endpoint is another (R2)."""
+        try:
+            found = self._key_file.stat()
+        except FileNotFoundError:
+            return ""
+        except OSError:
+            return read_key(settings)  # which says what is wrong
+        source = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size, _whose(settings))
+        if source != self._key[0]:
+            self._key = source, read_key(settings)
+        return self._key[1]
+
     def _endpoint(self) -> Endpoint:
         settings = self._settings()
         return endpoint.parse(settings.ai_url, private=settings.ai_network == "private")
-
-    def _count(self, change: int) -> None:
-        self._holds += change
-        self._changed()
 
 
 def key_file(settings: Settings) -> Path:

@@ -209,9 +209,33 @@ async def test_the_key_is_sent_to_its_endpoint_alone_however_that_changed(tmp_pa
         write_key(now, "sk-new")
         return ["93.184.215.14"]
 
-    async with RemoteEngine(lambda: now, look_up=look_up).hold("a question") as upstream:
+    engine = RemoteEngine(lambda: now, look_up=look_up)
+    async with engine.hold("a question") as upstream:
         assert (upstream.base, upstream.key) == ("https://old.example.org/v1", "sk-old")
     assert read_key(new) == "sk-new"
+    async with engine.hold("the next") as upstream:
+        assert (upstream.base, upstream.key) == ("https://new.example.org/v1", "sk-new")
+
+
+async def test_a_key_that_was_changed_counts_with_the_next_question(tmp_path: Path) -> None:
+    """However it was changed: on the page, by root, from a backup that is as long as the old one."""
+    settings = replace(load(Paths.under(tmp_path)), ai_url="https://api.example.org/v1", ai_model="m")
+    settings.paths.keys.mkdir(parents=True)
+    engine = RemoteEngine(lambda: settings, look_up=answering("93.184.215.14"))
+
+    async def sent() -> str:
+        async with engine.hold("a question") as upstream:
+            return upstream.key
+
+    assert await sent() == ""
+    for key in ("sk-one", "sk-two"):
+        write_key(settings, key)
+        assert await sent() == key
+    file = key_file(settings)
+    file.write_bytes(file.read_bytes().replace(b"sk-two", b"sk-six"))
+    assert await sent() == "sk-six"
+    write_key(settings, "")
+    assert await sent() == ""
 
 
 @pytest.mark.parametrize("key", ["with space", "line\nbreak", "x" * 4001, "schlüssel"])

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.scripted_engine import Say, scripted_engine
+from support.scripted_engine import Say, Stall, scripted_engine
+from support.waiting import until
 
+from appliance.assistant import relay
 from appliance.assistant.engine import Upstream
 from appliance.assistant.faults import EngineFault
-from appliance.assistant.relay import Connections
+from appliance.assistant.relay import Connections, Exchange
 from appliance.assistant.tally import Tally
 
 BODY = b'{"model": "m", "messages": [], "stream": true}'
@@ -74,8 +76,12 @@ async def test_a_connection_is_kept_only_after_a_whole_answer(tmp_path: Path) ->
         assert _sockets(links) == 0, "one to the engine on this machine would hold one of its threads"
 
 
+def _kept(links: Connections) -> list[Exchange]:
+    return [link for idle in links._idle.values() for link in idle if link.reusable]
+
+
 def _sockets(links: Connections) -> int:
-    return sum(link.reusable for idle in links._idle.values() for link in idle)
+    return len(_kept(links))
 
 
 async def test_a_kept_connection_that_has_ended_is_noticed() -> None:
@@ -89,3 +95,30 @@ async def test_a_kept_connection_that_has_ended_is_noticed() -> None:
     with pytest.raises(EngineFault):
         await ask(links, engine.upstream())
     links.close()
+
+
+async def test_a_kept_connection_watches_each_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that falls silent is noticed on every request, and the time between two of them is no silence."""
+    monkeypatch.setattr(relay, "SILENCE_SECONDS", 0.3)
+    links = Connections()
+    async with scripted_engine(key="") as engine:
+        await ask(links, engine.upstream())
+        kept = _kept(links)
+        await asyncio.sleep(0.5)
+        await ask(links, engine.upstream())
+        assert _kept(links) == kept
+        engine.script(Stall(60))
+        with pytest.raises(EngineFault) as told:
+            await ask(links, engine.upstream())
+        assert told.value.status == 504
+    links.close()
+
+
+async def test_a_connection_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "IDLE_SECONDS", 0.1)
+    links = Connections()
+    async with scripted_engine(key="") as engine:
+        for _ in range(2):
+            await ask(links, engine.upstream())
+            assert _sockets(links) == 1
+            await until(lambda: _sockets(links) == 0, "the engine is left alone")
