@@ -6,6 +6,7 @@ counts outlive a restart; a day is a day in UTC. The audit log gets sums, one re
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections import Counter
@@ -134,11 +135,11 @@ class Quotas:
             self._check_parallel(client)
             self._take(client)
         except QuotaReached:
-            self._count(client, Counter(refused=1))
+            self._count(client, refused=1)
             raise
         use = Use(self, client, estimate)
         self._under_way.add(use)
-        self._count(client, Counter(requests=1))
+        self._count(client, requests=1)
         return use
 
     @property
@@ -156,12 +157,11 @@ class Quotas:
         return (mine.tokens if mine else 0), of_person if client.person else 0
 
     def _check_day(self, client: Client) -> None:
-        mine, of_person = self._with_under_way(client, lambda use: use.estimate)
         # At the limit, nothing is left.
-        self._check_tokens(client, mine + 1, of_person + 1)
+        self._check_tokens(client, lambda use: use.estimate, 1)
 
     def _check_written(self, client: Client) -> None:
-        self._check_tokens(client, *self._with_under_way(client, lambda use: use.written))
+        self._check_tokens(client, lambda use: use.written, 0)
 
     def _with_under_way(self, client: Client, tokens: Callable[[Use], int]) -> tuple[int, int]:
         """As :meth:`used`, and ``tokens`` of each request under way."""
@@ -170,16 +170,19 @@ class Quotas:
         of_person += sum(tokens(use) for use in self._under_way if use.client.person == client.person)
         return mine, of_person
 
-    def _check_tokens(self, client: Client, mine: int, of_person: int) -> None:
+    def _check_tokens(self, client: Client, tokens: Callable[[Use], int], more: int) -> None:
         limits, left = self._limits(), DAY - self._clock.now() % DAY
-        if limits.token_day and mine > limits.token_day:
+        if not limits.token_day and not limits.person_day:
+            return
+        mine, of_person = self._with_under_way(client, tokens)
+        if limits.token_day and mine + more > limits.token_day:
             raise QuotaReached(
                 "token_quota",
                 f"this token has used its {limits.token_day} tokens of today",
                 retry_after=left,
                 hint="It can be used again after midnight UTC. An admin sets the limit on the settings page.",
             )
-        if client.person and limits.person_day and of_person > limits.person_day:
+        if client.person and limits.person_day and of_person + more > limits.person_day:
             raise QuotaReached(
                 "person_quota",
                 f"you have used your {limits.person_day} tokens of today",
@@ -216,11 +219,15 @@ class Quotas:
 
     def _ended(self, use: Use, tokens_in: int, tokens_out: int) -> None:
         self._under_way.discard(use)
-        self._count(use.client, Counter(tokens_in=tokens_in, tokens_out=tokens_out))
+        self._count(use.client, tokens_in=tokens_in, tokens_out=tokens_out)
 
-    def _count(self, client: Client, more: Counter[str]) -> None:
-        row = self._rows.setdefault((client.subject, _day(self._clock.now())), _Row(client.person))
-        row.counts.update(more)
+    def _count(self, client: Client, **more: int) -> None:
+        key = client.subject, _day(self._clock.now())
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = _Row(client.person)
+        for name, number in more.items():
+            row.counts[name] += number
         row.unsaved = True
 
     async def save(self) -> None:
@@ -295,4 +302,9 @@ async def forget(tx: Any, user_id: str) -> None:
 
 
 def _day(at: float) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(at))
+    return _name(int(at // DAY))
+
+
+@functools.lru_cache(maxsize=4)
+def _name(day: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(day * DAY))
