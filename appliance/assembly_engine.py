@@ -52,7 +52,7 @@ def build_engine(settings: Settings, desk: SettingsDesk, services: Services, bus
     def remote() -> Engine:
         from appliance.assistant.remote_engine import RemoteEngine
 
-        return RemoteEngine(lambda: desk.current, teller.look)
+        return RemoteEngine(lambda: desk.current)
 
     engine = ChosenEngine(lambda: desk.current.ai_engine, local, remote)
     teller.status = engine.status
@@ -217,7 +217,8 @@ class ServiceEnd:
 
 
 class _Teller:
-    """Publishes on topic ``assistant`` when the engine's status is another."""
+    """Publishes on topic ``assistant`` when the engine's status is another; how many ask it just now is none, for a busy one would
+    push everything else out of what returning readers are told."""
 
     def __init__(self, bus: EventBus) -> None:
         self._bus = bus
@@ -226,6 +227,6 @@ class _Teller:
 
     def look(self) -> None:
         """Something may have changed."""
-        if self.status is not None and (now := self.status()) != self._told:
+        if self.status is not None and (now := replace(self.status(), holds=0)) != self._told:
             self._told = now
             self._bus.publish(TOPIC, {"state": str(now.state)})

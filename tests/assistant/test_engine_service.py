@@ -74,6 +74,12 @@ async def test_the_first_question_starts_it_and_says_how_far_it_is(room: EngineR
             assert await ask(upstream)
             status = room.engine.status()
             assert (status.state, status.holds, status.model) == (EngineState.READY, 1, "tiny")
+        told = len(seen)
+        for _ in range(3):
+            async with room.engine.hold("another"):
+                pass
+        await asyncio.sleep(0.1)
+        assert len(seen) == told, "questions to an engine that is ready are no news: they would drive out what is"
         watching.cancel()
     assert [state for n, state in enumerate(seen) if n == 0 or seen[n - 1] != state] == ["starting", "ready"]
     assert await room.engine.idle()
