@@ -25,6 +25,8 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 async def read_body(request: web.Request) -> bytes:
     """The whole body. Raises Invalid when it does not come in time: who sends a byte a minute must not hold a connection
     and a change under way for ever."""
+    if request.content.is_eof():
+        return await request.read()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await request.read()

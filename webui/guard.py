@@ -185,7 +185,7 @@ class Guard:
                 check_same_origin(request, self._settings.ui_origin)
             _check_kind(request, route)
         principal = await self._admit(request, route, sent)
-        if route.role is not None and request.method in UNSAFE and request.body_exists:
+        if route.role is not None and request.method in UNSAFE and not request.content.is_eof():
             # It may dribble in for a minute, in which a session ends or a role is lost: judged again when it is whole.
             await self._bodies.read(request, _sender(route, principal))
             principal = await self._admit(request, route, sent)

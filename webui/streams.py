@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from aiohttp import web
@@ -97,22 +97,19 @@ class Streams:
     """Open streams by session, so that ending a session ends them at once."""
 
     def __init__(self) -> None:
-        self._open: dict[str, set[asyncio.Task[web.StreamResponse]]] = {}
+        self._open: dict[str, set[asyncio.Task[Any]]] = {}
 
     async def run(self, tag: str, work: Coroutine[Any, Any, web.StreamResponse]) -> web.StreamResponse:
-        """Run a stream's handler until it ends or :meth:`close` is called for its tag. Raises TooMany."""
+        """Run a stream in the task of its request until it ends or :meth:`close` is called for its tag. Raises TooMany."""
         mine = self._open.setdefault(tag, set())
         if len(mine) >= STREAMS_MAX:
             work.close()
             raise TooMany("this session has too many open streams", retry_after=5, hint="Close some tabs.")
-        task = asyncio.ensure_future(work)
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
         mine.add(task)
         try:
-            return await task
-        except asyncio.CancelledError:
-            # Ours or the reader's: either way aiohttp closes the connection without a word.
-            task.cancel()
-            raise
+            # Cancelled by us or as the reader goes: either way aiohttp closes the connection without a word.
+            return await work
         finally:
             mine.discard(task)
             if not mine:
