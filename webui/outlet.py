@@ -31,12 +31,18 @@ class Source(Protocol):
     def resume(self) -> None: ...
 
 
+class _Answer(web.StreamResponse):
+    """Its head goes with the first piece: a program that waits for that is woken once (R2)."""
+
+    _send_headers_immediately = False
+
+
 class Outlet:
     """One answer to one client; ``async with`` it, so that nothing of it is left when the client goes."""
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
-        self._response = web.StreamResponse(headers=HEADERS)
+        self._response = _Answer(headers=HEADERS)
         self._framed = request.version >= HttpVersion11
         self._turn = asyncio.Lock()
         self._quiet = True
@@ -56,14 +62,17 @@ class Outlet:
             if one is not None:
                 one.cancel()
 
-    async def open(self) -> None:
-        """Send the head, if it is not out yet."""
+    async def open(self, first: bytes = b"") -> None:
+        """Send the head, if it is not out yet, and whole events with it. Raises ConnectionError."""
         async with self._turn:
             if not self.opened:
                 writer = await self._response.prepare(self._request)
-                if writer is not None:
-                    writer.send_headers()
                 self.opened = True
+                if writer is not None and not first:
+                    writer.send_headers()
+        if first:
+            self._quiet = False
+            await self._response.write(first)
 
     def send(self, data: bytes) -> None:
         """Whole events; after :meth:`open`. To a client that is gone nothing is sent: its handler is about to be cancelled."""

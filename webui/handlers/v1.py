@@ -189,7 +189,8 @@ async def _pour(reply: Exchange, tally: Tally, use: Use, outlet: Outlet) -> None
 
     if reply.head.result().kind != EVENTS:
         raise EngineFault("it does not answer in pieces")
-    await outlet.open()
+    await outlet.open(tally.feed(reply.come()))
+    _end_with(tally, use, reply)
     outlet.source = reply
     reply.into(pass_on)
     await reply.end()
