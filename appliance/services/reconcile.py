@@ -48,6 +48,7 @@ LOOK_ANYWAY = 60.0  # seconds; should an event ever get lost
 LOOK_WATCHED = 5.0  # while somebody looks at the figures
 OBSERVE_WITHIN = 15.0
 HOLD = 5.0  # after a step that failed without being the service's fault
+IN_VAIN = 1.0  # after a stop that stopped nothing
 GONE_LONGEST = 30.0
 DRAIN = 8.0
 
@@ -110,6 +111,7 @@ class Reconciler:
         self._gone_tries = 0
         self._steps: dict[ServiceName, tuple[Step, asyncio.Task[None]]] = {}
         self._held: dict[ServiceName, float] = {}
+        self._stopped: dict[ServiceName, str] = {}  # runs that the runtime says it has ended
         self._asides: set[asyncio.Task[None]] = set()
         self._stirred = asyncio.Event()
 
@@ -215,7 +217,7 @@ class Reconciler:
         histories = {name: record.history for name, record in self.records.items()}
         look_again = now + (LOOK_WATCHED if self._watched() else LOOK_ANYWAY)
         for step in plan(rows, desired, histories, now, self._tuning):
-            held = self._held.get(step.service, 0.0)
+            held = self._hold_in_vain(step, now) or self._held.get(step.service, 0.0)
             if isinstance(step, Wait):
                 look_again = min(look_again, step.until)
             elif held > now:
@@ -223,6 +225,15 @@ class Reconciler:
             elif step.service not in self._steps:
                 self._begin(step)
         return look_again
+
+    def _hold_in_vain(self, step: Step, now: float) -> float:
+        """Until when not to stop again what the runtime has just stopped and still shows; 0 where it is not that."""
+        stopped, seen = self._stopped.pop(step.service, None), self.records[step.service].seen
+        if not isinstance(step, Stop) or seen is None or stopped is None or stopped != seen.run_id:
+            return 0.0
+        log.warning("a service goes on after it was stopped", extra={"service": step.service})
+        self._held[step.service] = now + IN_VAIN
+        return now + IN_VAIN
 
     def _take_in(self, seen: Observed, now: float) -> None:
         record = self.records[seen.service]
@@ -306,6 +317,8 @@ class Reconciler:
         if step.why in ("unhealthy", "too_slow"):
             self._failed(record, step.service, step.why, record.answer.why if record.answer else "")
         await self._runtime.stop(step.service, step.grace)
+        if record.seen is not None and record.seen.run_id is not None:
+            self._stopped[step.service] = record.seen.run_id
 
     async def _pull(self, record: Record, service: ServiceName) -> None:
         update = record.desired.fetch_at is not None

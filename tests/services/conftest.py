@@ -38,6 +38,7 @@ class ScriptedRuntime:
         self.supplies = Supply.CURRENT
         self.registry_down = False
         self.gone = False
+        self.unending: set[str] = set()  # services that no stop ends
         self.looks = 0
         self.may_end = asyncio.Event()
         self.may_end.set()
@@ -95,7 +96,7 @@ class ScriptedRuntime:
         self._note("stop", service)
         async with self._alone(service):
             await self.may_end.wait()
-        if self.rows[service].state not in ENDED:
+        if self.rows[service].state not in ENDED and service not in self.unending:
             self.rows[service] = replace(self.rows[service], state=State.STOPPED, signal=15)
         self._changed()
 

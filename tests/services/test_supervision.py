@@ -267,6 +267,20 @@ async def test_restart_replaces_the_run_once(world) -> None:
     assert [what for what, name, _ in world.runtime.done if name == "ide"] == ["start", "stop", "start"]
 
 
+async def test_a_stop_that_stops_nothing_is_tried_again_and_not_all_the_time(world) -> None:
+    """A process that the kernel does not let go of must not cost a processor as well."""
+    world.services.wake("ide")
+    await ready(world, "ide")
+    world.runtime.unending.add("ide")
+    await world.services.restart("ide", "owner")
+    await world.pass_time(20, step=0.1)
+    stops = [at for what, name, at in world.runtime.done if (what, name) == ("stop", "ide")]
+    assert 10 <= len(stops) <= 25
+    world.runtime.unending.clear()
+    await world.until(lambda: len(world.runtime.starts("ide")) == 2, step=0.3)
+    await ready(world, "ide")
+
+
 async def test_a_taken_port_is_recognised_from_the_proxy_s_own_words(world) -> None:
     world.port_owner = "nginx"
     world.runtime.behaviour["proxy"] = "dies"
