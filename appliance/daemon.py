@@ -122,7 +122,9 @@ def main() -> int:
     try:
         settings = load(Paths.under(Path(args.home)) if args.home else Paths.system())
         logs.set_up(settings.log_level, settings.log_format)
-        asyncio.run(run(settings))
+        import uvloop
+
+        uvloop.run(run(settings))
     except CroftError as error:
         log.error("croft cannot run", extra={"cause": error.message, "hint": error.hint})
         print(f"croft: {error.message}\n       {error.hint}", file=sys.stderr)
