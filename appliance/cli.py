@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 refused or failed (the reason is on standard error), 2 mis
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from appliance.errors import CroftError, Invalid
 from appliance.settings import Paths, Settings, load
-from appliance.verbs.base import Verbs, shown
+from appliance.verbs.base import Verbs, as_json, shown
 
 if TYPE_CHECKING:
     from appliance.control import Control
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return serve(args, settings)
         result = args.verb(args, settings, _control(args, settings))
         if args.json and result is not None:
-            print(json.dumps(result, ensure_ascii=False, indent=2))
+            print(as_json(result, indent=2))
         elif result is not None:
             args.show(shown(result))
         return int(args.exit(result)) if hasattr(args, "exit") else 0
@@ -71,7 +70,7 @@ def _control(args: argparse.Namespace, settings: Settings) -> Control:
 def _complain(args: argparse.Namespace, error: CroftError) -> None:
     if args.json:
         words = {"code": error.code, "message": error.message, "hint": error.hint}
-        print(json.dumps({"error": words}, ensure_ascii=False), file=sys.stderr)
+        print(as_json({"error": words}), file=sys.stderr)
         return
     print(f"croft: {shown(error.message)}", file=sys.stderr)
     if error.hint:

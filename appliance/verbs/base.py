@@ -6,6 +6,7 @@ Rule: what came from elsewhere is shown through :func:`visible`, so that it cann
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,8 +50,13 @@ def shown(value: Any) -> Any:
     if isinstance(value, str):
         return "\n".join(map(visible, value.split("\n")))
     if isinstance(value, dict):
-        return {name: shown(one) for name, one in value.items()}
+        return {shown(name): shown(one) for name, one in value.items()}
     return [shown(one) for one in value] if isinstance(value, list) else value
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """``value`` in ASCII alone: no name or log line in it drives a terminal (WEB-15), and every locale can print it."""
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
 
 
 def done(text: str) -> Callable[[Any], None]:

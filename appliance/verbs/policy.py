@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import re
 import sys
 import tomllib
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.errors import CroftError, Invalid
 from appliance.settings import Settings
-from appliance.verbs.base import Verbs, shown
+from appliance.verbs.base import Verbs, as_json, shown
 
 if TYPE_CHECKING:
     from appliance.commands.judge import Policy
@@ -79,7 +78,7 @@ def _explain_lines(args: argparse.Namespace, policy: Policy, cwd: str) -> None:
     for line in _lines():
         row = _row(_judge(args, policy, [line], cwd))
         if args.json:
-            print(json.dumps({"line": line, **row}))
+            print(as_json({"line": line, **row}))
         else:
             print(f"{row['verdict']}\t{row['rule']}\t{shown(line)}")
 

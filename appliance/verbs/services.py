@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
 from appliance.errors import Unavailable
 from appliance.settings import Settings
-from appliance.verbs.base import Verbs, done, mib, table, visible
+from appliance.verbs.base import Verbs, as_json, done, mib, table, visible
 
 if TYPE_CHECKING:
     from appliance.control import Control
@@ -40,7 +39,7 @@ def services_update(args: argparse.Namespace, settings: Settings, control: Contr
     origin, told = answer["update"], ""
     while origin == "fetch" and (words := _fetching(answer, args.service)):
         if words != told and not args.json:
-            print(words, flush=True)
+            print(visible(words), flush=True)
         told = words
         time.sleep(0.5)
         answer = control.call("GET", "/api/services")
@@ -73,8 +72,8 @@ def services_logs(args: argparse.Namespace, settings: Settings, control: Control
     return None
 
 
-def _print_line(line: dict[str, Any], as_json: bool) -> None:
-    print(json.dumps(line, ensure_ascii=False) if as_json else visible(line["text"]), flush=True)
+def _print_line(line: dict[str, Any], in_json: bool) -> None:
+    print(as_json(line) if in_json else visible(line["text"]), flush=True)
 
 
 _ORIGINS = {

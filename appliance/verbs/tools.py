@@ -45,7 +45,7 @@ def change(args: argparse.Namespace, settings: Settings, control: Control) -> An
         if job.get("total"):
             words += f" of {mib(job['total'])}"
         if words != told and not args.json:
-            print(words, flush=True)
+            print(visible(words), flush=True)
         told = words
         time.sleep(0.5)
     if problem := answer["problem"]:

@@ -1,0 +1,82 @@
+"""What the command prints, and where: nothing it was told drives a terminal, and no odd stream breaks it (WEB-15)."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.folders import short_folder
+
+from appliance import cli
+from appliance.settings import Paths
+
+EVIL = "\x1b]52;c;ZXZpbA==\x07\x9b2J\x90\x7f\u202e\u2066"
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with short_folder() as folder:
+        yield folder
+
+
+@contextmanager
+def daemon(home: Path, *answers: bytes) -> Iterator[None]:
+    """One that was taken over: gives ``answers``, a connection each."""
+    path = Paths.under(home).socket("control")
+    path.parent.mkdir(parents=True)
+    with socket.create_server(str(path), family=socket.AF_UNIX) as server:
+        server.settimeout(20)
+
+        def run() -> None:
+            for answer in answers:
+                with server.accept()[0] as connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield
+        thread.join(20)
+        assert not thread.is_alive(), "it was not asked for everything"
+
+
+def whole(body: Any, status: int = 200) -> bytes:
+    text = json.dumps(body).encode()
+    return b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%b" % (status, len(text), text)
+
+
+def stream(*events: Any) -> bytes:
+    text = b"".join(b"event: x\ndata: %b\n\n" % json.dumps(event).encode() for event in events)
+    return b"HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(text), text)
+
+
+def drives(text: str) -> bool:
+    return any(not char.isprintable() and char != "\n" for char in text)
+
+
+def test_json_drives_no_terminal(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And whoever reads it still gets every character."""
+    log = {"lines": [{"text": EVIL}]}
+    with daemon(
+        home,
+        whole({"users": [{"name": EVIL}]}),
+        whole({"error": {"code": "x", "message": EVIL, "hint": EVIL}}, 403),
+        whole(log),
+        whole(log),
+        stream({"text": EVIL}),
+    ):
+        for words, code in ((["users", "list"], 0), (["users", "list"], 1), (["services", "logs", "ide"], 0)):
+            assert cli.main([*words, "--json", "--home", str(home)]) == code
+            said = "".join(capsys.readouterr())
+            assert not drives(said)
+            assert json.dumps(EVIL)[1:-1].replace("\x7f", r"\u007f") in said
+        assert cli.main(["services", "logs", "ide", "-f", "--json", "--home", str(home)]) == 0
+        said = capsys.readouterr().out
+        assert not drives(said)
+        assert [json.loads(line)["text"] for line in said.splitlines()] == [EVIL, EVIL]
