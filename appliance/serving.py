@@ -332,6 +332,7 @@ async def _web(settings: Settings, application: web.Application) -> AsyncIterato
         max_line_size=8190,
         max_field_size=16384,
         handler_cancellation=True,
+        tcp_keepalive=False,  # these are unix sockets
     )
     await runner.setup()
     try:
