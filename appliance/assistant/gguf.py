@@ -22,6 +22,12 @@ TEXT_MOST = 1 << 20  # a chat template is the longest text there is
 HEADER_MOST = 64 << 20  # vocabularies lie in the header
 _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
+_ARCHITECTURE = "general.architecture"
+_NAMES = ("general.name", "tokenizer.chat_template")
+_NUMBERS = (
+    "context_length", "block_count", "embedding_length",
+    "attention.head_count", "attention.head_count_kv", "attention.key_length",
+)  # fmt: skip
 _KEPT_ITEMS = 1024  # of an array of numbers: layers
 _TEXTS_MOST = (
     1_000_000  # in all arrays together: words of a vocabulary and their merges, half a million where there are many
@@ -44,7 +50,8 @@ def read(path: Path) -> Facts:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with _Header(io.FileIO(fd)) as file:
         try:
-            return _facts(_keys(file))
+            architecture = str(_keys(file, (_ARCHITECTURE,)).get(_ARCHITECTURE, ""))
+            return _facts(architecture, _keys(file, (*_NAMES, *(f"{architecture}.{name}" for name in _NUMBERS))))
         except (struct.error, ValueError, TypeError) as error:
             raise _not_a_model() from error
 
@@ -62,15 +69,12 @@ def _not_a_model() -> Invalid:
     )  # fmt: skip
 
 
-def _facts(keys: dict[str, Any]) -> Facts:
-    architecture = str(keys.get("general.architecture", ""))
-
+def _facts(architecture: str, keys: dict[str, Any]) -> Facts:
     def number(name: str) -> int:
-        found = keys.get(f"{architecture}.{name}", 0)
-        return found if isinstance(found, int) and 0 <= found < 1 << 31 else 0
+        return _count(keys.get(f"{architecture}.{name}"))
 
     return Facts(
-        name=str(keys.get("general.name", ""))[:100],
+        name="".join(filter(str.isprintable, str(keys.get("general.name", ""))[:100])),
         architecture=architecture[:40],
         context=number("context_length"),
         shape=_shape(keys.get(f"{architecture}.attention.head_count_kv", number("attention.head_count")), number),
@@ -82,12 +86,21 @@ def _shape(kv_heads: Any, number: Any) -> Shape | None:
     layers, heads = number("block_count"), number("attention.head_count")
     head = number("attention.key_length") or (number("embedding_length") // heads if heads else 0)
     if isinstance(kv_heads, list):  # one for each layer; 0 for those that keep no cache
-        with_cache = [count for count in kv_heads if isinstance(count, int) and count > 0]
+        with_cache = [count for count in map(_count, kv_heads) if count]
         layers, kv_heads = len(with_cache), max(with_cache, default=0)
+    kv_heads = _count(kv_heads)
     return Shape(layers, kv_heads, head) if layers and kv_heads and head else None
 
 
-def _keys(file: _Header) -> dict[str, Any]:
+def _count(found: Any) -> int:
+    """A number that can be reckoned with; 0 for anything else that stands in its place."""
+    return found if isinstance(found, int) and 0 <= found < 1 << 31 else 0
+
+
+def _keys(file: _Header, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """The values of ``wanted``, from the beginning of the file. Only they are kept: a header may hold 64 MiB of others."""
+    file.seek(0)
+    file.texts = _TEXTS_MOST
     if file.read(4) != MAGIC:
         raise ValueError("no magic")
     version, _tensors, count = struct.unpack("<IQQ", file.read(20))
@@ -96,9 +109,13 @@ def _keys(file: _Header) -> dict[str, Any]:
     found = {}
     for _ in range(count):
         name = _text(file)
-        found[name] = _value(file, _number(file, "I"))
+        value = _value(file, _number(file, "I"))
         if file.tell() > HEADER_MOST:
             raise ValueError("the header does not end")
+        if name in wanted:
+            found[name] = value
+            if len(found) == len(wanted):
+                break
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,47 @@ def test_layers_without_a_cache_do_not_count(tmp_path: Path) -> None:
         )
     )
     assert gguf.read(path).shape == Shape(2, 8, 64)
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        struct.pack("<I", 8) + text(b"many"),
+        struct.pack("<If", 6, float("inf")),
+        struct.pack("<If", 6, 1.5),
+        struct.pack("<Ii", 5, -5),
+        struct.pack("<IQ", 10, 1 << 63),
+        struct.pack("<IIQq", 9, 11, 1, 1 << 62),
+    ],
+)
+def test_what_is_no_number_of_heads_is_not_reckoned_with(tmp_path: Path, heads: bytes) -> None:
+    """AI-8: a word in its place took the page of models down, and a number below nothing made any model fit."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(
+        header(
+            text(b"general.architecture") + struct.pack("<I", 8) + text(b"x"),
+            text(b"general.name") + struct.pack("<I", 8) + text("a\x1b[2J\u202eb".encode()),
+            *(number(b"x." + name, 8) for name in (b"block_count", b"attention.head_count", b"attention.key_length")),
+            text(b"x.attention.head_count_kv") + heads,
+        )
+    )
+    facts = gguf.read(path)
+    assert facts.shape is None
+    assert facts.name == "a[2Jb"
+    assert fits.fit(1000, facts.shape, facts.context, room(4096)).need > fits.ENGINE_BYTES
+
+
+def test_a_header_of_long_texts_takes_little_memory(tmp_path: Path) -> None:
+    """AI-8: sixty megabytes of texts that mean nothing here were 250 in the daemon."""
+    long = "\U0001f600".encode() + b"a" * (gguf.TEXT_MOST - 4)
+    path = tmp_path / "m.gguf"
+    path.write_bytes(header(*(text(b"%d" % n) + struct.pack("<I", 8) + text(long) for n in range(40))))
+    tracemalloc.start()
+    try:
+        assert gguf.read(path).shape is None
+        assert tracemalloc.get_traced_memory()[1] < 16 * MIB
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
