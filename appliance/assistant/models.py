@@ -251,8 +251,11 @@ class Models:
         return {"sha256": sha256, "size": model.size}
 
     async def discard_pull(self, params: Mapping[str, Any]) -> None:
-        """What a cancelled download leaves: nothing."""
-        await self._downloader.discard(Wanted(**params["wanted"]))
+        """What a cancelled download leaves: nothing. Another of the same file, under another model's name, has the same part."""
+        wanted = Wanted(**params["wanted"])
+        pulls = [job for job in (await self._outside.jobs()).live() if job.kind == "model.pull"]
+        if all(job.params["wanted"]["file"] != wanted.file for job in pulls):
+            await self._downloader.discard(wanted)
 
     async def run_adopt(self, job: Running) -> Mapping[str, Any]:
         """Digest a file that was put there; the catalogue may know it by that."""

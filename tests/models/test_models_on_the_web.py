@@ -162,6 +162,20 @@ async def test_a_file_that_came_meanwhile_is_not_replaced(made: Front, trusted: 
     assert await row(made, "other") is None
 
 
+async def test_giving_up_one_download_takes_nothing_from_another_of_the_same_file(made: Front, trusted: Source) -> None:
+    """SUP-7: many repositories call their file model.gguf; the second waited, was cancelled, and the first lost what had come."""
+    trusted.usual = Way(rate=2 << 20)
+    first = await ask(made, "POST", "/api/models", json={"url": trusted.url, "sha256": trusted.sha256, "name": "tiny"})
+    job = await (await made.models.jobs.get()).get(first[1]["job"]["id"])
+    await until(lambda: job.phase == "downloading" and job.current > 1 << 20, "bytes")
+    _, other = await ask(made, "POST", "/api/models", json={"url": f"{trusted.url}?other", "name": "other"})
+    assert (await ask(made, "POST", f"/api/jobs/{other['job']['id']}/cancel"))[0] == 200
+    trusted.usual = Way()
+    done = await ended(made, first)
+    assert (done["state"], done["cause"]) == ("done", "")
+    assert (await row(made, "tiny") or {})["sha256"] == trusted.sha256
+
+
 async def test_what_is_no_model_is_not_kept(made: Front, trusted: Source) -> None:
     before, trusted.content = trusted.content, b"GGUF but not really" * 10
     try:
