@@ -203,8 +203,10 @@ class Jobs:
             self._wishes[job.id] = state
             task.cancel()
             await asyncio.wait({task})
-            self._wishes.pop(job.id, None)  # it came to its own end just before
-        if job.state in UNFINISHED and job.state != state:  # it had not begun, so there was nobody to end it
+            if self._wishes.get(job.id) != state:
+                return  # it was heard; what somebody wished since is theirs to see to
+            del self._wishes[job.id]
+        if job.state in UNFINISHED:  # it had not begun, so there was nobody to end it
             await self._end_as_wished(job, state)
 
     async def get(self, job_id: str) -> Job:

@@ -127,6 +127,22 @@ async def test_pause_and_resume(bench: Bench) -> None:
     ]
 
 
+async def test_what_is_resumed_while_it_is_being_paused_waits_its_turn(bench: Bench) -> None:
+    """Two people at once: it was called paused, though it waited, and resuming it once more did its work twice at a time."""
+    jobs = bench.jobs()
+    job = await running(jobs, name="a")
+    other = await jobs.create("count", "b", {"name": "b"}, "somebody")
+    pausing = asyncio.create_task(jobs.act(job.id, "pause"))
+    while job.state != "paused":  # noqa: ASYNC110 - it lasts for one turn of the loop
+        await asyncio.sleep(0)
+    await jobs.act(job.id, "resume")
+    await pausing
+    assert {one.id: one.state for one in await jobs.all()} == {job.id: "queued", other.id: "running"}
+    bench.work.go.set()
+    assert (await jobs.wait(job.id)).state == "done"
+    assert bench.work.begun == ["a", "b", "a"]
+
+
 @pytest.mark.parametrize("before", ["running", "paused", "queued"])
 async def test_cancelling_leaves_nothing(bench: Bench, before: str) -> None:
     jobs = bench.jobs()
