@@ -48,12 +48,12 @@ class Control:
             return _read(response)
 
     def lines(self, path: str) -> Iterator[dict[str, Any]]:
-        """Data of each event of a stream, until it ends."""
+        """Data of each event of a stream, until it ends, or is cut: whoever waits for a last event looks whether it came."""
         with _conversation(self._send("GET", path, None)) as response:
             if response.status != 200:
                 _read(response)
             for raw in response:
-                if raw.startswith(b"data: "):
+                if raw.startswith(b"data: ") and raw.endswith(b"\n"):
                     yield json.loads(raw[6:])
 
     def events(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -65,7 +65,7 @@ class Control:
             for raw in response:
                 if raw.startswith(b"event: "):
                     name = raw[7:].decode().strip()
-                elif raw.startswith(b"data: "):
+                elif raw.startswith(b"data: ") and raw.endswith(b"\n"):
                     yield name, json.loads(raw[6:])
 
     def pieces(self, path: str) -> Iterator[bytes]:

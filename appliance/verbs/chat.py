@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from appliance.errors import CroftError, Invalid
+from appliance.errors import CroftError, Invalid, Unavailable
 from appliance.settings import Settings
 from appliance.verbs.base import Verbs, shown, visible
 
@@ -104,6 +104,10 @@ class _Talk:
             self._control.call("POST", f"{self._path}/stop", {})
             state = "stopped"
         self._end(text, state, over)
+        if state == "running":
+            raise Unavailable(
+                "Croft stopped answering before the answer ended", hint="The assistant's page has what came of it."
+            )
         return {
             "conversation": self._conversation,
             "answer": answer,

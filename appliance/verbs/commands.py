@@ -12,7 +12,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from appliance.errors import CroftError, Invalid
+from appliance.errors import CroftError, Invalid, Unavailable
 from appliance.settings import Settings
 from appliance.verbs.base import Verbs, visible
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 REFUSED = 126  # as a shell says of what it found but may not run
 SIGNALLED = 128
+UNDER_WAY = ("waiting", "running")
 _BOOK = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
@@ -41,7 +42,7 @@ def register(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
-    """Propose, approve if a person is there to, stream, and give the run as it ended."""
+    """Propose, approve if a person is there to, stream, and give the run as it ended. Raises CroftError."""
     made = _asked(args, control)
     try:
         if made["state"] == "waiting" and not _approved(args, control, made):
@@ -105,22 +106,31 @@ def _approved(args: argparse.Namespace, control: Control, run: dict[str, Any]) -
 
 
 def _decided(control: Control, run: dict[str, Any]) -> bool:
-    """Wait until somebody decides elsewhere."""
+    """Wait until somebody decides elsewhere. Raises Unavailable when the daemon goes away meanwhile."""
     for event in control.lines(f"/api/commands/{run['id']}/stream"):
         state = event.get("run", {}).get("state", "waiting")
         if state != "waiting":
             return bool(state not in ("denied", "expired", "cancelled"))
-    return False
+    raise _lost()
+
+
+def _lost() -> Unavailable:
+    return Unavailable("Croft stopped answering before the command ended", hint="The Commands page says how it ended.")
 
 
 def _follow(args: argparse.Namespace, control: Control, run: dict[str, Any]) -> dict[str, Any]:
+    from appliance.commands.display import render
+
     outputs = {"stdout": sys.stdout, "stderr": sys.stderr}
     for event in control.lines(f"/api/commands/{run['id']}/stream"):
         if "text" in event and not args.json:
             out = outputs[event["stream"]]
-            out.write(event["text"] if out.isatty() else _plain(event["text"]))
+            text = render(event["text"].encode("utf-8", "replace"))  # the daemon did; what it says is not believed
+            out.write(text if out.isatty() else _plain(text))
             out.flush()
         run = event.get("run", run)
+    if run["state"] in UNDER_WAY:
+        raise _lost()
     if run["exit_code"] is None and run.get("ended"):
         print(f"croft: {visible(run['ended'])}", file=sys.stderr)
     elif run["truncated"]:

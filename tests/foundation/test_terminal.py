@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import threading
@@ -38,6 +39,9 @@ def daemon(home: Path, *answers: bytes) -> Iterator[None]:
                 with server.accept()[0] as connection:
                     connection.recv(65536)
                     connection.sendall(answer)
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65536):
+                        pass  # a request that comes in two pieces is read to its end
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -80,3 +84,45 @@ def test_json_drives_no_terminal(home: Path, capsys: pytest.CaptureFixture[str])
         said = capsys.readouterr().out
         assert not drives(said)
         assert [json.loads(line)["text"] for line in said.splitlines()] == [EVIL, EVIL]
+
+
+RUN = {
+    "id": "r1", "state": "running", "exit_code": None, "signal": None, "truncated": False, "scope": "workspace",
+    "stages": [["ls"]], "cwd": "", "reason": "", "rule": "", "hash": "",
+}  # fmt: skip
+
+
+def test_output_drives_no_terminal(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A daemon that was taken over sends what it should have filtered."""
+    done = {"run": RUN | {"state": "done", "exit_code": 0}}
+    with daemon(
+        home, whole({"run": RUN}), stream({"stream": "stdout", "text": f"a{EVIL}\ud800b\n".replace("\x90", "")}, done)
+    ):
+        assert cli.main(["run", "--home", str(home), "--", "ls"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("a")
+    assert said.endswith("b\n")
+    assert not drives(said)
+
+
+@pytest.mark.parametrize("rest", [b"0\r\n\r\n", b"", b'9\r\ndata: {"a\r\n', b'9\r\ndata: {"a\r\n0\r\n\r\n', b"9\r\nda"])
+@pytest.mark.parametrize("state", ["running", "waiting"])
+def test_a_run_out_of_sight_is_no_refusal(
+    home: Path, capsys: pytest.CaptureFixture[str], rest: bytes, state: str
+) -> None:
+    """The daemon goes in the middle: said so, not taken for an end, and nothing is withdrawn."""
+    begun = stream({"stream": "stdout", "text": "begun\n"}).removesuffix(b"0\r\n\r\n") + rest
+    with daemon(home, whole({"run": RUN | {"state": state}}), begun):
+        assert cli.main(["run", "--home", str(home), "--", "ls"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ("begun\n" if state == "running" else "")
+    assert "croft: Croft stopped answering" in said.err
+
+
+def test_an_answer_out_of_sight_is_a_failure(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with daemon(home, whole({"conversation": {"id": "c"}}), whole({"answer": {"id": "a"}}), stream()):
+        assert cli.main(["chat", "--home", str(home), "hello"]) == 1
+    assert "croft: Croft stopped answering" in capsys.readouterr().err
