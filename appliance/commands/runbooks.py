@@ -12,13 +12,14 @@ import logging
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 from msgspec import Struct
 
 from appliance.audit import AuditLog
 from appliance.clock import Clock
-from appliance.commands.asker import Asker
+from appliance.commands.asker import CONSOLE, Asker
 from appliance.commands.assessing import Proposal
 from appliance.commands.front import Commands
 from appliance.commands.hidden import hidden_in_text
@@ -42,6 +43,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _PLACE = re.compile(r"(?<!\S)\{([a-z][a-z0-9_]{0,30})\}(?!\S)")
 _MARK = "parameter_of_this_runbook:"  # stands for a parameter while the line is read; no word may begin so
+_MARKED = re.compile(_MARK + "([a-z][a-z0-9_]{0,30})")
 _RESERVED = ("new",)
 
 
@@ -169,7 +171,10 @@ def _read(line: str) -> tuple[tuple[str, ...], ...]:
         ) from refused
     if any(argv[0].startswith(_MARK) for argv in stages):
         raise Invalid("a parameter cannot be the program", hint="Write the program's name.", code="book_line")
-    return stages
+    # Between quotes it is part of a word, and stays as it was written.
+    return tuple(
+        tuple(word if _MARKED.fullmatch(word) else _MARKED.sub(r"{\1}", word) for word in argv) for argv in stages
+    )
 
 
 class Runbooks:
@@ -224,6 +229,7 @@ class Runbooks:
                 "excluded.parameters, excluded.role, excluded.schedule, excluded.next_at, excluded.owner, excluded.changed_at)",
                 row,
             )
+        self._ran.pop(book.name, None)  # its new timetable counts from now
         return await self.get(book.name)
 
     async def remove(self, name: str, asker: Asker) -> None:
@@ -233,16 +239,18 @@ class Runbooks:
             await self._audit.append(tx, "runbook.remove", asker.auditor, book=name)
             await tx.execute("DELETE FROM runbooks WHERE name = ?", (name,))
 
-    async def start(self, name: str, values: Mapping[str, str], asker: Asker, *, scheduled: bool = False) -> Run:
+    async def start(self, name: str, values: Mapping[str, str], asker: Asker) -> Run:
         """Propose the runbook's command with ``values``. Raises CroftError."""
-        book = await self.get(name)
+        return await self._start(await self.get(name), values, asker)
+
+    async def _start(self, book: Book, values: Mapping[str, str], asker: Asker, *, scheduled: bool = False) -> Run:
         if ROLES.index(asker.role) < ROLES.index(book.role):
             raise Forbidden(f"this runbook needs the role {book.role}", hint="Ask an admin of this appliance.")
         run = await self._commands.propose(asker, Proposal("", book.stages(values), book.cwd))
         async with self._db.transaction() as tx:
             await tx.execute(
                 "INSERT OR IGNORE INTO runbook_runs SELECT ?, name, ?, ? FROM runbooks WHERE name = ?",
-                (run.id, self._clock.now(), int(scheduled), name),
+                (run.id, self._clock.now(), int(scheduled), book.name),
             )
         return run
 
@@ -264,21 +272,28 @@ class Runbooks:
 
     async def tick(self) -> None:
         """Start what is due now, each once however long the machine was off."""
-        for book in await self.all():
-            timetable = book.timetable
-            if timetable is None or book.next_at is None:
-                continue
-            now, after = self._clock.now(), timetable.after(self._clock.now())
-            if book.next_at > now:
-                # The wall clock was set back: what was planned by the old time is planned anew.
-                if book.next_at > after + 1:
-                    await self._plan(book, after)
-                continue
+        for known in await self.all():
+            if known.next_at is not None:
+                # Read again: the one before may have taken minutes to start, and this one be another's by now.
+                with suppress(NotFound):
+                    await self._look_at(await self.get(known.name))
+
+    async def _look_at(self, book: Book) -> None:
+        timetable = book.timetable
+        if timetable is None or book.next_at is None:
+            return
+        now, after = self._clock.now(), timetable.after(self._clock.now())
+        if book.next_at <= now:
             await self._plan(book, after)
             await self._by_the_clock(book, timetable)
+        elif book.next_at > after + 1:
+            # The wall clock was set back: what was planned by the old time is planned anew.
+            await self._plan(book, after)
 
     async def _plan(self, book: Book, at: float) -> None:
-        await self._db.execute("UPDATE runbooks SET next_at = ? WHERE name = ?", (at, book.name))
+        await self._db.execute(
+            "UPDATE runbooks SET next_at = ? WHERE name = ? AND next_at = ?", (at, book.name, book.next_at)
+        )
 
     async def _by_the_clock(self, book: Book, timetable: Timetable) -> None:
         uptime, last = self._clock.uptime(), self._ran.get(book.name)
@@ -290,8 +305,9 @@ class Runbooks:
             log.warning("a runbook is due, but who saved it is gone or suspended", extra={"book": book.name})
             return
         role, name = found
+        person = "" if book.owner == CONSOLE else book.owner
         try:
-            await self.start(book.name, {}, Asker(Actor.HUMAN, role, book.owner, name, unattended=True), scheduled=True)
+            await self._start(book, {}, Asker(Actor.HUMAN, role, person, name, unattended=True), scheduled=True)
         except CroftError as error:
             log.warning("a runbook could not be started", extra={"book": book.name, "cause": error.message})
 

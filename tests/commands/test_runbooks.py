@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from support.commands import Room
 
 from appliance.commands.asker import Asker
+from appliance.commands.assessing import Proposal
+from appliance.commands.front import Commands
 from appliance.commands.history import State
 from appliance.commands.model import Actor
 from appliance.commands.runbooks import Book, Parameter, check
@@ -136,6 +139,62 @@ async def test_nothing_runs_for_who_is_gone(room: Room) -> None:
     assert await room.front.runbooks.runs_of("quiet") == []
     with pytest.raises(Forbidden):
         await room.front.runbooks.remove("quiet", Asker(Actor.HUMAN, "operator", "someone", session="s"))
+
+
+async def test_a_new_timetable_counts_from_when_it_was_saved(room: Room) -> None:
+    """Who moves a runbook's hour to see it run sees it run: what ran by the old hours is no reason to leave it out."""
+    room.front.clock.wall = at("2026-11-23 13:59")
+    daily = {"line": "echo tick", "parameters": []}
+    await saved(room, "quiet", schedule="daily 14:00", **daily)
+    room.front.clock.advance(90)
+    await room.front.runbooks.tick()
+    await saved(room, "quiet", schedule="daily 14:05", **daily)
+    room.front.clock.advance(300)
+    await room.front.runbooks.tick()
+    assert len(await room.front.runbooks.runs_of("quiet")) == 2
+
+
+async def test_the_clock_runs_what_stands_there_now(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """POL-1: one takes long to start, and meanwhile the next is another's and has no hours: it does not run as its old owner."""
+    books, propose, asked = room.front.runbooks, Commands.propose, []
+    admin, operator = [
+        Asker(Actor.HUMAN, role, next(user.id for user in await room.front.users.all() if user.role.name == role))
+        for role in ("admin", "operator")
+    ]
+    first = Book("first", "echo slow", {"en": "x"}, {}, schedule="every 1h")
+    second = replace(first, name="second", line="echo fine")
+    for book in (first, second):
+        await books.save(book, admin)
+
+    async def slow(commands: Commands, asker: Asker, proposal: Proposal) -> Any:
+        asked.append((asker.role, proposal.stages))
+        if len(asked) == 1:
+            await books.remove("second", admin)
+            await books.save(replace(second, line="echo evil", schedule=""), operator)
+        return await propose(commands, asker, proposal)
+
+    monkeypatch.setattr(Commands, "propose", slow)
+    room.front.clock.advance(3700)
+    await books.tick()
+    assert asked == [("admin", (("echo", "slow"),))]
+    assert (await books.get("second")).next_at is None
+
+
+async def test_what_root_saved_can_be_approved(room: Room) -> None:
+    """By the clock, and the rules ask: a person decides, as for anybody else's."""
+    root, commands = Asker(Actor.HUMAN, "admin"), room.front.commands
+    await room.front.runbooks.save(Book("asks", "sh -c id", {"en": "Asks"}, {}, schedule="every 1h"), root)
+    room.front.clock.advance(3700)
+    await room.front.runbooks.tick()
+    [run] = await commands.waiting(root)
+    await commands.approve(root, run.id, run.hash)
+    assert (await commands.wait(run.id, 10)).state is State.DONE
+
+
+def test_what_looks_like_a_parameter_inside_quotes_stays_as_it_was_written() -> None:
+    """Braces of another language, as in jq or JavaScript, are not touched."""
+    book = Book("x", "jq '[.[] | {name} ]' {file}", {"en": "x"}, {}, (Parameter("file", "path"),))
+    assert check(book).stages({"file": "a.json"}) == (("jq", "[.[] | {name} ]", "a.json"),)
 
 
 @pytest.mark.parametrize(
