@@ -1,11 +1,12 @@
 """The ``croft`` command. Every verb has ``--json``; nothing heavy is imported before a verb needs it.
 
-Exit codes: 0 done, 1 refused or failed (the reason is on standard error), 2 misused.
+Exit codes: 0 done, 1 refused or failed (the reason is on standard error), 2 misused, 130 interrupted or no longer read.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -28,17 +29,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load(_paths(args))
         if args.command == "serve":
             return serve(args, settings)
-        result = args.verb(args, settings, _control(args, settings))
-        if args.json and result is not None:
-            print(as_json(result, indent=2))
-        elif result is not None:
-            args.show(shown(result))
-        return int(args.exit(result)) if hasattr(args, "exit") else 0
+        _make_streams_usable()
+        return _answer(args, settings)
     except CroftError as error:
         _complain(args, error)
         return 1
     except (BrokenPipeError, KeyboardInterrupt):
         return 130
+
+
+def _answer(args: argparse.Namespace, settings: Settings) -> int:
+    """Do what a verb does and print what it gave: the exit code. Raises CroftError, BrokenPipeError when nobody reads."""
+    try:
+        result = args.verb(args, settings, _control(args, settings))
+        if args.json and result is not None:
+            print(as_json(result, indent=2))
+        elif result is not None:
+            args.show(shown(result))
+        sys.stdout.flush()
+    except UnicodeError as error:
+        raise Invalid("what was given is not text", hint="Give it in UTF-8.") from error
+    except OSError as error:
+        # Else the interpreter tries to write the rest once more as it ends, and says so in its own way.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise CroftError(
+            f"cannot go on: {error.strerror or error}", hint="Look at the disk, and at where the output goes."
+        ) from error
+    return int(args.exit(result)) if hasattr(args, "exit") else 0
+
+
+def _make_streams_usable() -> None:
+    """A stream that was closed leads nowhere; letters that the encoding of the output lacks are spelt out."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (open to the end, as they are)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _paths(args: argparse.Namespace) -> Paths:

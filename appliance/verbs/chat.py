@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from appliance.errors import CroftError, Invalid, Unavailable
 from appliance.settings import Settings
@@ -79,7 +80,7 @@ class _Talk:
     """One conversation. ``quiet``: nothing is printed while it comes (--json)."""
 
     def __init__(self, control: Control, conversation: str, *, tools: bool, quiet: bool) -> None:
-        self._control, self._path = control, f"/api/conversations/{conversation}"
+        self._control, self._path = control, f"/api/conversations/{quote(conversation, safe='')}"
         self._conversation, self._tools, self._quiet = conversation, tools, quiet
         self._told: set[str] = set()  # steps and proposals that were told
 

@@ -58,7 +58,7 @@ def act(control: Control, name: str, action: str, **how: Any) -> Any:
 
 def tell(args: argparse.Namespace, settings: Settings, control: Control) -> Any:
     """Pause, resume or cancel. Raises CroftError."""
-    return control.call("POST", f"/api/jobs/{args.id}/{args.action}")
+    return control.call("POST", f"/api/jobs/{quote(args.id, safe='')}/{args.action}")
 
 
 def begin(args: argparse.Namespace, settings: Settings, control: Control) -> Any:

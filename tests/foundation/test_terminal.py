@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +20,7 @@ from support.folders import short_folder
 from appliance import cli
 from appliance.settings import Paths
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 EVIL = "\x1b]52;c;ZXZpbA==\x07\x9b2J\x90\x7f\u202e\u2066"
 
 
@@ -126,3 +130,55 @@ def test_an_answer_out_of_sight_is_a_failure(
     with daemon(home, whole({"conversation": {"id": "c"}}), whole({"answer": {"id": "a"}}), stream()):
         assert cli.main(["chat", "--home", str(home), "hello"]) == 1
     assert "croft: Croft stopped answering" in capsys.readouterr().err
+
+
+def croft(script: str, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """The real command, called as ``$croft`` by a shell that has its own way with the streams."""
+    clean = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+    command = f"{sys.executable} -m appliance {' '.join(words)}"
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, env={**clean, "croft": command, **environment}, timeout=60, check=False
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "said"),
+    [
+        ("(sleep 0.5; $croft) | true; exit ${PIPESTATUS[0]}", 130, b""),
+        ("$croft > /dev/full", 1, b"croft: cannot go on: No space left on device\n"),
+        ("$croft >&-", 0, b""),
+        ("$croft <&-", 0, b""),
+    ],
+)
+@pytest.mark.parametrize("flag", ["", "--json"])
+def test_streams_that_take_nothing(script: str, code: int, said: bytes, flag: str) -> None:
+    done = croft(script, "version", "" if b"cannot" in said else flag)
+    assert done.returncode == code
+    assert done.stderr.startswith(said) if said else done.stderr == b""
+
+
+def test_a_question_without_any_input(home: Path) -> None:
+    done = croft("$croft <&-", "chat", "--home", str(home), "hello")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, b"croft: Croft is not running")
+
+
+@pytest.mark.parametrize("flag", ["", "--json"])
+def test_an_output_without_the_letters(flag: str) -> None:
+    asked = ("policy", "explain", flag, "--", "'echo \u0645\u200b'")
+    done = croft(f"{sys.executable} -m appliance {' '.join(asked)}", PYTHONIOENCODING="ascii")
+    assert done.returncode == 20
+    assert b"\\u0645" in done.stdout
+    assert not done.stderr
+
+
+def test_what_is_no_text_is_refused_in_words(home: Path) -> None:
+    for script, words in (
+        ("printf '\\xff' | $croft", ("chat", "--home", str(home), "hello")),
+        ("$croft $'\\xff'", ("jobs", "pause", "--home", str(home))),
+    ):
+        done = croft(script, *words, PYTHONIOENCODING="utf-8:strict")
+        assert (done.returncode, done.stderr.splitlines()[0]) == (1, b"croft: what was given is not text")
+    for name in ("'a b'", "\u00e9", "$'a\\nb'"):
+        for words in (("jobs", "pause"), ("chat", "hello", "--continue")):
+            done = croft(f"$croft {name} </dev/null", words[0], words[1], "--home", str(home), *words[2:])
+            assert done.stderr.splitlines()[0] == b"croft: Croft is not running"
