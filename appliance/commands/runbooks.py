@@ -29,7 +29,7 @@ from appliance.commands.timetable import Timetable, parse
 from appliance.commands.tokenizer import LineRefused, parse_line
 from appliance.commands.values import NOTHING, BadType, ValueType, parse_type
 from appliance.database import Database, Row
-from appliance.errors import CroftError, Forbidden, Invalid, NotFound
+from appliance.errors import Conflict, CroftError, Forbidden, Invalid, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,11 @@ class Book(Struct, frozen=True):
 
     def about(self, lang: str) -> str:
         return self.abouts.get(lang) or next((text for text in self.abouts.values() if text), "")
+
+    @property
+    def version(self) -> str:
+        """Another after every change."""
+        return str(self.changed_at)
 
     @property
     def timetable(self) -> Timetable | None:
@@ -144,6 +149,8 @@ def _check_parameters(book: Book) -> None:
     if len(names) > MOST_PARAMETERS or len(set(names)) < len(names) or not all(map(_PARAMETER.fullmatch, names)):
         raise Invalid("the parameters cannot be used", hint="Up to 12 names, each once.", code="book_parameters")
     for parameter in book.parameters:
+        if hidden_in_text(parameter.spec):
+            raise Invalid("a type holds hidden characters", hint="Type it again.", code="book_parameters")
         try:
             parse_type(parameter.spec, NOTHING)
         except BadType as error:
@@ -239,9 +246,12 @@ class Runbooks:
             await self._audit.append(tx, "runbook.remove", asker.auditor, book=name)
             await tx.execute("DELETE FROM runbooks WHERE name = ?", (name,))
 
-    async def start(self, name: str, values: Mapping[str, str], asker: Asker) -> Run:
-        """Propose the runbook's command with ``values``. Raises CroftError."""
-        return await self._start(await self.get(name), values, asker)
+    async def start(self, name: str, values: Mapping[str, str], asker: Asker, *, shown: str = "") -> Run:
+        """Propose the runbook's command with ``values``; ``shown``: the version (Book) that was looked at. Raises CroftError."""
+        book = await self.get(name)
+        if shown and shown != book.version:
+            raise Conflict("the runbook was changed meanwhile", hint="Look at it again.", code="changed")
+        return await self._start(book, values, asker)
 
     async def _start(self, book: Book, values: Mapping[str, str], asker: Asker, *, scheduled: bool = False) -> Run:
         if ROLES.index(asker.role) < ROLES.index(book.role):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -73,6 +74,7 @@ def test_what_comes_out_has_the_words_of_the_line(value: str) -> None:
         {"line": "echo {words} {other}"},
         {"parameters": [{"name": "words", "type": "anything"}]},
         {"parameters": [{"name": "Words", "type": "text"}]},
+        {"parameters": [{"name": "words", "type": "enum(a,b\u202ec)"}]},
         {"title": {}},
         {"title": {"en": "a\u202eb"}},
         {"schedule": "daily 03:00"},
@@ -139,6 +141,43 @@ async def test_nothing_runs_for_who_is_gone(room: Room) -> None:
     assert await room.front.runbooks.runs_of("quiet") == []
     with pytest.raises(Forbidden):
         await room.front.runbooks.remove("quiet", Asker(Actor.HUMAN, "operator", "someone", session="s"))
+
+
+async def test_what_was_shown_is_what_runs(room: Room) -> None:
+    """POL-11: a runbook that is changed between the look at its page and the press of its button does not run."""
+
+    async def page(method: str, path: str, **how: Any) -> tuple[int, str]:
+        async with room.front.ask(method, path, room.cookies["admin"], **how) as answer:
+            return answer.status, await answer.text()
+
+    await saved(room, "say", line="echo {words}")
+    _, shown = await page("GET", "/commands/runbooks/say")
+    found = re.search('name="version" value="([^"]+)"', shown)
+    assert found is not None
+    form = {"version": found[1], "p.words": "hello"}
+    assert (await page("POST", "/commands/runbooks/say/run", data=form))[0] == 303
+    room.front.clock.advance(1)
+    await saved(room, "say", line="cat {words}")
+    status, again = await page("POST", "/commands/runbooks/say/run", data=form)
+    assert status == 409
+    assert "cat {words}" in again
+    assert [run.line for run in await room.front.commands.page(Asker(Actor.HUMAN, "admin"))] == ["echo hello"]
+
+
+async def test_a_choice_is_typed_as_people_write_lists(room: Room) -> None:
+    """Blanks after commas belong to the type, on the page as everywhere."""
+    form = {
+        "name": "deploy",
+        "title_en": "Deploy",
+        "line": "echo {where} {how}",
+        "parameters": "where enum(staging, production) Where to\nhow word\n",
+        "role": "operator",
+    }
+    async with room.front.ask("POST", "/commands/runbooks", room.cookies["operator"], data=form) as answer:
+        assert answer.status == 303, await answer.text()
+    book = await room.front.runbooks.get("deploy")
+    assert book.parameters == (Parameter("where", "enum(staging, production)", "Where to"), Parameter("how", "word"))
+    assert book.stages({"where": "production", "how": "x"}) == (("echo", "production", "x"),)
 
 
 async def test_a_new_timetable_counts_from_when_it_was_saved(room: Room) -> None:

@@ -29,6 +29,8 @@ from webui.i18n import LANGUAGES, Translator
 
 DONE = ("save", "remove")
 WEEKDAYS = range(1, 8)
+# A parameter as it is typed: its name, its type with what stands in brackets, its label.
+_ROW = re.compile(r"\s*(\S+)(?:\s+([a-z]+\([^)]*\)|\S+))?(?:\s+(.*))?")
 
 
 class _Parameter(msgspec.Struct, forbid_unknown_fields=True):
@@ -99,7 +101,9 @@ async def run_form(request: web.Request) -> web.StreamResponse:
     form = await read_form(request)
     values = {name.removeprefix("p."): value for name, value in form.items() if name.startswith("p.")}
     try:
-        run = await request.app[keys.RUNBOOKS].start(request.match_info["name"], values, asker_of(request))
+        run = await request.app[keys.RUNBOOKS].start(
+            request.match_info["name"], values, asker_of(request), shown=form.get("version", "")
+        )
     except NotFound:
         raise
     except CroftError as error:
@@ -230,14 +234,14 @@ def _form_page(
 
 def _of_form(form: dict[str, str]) -> Book:
     """The book a form describes, good or not: keeping it says what is wrong."""
-    rows = [row.split(None, 2) for row in form.get("parameters", "").splitlines() if row.strip()]
+    rows = [found.groups("") for row in form.get("parameters", "").splitlines() if (found := _ROW.fullmatch(row))]
     role = form.get("role", "")
     return Book(
         form.get("name", "").strip(),
         form.get("line", "").strip(),
         {lang: form.get(f"title_{lang}", "").strip() for lang in LANGUAGES},
         {lang: form.get(f"about_{lang}", "").strip() for lang in LANGUAGES},
-        tuple(Parameter(row[0], row[1] if len(row) > 1 else "", row[2] if len(row) > 2 else "") for row in rows),
+        tuple(Parameter(name, spec, label.strip()) for name, spec, label in rows),
         form.get("cwd", "").strip(),
         role if role in ROLES else "operator",
         _schedule(form),
