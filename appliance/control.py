@@ -108,8 +108,17 @@ def _read(response: http.client.HTTPResponse) -> Any:
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise Refused(f"the daemon answered {response.status} without an explanation") from error
+        raise _unexplained(response) from error
     if response.status >= 400:
-        words = data.get("error", {}) if isinstance(data, dict) else {}
+        words = data.get("error") if isinstance(data, dict) else None
+        if not isinstance(words, dict):
+            raise _unexplained(response)
         raise Refused(words.get("message", "refused"), hint=words.get("hint", ""), code=words.get("code", "refused"))
     return data
+
+
+def _unexplained(response: http.client.HTTPResponse) -> Refused:
+    return Refused(
+        f"the answer was {response.status}, without an explanation",
+        hint="Is it an appliance that answers? On its machine `croft doctor` says more.",
+    )

@@ -54,6 +54,7 @@ def origin_of(text: str) -> str:
     plain = (
         parts.scheme == "https"
         and parts.hostname
+        and ":" not in parts.hostname  # an IPv6 address: an appliance has a name
         and not (parts.path.strip("/") or parts.query or parts.fragment or parts.username)
     )
     if not plain or not parts.hostname or any(not char.isprintable() or char.isspace() for char in parts.netloc):

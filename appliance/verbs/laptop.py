@@ -153,11 +153,13 @@ def _authority(origin: str, args: argparse.Namespace) -> str:
 
     if args.ca:
         try:
-            return Path(args.ca).read_text("ascii", "replace")
+            text = Path(args.ca).read_text("ascii", "replace")
         except OSError as error:
             raise Invalid(
                 f"cannot read the certificate: {error.strerror}", hint="Check the path after --ca."
             ) from error
+        fingerprint(text)  # an empty file would mean every public authority
+        return text
     if not args.fingerprint:
         try:
             Remote(origin, "", trust("")).call("GET", "/healthz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -24,6 +25,7 @@ from support.screens import EVIL_NAME, Booth, Screen
 
 from appliance import hosts, remote
 from appliance.errors import CroftError, Invalid
+from appliance.verbs import laptop as laptop_verbs
 from webui.guard import COOKIE
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
@@ -268,11 +270,18 @@ def _say(port: int, head: str) -> bytes:
         "ftp://x",
         "https://x y",
         "https://x:99999",
+        "https://[::1]:8443",
     ],
 )
 async def test_only_https_addresses_are_taken(typed: str) -> None:
     with pytest.raises(Invalid):
         hosts.origin_of(typed)
+
+
+async def test_an_empty_certificate_is_not_every_public_authority(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    with pytest.raises(remote.Untrusted):
+        laptop_verbs._authority("https://a.example", argparse.Namespace(ca=str(tmp_path / "ca.pem"), fingerprint=None))
 
 
 async def test_names_of_appliances_are_understood() -> None:

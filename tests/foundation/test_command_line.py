@@ -140,6 +140,7 @@ def serve_once(path: Path, answer: bytes) -> threading.Thread:
         b"junk\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n\r\nnot json",
         b"HTTP/1.1 500 x\r\n\r\n[1]",
+        b'HTTP/1.1 404 x\r\n\r\n{"error": "Not Found"}',
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
     ],
 )
