@@ -121,4 +121,5 @@ def _unexplained(response: http.client.HTTPResponse) -> Refused:
     return Refused(
         f"the answer was {response.status}, without an explanation",
         hint="Is it an appliance that answers? On its machine `croft doctor` says more.",
+        code="refused",
     )
