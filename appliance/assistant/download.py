@@ -165,6 +165,8 @@ class Downloader:
                 await asyncio.sleep(min(WAIT_MOST, max(asked, grown)))
 
     async def _attempt(self, session: aiohttp.ClientSession, wanted: Wanted, part: Partial, report: Report) -> str:
+        if part.size and not part.mark:
+            await asyncio.to_thread(part.forget)  # nobody can say that the rest would be of the same content
         async with self._asked(session, wanted, part) as (response, linked):
             offer = _offer(response, linked, part.size)
             expected = wanted.sha256 or offer.linked_sha256

@@ -116,6 +116,18 @@ async def test_a_part_of_another_content_is_refused_even_from_a_source_that_igno
     assert (models / "model.gguf").read_bytes() == served.content
 
 
+@pytest.mark.parametrize("tag", ["", 'W/"old"'])
+async def test_what_nothing_names_is_never_asked_for_in_parts(models: Path, served: Source, tag: str) -> None:
+    """Without a strong mark nobody can say that the rest is of the same content; a careless source gives it all the same."""
+    whole, served.content = served.content, b"GGUF" + b"o" * (len(served.content) - 4)
+    served.ways = [Way(cut=MIB, tag=tag, rate=MIB), Way(careless=True, tag=tag)]
+    task = asyncio.create_task(downloader(models, served).fetch(Wanted(served.url, "model.gguf"), Said()))
+    await until(lambda: served.sent > 0, "the first part is under way")
+    served.content = whole
+    await task
+    assert (models / "model.gguf").read_bytes() == whole
+
+
 async def test_what_has_the_wrong_sha256_is_removed_and_said(models: Path, served: Source) -> None:
     assert await failing(models, served, wanted(served, sha256="0" * 64)) == "wrong_hash"
     assert left(models) == []
