@@ -80,7 +80,7 @@ class Control:
         connection = _Connection(self._path)
         headers = {"Content-Type": "application/json", "Accept": "application/json"} if body is not None else {}
         try:
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            connection.request(method, path, written(body), headers)
         except PermissionError as error:
             connection.close()
             raise Refused("this command is for root and the croft account", hint="Run it with sudo.") from error
@@ -90,6 +90,11 @@ class Control:
                 "Croft is not running", hint="Start it with `croft serve`, or see `croft doctor`."
             ) from error
         return connection
+
+
+def written(body: Any) -> bytes | None:
+    """``body`` as it is sent. UTF-8 as it is: escapes make six bytes of an Arabic letter's two. Raises UnicodeError."""
+    return None if body is None else json.dumps(body, ensure_ascii=False).encode()
 
 
 @contextmanager

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import json
 import socket
 import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
-from appliance.control import TIMEOUT, Control, Refused
+from appliance.control import TIMEOUT, Control, Refused, written
 from appliance.errors import Unavailable
 from appliance.hosts import Host
 
@@ -71,7 +70,7 @@ class Remote(Control):
         if body is not None:
             headers["Content-Type"] = "application/json"
         try:
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            connection.request(method, path, written(body), headers)
         except ssl.SSLCertVerificationError as error:
             connection.close()
             raise Untrusted(

@@ -43,7 +43,10 @@ def register(verbs: Verbs) -> None:
 
 def chat(args: argparse.Namespace, settings: Settings, control: Control) -> dict[str, Any]:
     """Ask once, or line by line; what the last answer was."""
-    piped = "" if sys.stdin.isatty() else sys.stdin.read(MOST_PIPED)
+    piped = "" if sys.stdin.isatty() else sys.stdin.read(MOST_PIPED + 1)
+    if len(piped) > MOST_PIPED:
+        piped = piped[:MOST_PIPED]
+        _say(f"only the first {MOST_PIPED} characters go along")
     question = " ".join(args.prompt) or ("" if sys.stdin.isatty() else piped.strip())
     if not question and not sys.stdin.isatty():
         raise Invalid("there is no question", hint='Write it, as in `croft chat "What is in this file?" < notes.txt`.')

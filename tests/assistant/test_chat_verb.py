@@ -16,6 +16,8 @@ from support.commands import Room
 from support.scripted_engine import Call, Fail, Say, ScriptedEngine
 from support.waiting import until
 
+from appliance.verbs.chat import MOST_PIPED
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -49,6 +51,14 @@ async def test_what_is_piped_in_goes_along_as_data(shop: Room, scripted: Scripte
     assert asked.endswith("What is this?")
     status, out, _ = await croft(shop, "--continue", answer["conversation"], "And why?")
     assert len(scripted.chats[-1].body["messages"]) >= 4
+
+
+async def test_as_much_as_is_taken_may_be_in_any_script(shop: Room, scripted: ScriptedEngine) -> None:
+    """And what is not taken is said."""
+    scripted.script(Say("Much."))
+    status, out, err = await croft(shop, "What is this?", piped=("\u0645" * (MOST_PIPED + 1)).encode())
+    assert (status, out) == (0, "Much.\n"), err
+    assert "only the first 200000 characters" in err
 
 
 async def test_failing_is_told(shop: Room, scripted: ScriptedEngine) -> None:
