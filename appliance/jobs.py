@@ -53,6 +53,7 @@ class Job:
     ended_at: float | None = None
     speed: float = 0.0  # a second, of ``current``; only while it runs
     pausable: bool = False
+    leaves: bool = False  # something where it fails, for who resumes it; cancelling removes that
 
     @property
     def left(self) -> float | None:
@@ -64,7 +65,7 @@ class Job:
         """What may be done to it now."""
         first = {"running": "pause", "queued": "pause", "paused": "resume", "failed": "resume"}.get(self.state)
         found = [first] if first and (self.pausable or self.state == "failed") else []
-        return [*found, "cancel"] if self.state in UNFINISHED else found
+        return [*found, "cancel"] if self.state in UNFINISHED or (self.state == "failed" and self.leaves) else found
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ class Jobs:
             state="queued",
             created_at=self._clock.now(),
             pausable=self._kinds[kind].pausable,
+            leaves=self._kinds[kind].discard is not None,
         )
         self._live[job.id] = job  # before anything is waited for: the same again finds it
         try:
@@ -206,7 +208,8 @@ class Jobs:
             if self._wishes.get(job.id) != state:
                 return  # it was heard; what somebody wished since is theirs to see to
             del self._wishes[job.id]
-        if job.state in UNFINISHED:  # it had not begun, so there was nobody to end it
+        # It had not begun, or had failed: there was nobody to end it.
+        if job.state in UNFINISHED or (job.state == "failed" and state == "cancelled"):
             await self._end_as_wished(job, state)
 
     async def get(self, job_id: str) -> Job:
@@ -216,7 +219,7 @@ class Jobs:
         found = await self._read("id = ?", (job_id,))
         if not found:
             raise NotFound("there is no such job", hint="`croft jobs list` shows the last ones.")
-        return found[0]
+        return self._live.get(job_id, found[0])  # somebody may have resumed it meanwhile
 
     async def all(self, limit: int = KEPT) -> list[Job]:
         """Unfinished ones first, then the newest."""
@@ -344,7 +347,11 @@ class Jobs:
         fields = {name: row[name] for name in row.keys()}  # noqa: SIM118 - a sqlite3.Row iterates over its values
         fields["params"], fields["result"] = json.loads(row["params"]), json.loads(row["result"])
         kind = self._kinds.get(row["kind"])
-        return Job(**fields, pausable=kind is not None and kind.pausable)
+        return Job(
+            **fields,
+            pausable=kind is not None and kind.pausable,
+            leaves=kind is not None and kind.discard is not None,
+        )
 
 
 def shown(job: Job) -> dict[str, Any]:

@@ -165,10 +165,25 @@ async def test_a_failure_says_why_and_can_be_tried_again(bench: Bench) -> None:
     bench.work.go.set()
     failed = await jobs.wait(job.id)
     assert (failed.state, failed.code, failed.cause) == ("failed", "unreachable", "the source is away")
-    assert failed.actions == ["resume"]
+    assert failed.actions == ["resume", "cancel"]
     await jobs.act(job.id, "resume")
     assert (await jobs.wait(job.id)).state == "failed"
     assert len(bench.work.begun) == 2
+
+
+async def test_what_failed_can_be_given_up(bench: Bench) -> None:
+    """Half a model on a full disk: somebody must be able to get rid of it, also after a restart."""
+    jobs = bench.jobs()
+    job = await running(jobs, name="a", fails=True)
+    bench.work.go.set()
+    await jobs.wait(job.id)
+    jobs = bench.jobs()
+    assert (await jobs.act(job.id, "cancel")).state == "cancelled"
+    assert [params["name"] for params in bench.work.discarded] == ["a"]
+    found = await jobs.get(job.id)
+    assert (found.state, found.cause, found.actions) == ("cancelled", "", [])
+    once = await jobs.create("once", "b", {"fails": True}, "somebody")
+    assert (await jobs.wait(once.id)).actions == ["resume"], "it leaves nothing"
 
 
 async def test_what_failed_is_resumed_once_and_not_beside_the_same_work(bench: Bench) -> None:

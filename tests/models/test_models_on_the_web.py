@@ -135,6 +135,22 @@ async def test_progress_is_told_and_a_cancelled_download_leaves_nothing(made: Fr
     assert list(folder(made).iterdir()) == []
 
 
+async def test_a_failed_download_can_be_given_up(made: Front, trusted: Source) -> None:
+    """Where the disk was too full, what had come stayed for ever: the only button was to try again."""
+    trusted.ways = [Way(cut=1 << 20), Way(status=403)]
+    job = await fetched(made, trusted)
+    assert (job["state"], job["code"], job["actions"]) == ("failed", "refused", ["resume", "cancel"])
+    assert any(one.name.endswith(".part") for one in folder(made).iterdir())
+    admin = (await made.sign_in_as("admin"))[1]
+    async with made.ask("GET", "/machine/jobs", admin) as answer:
+        words = await answer.text()
+    assert f'action="/machine/jobs/{job["id"]}/cancel"' in words
+    assert 'aria-label="Cancel tiny"' in words
+    async with made.ask("POST", f"/machine/jobs/{job['id']}/cancel", admin, data={"next": "/machine/jobs"}) as answer:
+        assert answer.status == 303
+    assert list(folder(made).iterdir()) == []
+
+
 async def test_the_digest_seen_first_is_held(made: Front, trusted: Source) -> None:
     """Without a published sha256 a source may change its mind once, at the first download, and never again."""
     assert (await fetched(made, trusted, sha256=""))["state"] == "done"
