@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -113,11 +114,16 @@ def _by_browser(origin: str, nobody: Remote, question: dict[str, Any], verifier:
         address = f"{origin}/connect?{urlencode(asked)}"
         _tell(f"Open this address in your browser and allow it:\n\n  {address}\n")
         if _has_display():
-            import webbrowser
-
-            webbrowser.open(address)
+            _open_browser(address)
         code = listener.wait(BROWSER_SECONDS)
     return str(nobody.call("POST", "/api/connect/token", {"code": code, "verifier": verifier})["text"])
+
+
+def _open_browser(address: str) -> None:
+    # A browser that starts now may stay for days: it gets none of our streams, else who reads them would wait for its end.
+    nowhere = subprocess.DEVNULL
+    argv = [sys.executable, "-I", "-m", "webbrowser", address]
+    subprocess.run(argv, stdin=nowhere, stdout=nowhere, stderr=nowhere, check=False)
 
 
 def _by_code(origin: str, nobody: Remote, question: dict[str, Any], verifier: str) -> str:

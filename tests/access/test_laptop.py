@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import stat
@@ -22,6 +23,7 @@ from support import screens
 from support.appliance import CHECKOUT
 from support.front import Front
 from support.screens import EVIL_NAME, Booth, Screen
+from support.waiting import until
 
 from appliance import hosts, remote
 from appliance.errors import CroftError, Invalid
@@ -276,6 +278,26 @@ def _say(port: int, head: str) -> bytes:
 async def test_only_https_addresses_are_taken(typed: str) -> None:
     with pytest.raises(Invalid):
         hosts.origin_of(typed)
+
+
+async def test_a_browser_that_stays_holds_nothing_of_ours(tmp_path: Path) -> None:
+    """`answer=$(croft sign-in --json ...)` ends with the command, and holds its answer alone."""
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "noise $1"\necho $$ > {tmp_path}/pid\nexec sleep 60\n')
+    browser.chmod(0o755)
+    code = "from appliance.verbs.laptop import _open_browser; _open_browser('https://a.example/'); print('answer')"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        code,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "BROWSER": f"{browser} %s &"},
+    )
+    said = await asyncio.wait_for(process.communicate(), 30)
+    await until((tmp_path / "pid").exists, "the browser runs")
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+    assert said == (b"answer\n", b"")
 
 
 async def test_an_empty_certificate_is_not_every_public_authority(tmp_path: Path) -> None:

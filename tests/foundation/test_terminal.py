@@ -174,6 +174,7 @@ def test_an_output_without_the_letters(flag: str) -> None:
 def test_what_is_no_text_is_refused_in_words(home: Path) -> None:
     for script, words in (
         ("printf '\\xff' | $croft", ("chat", "--home", str(home), "hello")),
+        ("$croft $'\\xff'", ("run", "--home", str(home), "--", "ls")),
         ("$croft $'\\xff'", ("jobs", "pause", "--home", str(home))),
     ):
         done = croft(script, *words, PYTHONIOENCODING="utf-8:strict")
