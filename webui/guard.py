@@ -145,10 +145,10 @@ class Guard:
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The gate. A request that may change something is finished even when the client hangs up half-way: a change of role
         that is on disk but not in memory, or the other way round, must not be for a client to make."""
-        route = self._route(request, "ui")
-        if request.method not in UNSAFE or (route is not None and route.cancels and self._host(request) == "ui"):
-            return await self._check(request, handler)
-        task = asyncio.ensure_future(self._check(request, handler))
+        host, route = self._host(request), self._route(request, "ui")
+        if request.method not in UNSAFE or (route is not None and route.cancels and host == "ui"):
+            return await self._check(request, handler, host, route)
+        task = asyncio.ensure_future(self._check(request, handler, host, route))
         self._finishing.add(task)
         task.add_done_callback(self._finished)
         return await asyncio.shield(task)
@@ -163,19 +163,20 @@ class Guard:
         if self._finishing:
             await asyncio.wait(self._finishing)
 
-    async def _check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _check(
+        self, request: web.Request, handler: Handler, host: str | None, route: Route | None
+    ) -> web.StreamResponse:
+        """``host`` is whose name was asked for, ``route`` the UI host's for this address."""
         if _from_console(request):
-            return await self._console(request, handler)
+            return await self._console(request, handler, route)
         if not request.raw_path.startswith("/"):
             raise web.HTTPMisdirectedRequest(text="only plain paths are served here")
-        host = self._host(request)
         if host is None:
             raise web.HTTPMisdirectedRequest(text="this name is not served here")
         if host == "ide":
             # Every address of the IDE host that reaches the daemon goes to one handler, which checks for itself.
             own = self._route(request, "ide") or self._routes["*", "ide"]
             return await own.handler(_at_most(request, OPEN_MAX))
-        route = self._route(request, "ui")
         if route is None or route.host == "console":
             raise _no_route(request)
         request = _at_most(request, OPEN_MAX if route.role is None else route.body_max)
@@ -279,11 +280,10 @@ class Guard:
         if principal and principal.session and route.slides and (navigation or request.method in UNSAFE):
             self._sessions.slide(principal.session)
 
-    async def _console(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _console(self, request: web.Request, handler: Handler, route: Route | None) -> web.StreamResponse:
         sock = request.transport.get_extra_info("socket") if request.transport else None
         if sock is None or peer_uid(sock) not in self._console_uids:
             raise Forbidden("this socket is for the machine's own command line")
-        route = self._route(request, "ui")
         if route is None or not route.path.startswith(FOR_PROGRAMS):
             raise _no_route(request)
         request[PRINCIPAL] = CONSOLE

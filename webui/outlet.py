@@ -44,7 +44,6 @@ class Outlet:
         self._request = request
         self._response = _Answer(headers=HEADERS)
         self._framed = request.version >= HttpVersion11
-        self._turn = asyncio.Lock()
         self._quiet = True
         self._catching_up: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -64,12 +63,11 @@ class Outlet:
 
     async def open(self, first: bytes = b"") -> None:
         """Send the head, if it is not out yet, and whole events with it. Raises ConnectionError."""
-        async with self._turn:
-            if not self.opened:
-                writer = await self._response.prepare(self._request)
-                self.opened = True
-                if writer is not None and not first:
-                    writer.send_headers()
+        if not self.opened:
+            self.opened = True
+            writer = await self._response.prepare(self._request)  # which waits for nothing
+            if writer is not None and not first:
+                writer.send_headers()
         if first:
             self._quiet = False
             await self._response.write(first)

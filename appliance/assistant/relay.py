@@ -234,7 +234,12 @@ class Connections:
     @asynccontextmanager
     async def ask(self, upstream: Upstream, path: str, body: bytes) -> AsyncIterator[Exchange]:
         """Send ``body`` (JSON) to ``path`` below ``/v1`` and wait for the head of the answer. Raises EngineFault."""
-        request = _head(upstream, path, len(body)) + body
+        request = b"%b%bContent-Length: %d\r\n\r\n%b" % (
+            _head(upstream.base, path, keep=upstream.socket is None),
+            _bearing(upstream.key),
+            len(body),
+            body,
+        )
         link = self._kept(upstream)
         if link is None or not await _begin(link, request, again=True):
             link = await _connect(upstream)
@@ -326,19 +331,26 @@ def _trust() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _head(upstream: Upstream, path: str, length: int) -> bytes:
-    parts = urlsplit(upstream.base)
+@functools.lru_cache(maxsize=16)
+def _head(base: str, path: str, *, keep: bool) -> bytes:
+    """How a request begins; the key, its length, the blank line and the body follow."""
+    parts = urlsplit(base)
     lines = [
         f"POST {parts.path}{path} HTTP/1.1",
         f"Host: {parts.netloc}",
         "Content-Type: application/json",
-        f"Content-Length: {length}",
         "Accept: application/json, text/event-stream",
         "Accept-Encoding: identity",
-        f"Connection: {'close' if upstream.socket else 'keep-alive'}",
+        f"Connection: {'keep-alive' if keep else 'close'}",
     ]
-    if upstream.key:
-        lines.append(f"Authorization: Bearer {upstream.key}")
-    if not "".join(lines).isprintable():
+    return "".join(_line(line) for line in lines).encode("latin-1", "replace")
+
+
+def _bearing(key: str) -> bytes:
+    return _line(f"Authorization: Bearer {key}").encode("latin-1", "replace") if key else b""
+
+
+def _line(text: str) -> str:
+    if not text.isprintable():
         raise EngineFault("its address or key holds characters that cannot be sent")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+    return f"{text}\r\n"
