@@ -177,7 +177,7 @@ def test_what_is_no_number_of_heads_is_not_reckoned_with(tmp_path: Path, heads: 
 
 
 def test_a_header_of_long_texts_takes_little_memory(tmp_path: Path) -> None:
-    """AI-8: sixty megabytes of texts that mean nothing here were 250 in the daemon."""
+    """AI-8: forty megabytes of texts that mean nothing here were 162 MiB in the daemon."""
     long = "\U0001f600".encode() + b"a" * (gguf.TEXT_MOST - 4)
     path = tmp_path / "m.gguf"
     path.write_bytes(header(*(text(b"%d" % n) + struct.pack("<I", 8) + text(long) for n in range(40))))
