@@ -298,7 +298,12 @@ class Guard:
 
 def _at_most(request: web.Request, size: int) -> web.Request:
     """The request, whose body may have ``size`` bytes; 0 is what pages take."""
-    return request.clone(client_max_size=size) if size and request.body_exists else request
+    if not size or not request.body_exists:
+        return request
+    length = request.content_length
+    if length is not None and length <= min(size, request.client_max_size):
+        return request  # it will not be longer than it says
+    return request.clone(client_max_size=size)
 
 
 def _sender(route: Route, principal: Principal | None) -> str:
