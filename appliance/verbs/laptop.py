@@ -25,6 +25,7 @@ from appliance.verbs.base import Verbs, visible, when
 
 if TYPE_CHECKING:
     from appliance.control import Control
+    from appliance.hosts import Host
     from appliance.remote import Remote
 
 SCOPES = ("read", "services", "commands")
@@ -66,8 +67,10 @@ def sign_in(args: argparse.Namespace, settings: Settings, control: Control) -> A
     me = Remote(origin, text, context).call("GET", "/api/me")
     token, user = me["token"], me["user"]
     kept = hosts.Host(origin, text, token["id"], user["email"], token["expires_at"], ca)
-    _leave_former(origin, text)
+    former = hosts.all_hosts().get(origin)
     hosts.keep(kept)
+    if former is not None and former.token != text:
+        _leave(former)
     return {
         "url": origin,
         "email": user["email"],
@@ -78,17 +81,14 @@ def sign_in(args: argparse.Namespace, settings: Settings, control: Control) -> A
     }
 
 
-def _leave_former(origin: str, text: str) -> None:
-    """Revoke the token that is about to be replaced, as far as that can be done."""
-    from appliance import hosts
+def _leave(former: Host) -> None:
+    """Revoke the token that was replaced, as far as that can be done."""
     from appliance.remote import Remote
 
-    former = hosts.all_hosts().get(origin)
-    if former is not None and former.token != text:
-        try:
-            Remote.to(former).call("DELETE", "/api/tokens/current")
-        except CroftError:
-            return  # expired or revoked already; if not, the tokens page still shows it
+    try:
+        Remote.to(former).call("DELETE", "/api/tokens/current")
+    except CroftError:
+        return  # expired or revoked already; if not, the tokens page still shows it
 
 
 def _ask(origin: str, nobody: Remote, args: argparse.Namespace) -> str:

@@ -197,12 +197,33 @@ async def test_with_a_token_and_typos(booth: Booth, laptop: Laptop) -> None:
     assert (code, left["revoked"]) == (0, True)
 
 
-async def make(front: Front) -> tuple[Any, str]:
+async def test_a_token_that_could_not_be_kept_costs_nobody_the_one_before(
+    booth: Booth, laptop: Laptop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk: who cannot keep the new token must still have the old one."""
+    _, first = await make(booth.front, "first")
+    _, second = await make(booth.front, "second")
+    assert (await laptop.croft("sign-in", booth.address, *laptop.ca, "--with-token", said=first))[0] == 0
+
+    def full(host: hosts.Host) -> None:
+        raise hosts.HostsUnusable("no space left")
+
+    monkeypatch.setattr(hosts, "keep", full)
+    monkeypatch.setattr(laptop_verbs, "_token_from_input", lambda: second)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(laptop.folder))
+    args = argparse.Namespace(url=booth.address, with_token=True, ca=laptop.ca[1], fingerprint="")
+    with pytest.raises(hosts.HostsUnusable):
+        await asyncio.to_thread(laptop_verbs.sign_in, args, booth.front.settings, None)
+    code, answer, _ = await laptop.croft("status")
+    assert code == 0, answer
+
+
+async def make(front: Front, name: str = "made") -> tuple[Any, str]:
     from appliance.identity.api_tokens import checked
     from appliance.identity.users import Role
 
     user = await screens.member(front, "admin")
-    return await front.api_tokens.create(user, checked("made", ["read", "people"], 1, Role.admin), user.id, "page")
+    return await front.api_tokens.create(user, checked(name, ["read", "people"], 1, Role.admin), user.id, "page")
 
 
 async def test_no_certificate_is_taken_on_faith(booth: Booth, laptop: Laptop) -> None:
