@@ -50,8 +50,9 @@ def _answer(args: argparse.Namespace, settings: Settings) -> int:
     except UnicodeError as error:
         raise Invalid("what was given is not text", hint="Give it in UTF-8.") from error
     except OSError as error:
-        # Else the interpreter tries to write the rest once more as it ends, and says so in its own way.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if sys.stdout is sys.__stdout__:
+            # Else the interpreter tries to write the rest once more as it ends, and says so in its own way.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if isinstance(error, BrokenPipeError):
             raise
         raise CroftError(
