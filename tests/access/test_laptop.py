@@ -216,6 +216,7 @@ async def test_a_token_that_could_not_be_kept_costs_nobody_the_one_before(
         await asyncio.to_thread(laptop_verbs.sign_in, args, booth.front.settings, None)
     code, answer, _ = await laptop.croft("status")
     assert code == 0, answer
+    await booth.front.api_tokens.revoke(booth.front.api_tokens.of(), "test")
 
 
 async def make(front: Front, name: str = "made") -> tuple[Any, str]:
