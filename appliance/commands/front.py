@@ -257,9 +257,11 @@ class Commands:
         """The rows of a workspace folder, for who completes a path. Raises CroftError."""
         return await self._files.entries(self._assessor.folder(folder) or ".")
 
-    def changed(self) -> list[dict[str, str]]:
-        """The runs that changed last, by id and state: what a page needs to know what to look at again."""
-        return [{"id": run, "state": str(state)} for run, state in self._records.changed.items()]
+    def changed(self, asker: Asker) -> list[dict[str, str]]:
+        """The runs that changed last, of those ``asker`` may see, by id and state: what a page needs to know what to look at again."""
+        return [
+            {"id": run.id, "state": str(run.state)} for run in self._records.changed.values() if may_see(asker, run)
+        ]
 
     async def forget(self) -> None:
         """Let go of what is too old or too much; the audit log keeps its records."""

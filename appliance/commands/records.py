@@ -35,7 +35,7 @@ class Records(Struct, frozen=True):
     clock: Clock
     boot_id: str
     bus: EventBus
-    changed: OrderedDict[str, State] = field(default_factory=OrderedDict)  # the runs that changed last, for the pages
+    changed: OrderedDict[str, Run] = field(default_factory=OrderedDict)  # the runs that changed last, for the pages
     waiting: set[str] = field(default_factory=set)  # the proposals that wait for a decision
 
     @asynccontextmanager
@@ -67,7 +67,7 @@ class Records(Struct, frozen=True):
 
     def tell(self, run: Run) -> None:
         """Tell the pages that a run changed."""
-        self.changed[run.id] = run.state
+        self.changed[run.id] = run
         self.changed.move_to_end(run.id)
         (self.waiting.add if run.state is State.WAITING else self.waiting.discard)(run.id)
         while len(self.changed) > CHANGED:

@@ -177,7 +177,7 @@ async def test_a_policy_that_changes_while_a_command_is_looked_at_starts_nothing
         with pytest.raises(CroftError) as refused:
             await asked
         assert refused.value.code == "changed"
-    assert commands.changed()[-1]["state"] == "expired"
+    assert commands.changed(person)[-1]["state"] == "expired"
 
 
 async def test_approving_elsewhere_updates_the_first_page_at_once(room):

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import time
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -193,6 +194,30 @@ async def test_history_is_searched_and_people_see_their_own(room):
         await room.ask("GET", f"/api/commands/{theirs['id']}{path}", "viewer", 404)
     older = (await room.ask("GET", f"/api/commands?before={theirs['created_at']}"))["runs"]
     assert theirs["id"] not in [run["id"] for run in older]
+
+
+async def test_open_pages_are_told_of_the_runs_their_reader_may_see(room):
+    """A viewer's page does not learn when others run something; an operator's does."""
+    runs = {who: (await room.propose("echo", who, who=who, wait=5))["id"] for who in ("viewer", "admin")}
+    for who, seen in (("viewer", {"viewer"}), ("operator", {"viewer", "admin"}), ("admin", {"viewer", "admin"})):
+        told = {topic: data async for topic, data in first_events(room, who, "runs,approvals")}
+        ids = {row["id"] for row in told["runs"]["changed"]}
+        assert {name for name, run in runs.items() if run in ids} == seen
+        assert told["approvals"].keys() == (set() if who == "viewer" else {"undecided", "words"})
+
+
+async def first_events(room, who: str, topics: str) -> AsyncIterator[tuple[str, dict]]:
+    """What an open page is shown first, of each topic."""
+    path, left, name = f"/api/events?topics={topics}", len(topics.split(",")), ""
+    async with room.front.ask("GET", path, room.cookies[who]) as response:
+        async for line in lines(response.content):
+            if line.startswith("event: "):
+                name = line[7:]
+            elif line.startswith("data: "):
+                yield name, json.loads(line[6:])
+                left -= 1
+                if not left:
+                    return
 
 
 async def test_what_a_stream_tells_can_be_resumed(room):

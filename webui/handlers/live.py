@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.commands.asker import Asker
+from appliance.commands.model import Actor
 from appliance.errors import Invalid, Unauthenticated
 from appliance.events import LOST
 from appliance.identity.users import Role
@@ -21,7 +23,6 @@ from webui.i18n import Translator
 Picture = Callable[[web.Application, Translator, Role], Mapping[str, Any]]
 PICTURES: dict[str, Picture] = {
     "services": lambda app, t, role: views.services_event(app[keys.SERVICES], t, role),
-    "runs": lambda app, t, role: {"changed": app[keys.COMMANDS].changed()},
     "approvals": lambda app, t, role: _approvals(app, t, role),
     "tools": lambda app, t, role: app[keys.TOOLBOX].picture(),
     "assistant": lambda app, t, role: views.engine_json(app[keys.ENGINE].status(), t),
@@ -30,6 +31,7 @@ PICTURES: dict[str, Picture] = {
 }
 # Those that are another for each person, and are written down for each.
 PERSONAL: dict[str, Callable[[web.Application, Principal], Mapping[str, Any]]] = {
+    "runs": lambda app, who: {"changed": app[keys.COMMANDS].changed(_asking(who))},
     "editor": lambda app, who: views.editor_json(app[keys.EDITORS].made, who.actor, who.role),
 }
 
@@ -37,12 +39,18 @@ Item = tuple[str, Mapping[str, Any] | bytes, int | None]
 
 
 def _approvals(app: web.Application, t: Translator, role: Role) -> Mapping[str, Any]:
-    """What changed, and for those who may decide, how much waits (``approvals.need`` says it in words)."""
-    told: dict[str, Any] = {"changed": app[keys.COMMANDS].changed()}
-    if role >= Role.operator:
-        pending = app[keys.COMMANDS].approvals.pending
-        told |= {"undecided": pending, "words": t("approvals.need", n=pending)}
-    return told
+    """That something changed, and for those who may decide, how much waits (``approvals.need`` says it in words)."""
+    if role < Role.operator:
+        return {}
+    pending = app[keys.COMMANDS].approvals.pending
+    return {"undecided": pending, "words": t("approvals.need", n=pending)}
+
+
+def _asking(who: Principal) -> Asker:
+    """A reader as the commands know those who ask: a viewer or a token sees what is theirs."""
+    token = who.token.id if who.token else ""
+    person = who.user.id if who.user else ""
+    return Asker(Actor.TOKEN if token else Actor.HUMAN, who.role.name, person=person, token=token)  # type: ignore[arg-type]
 
 
 class Pictures:
