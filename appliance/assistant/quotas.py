@@ -130,10 +130,12 @@ class Quotas:
 
     def begin(self, client: Client, estimate: int = 0) -> Use:
         """Let a request begin. ``estimate``: tokens it may take, which count until it ends. Raises QuotaReached."""
+        limits = self._limits()
         try:
-            self._check_day(client)
-            self._check_parallel(client)
-            self._take(client)
+            # At the limit, nothing is left.
+            self._check_tokens(limits, client, lambda use: use.estimate, 1)
+            self._check_parallel(limits, client)
+            self._take(limits, client)
         except QuotaReached:
             self._count(client, refused=1)
             raise
@@ -156,12 +158,8 @@ class Quotas:
         )
         return (mine.tokens if mine else 0), of_person if client.person else 0
 
-    def _check_day(self, client: Client) -> None:
-        # At the limit, nothing is left.
-        self._check_tokens(client, lambda use: use.estimate, 1)
-
     def _check_written(self, client: Client) -> None:
-        self._check_tokens(client, lambda use: use.written, 0)
+        self._check_tokens(self._limits(), client, lambda use: use.written, 0)
 
     def _with_under_way(self, client: Client, tokens: Callable[[Use], int]) -> tuple[int, int]:
         """As :meth:`used`, and ``tokens`` of each request under way."""
@@ -170,10 +168,10 @@ class Quotas:
         of_person += sum(tokens(use) for use in self._under_way if use.client.person == client.person)
         return mine, of_person
 
-    def _check_tokens(self, client: Client, tokens: Callable[[Use], int], more: int) -> None:
-        limits, left = self._limits(), DAY - self._clock.now() % DAY
+    def _check_tokens(self, limits: Limits, client: Client, tokens: Callable[[Use], int], more: int) -> None:
         if not limits.token_day and not limits.person_day:
             return
+        left = DAY - self._clock.now() % DAY
         mine, of_person = self._with_under_way(client, tokens)
         if limits.token_day and mine + more > limits.token_day:
             raise QuotaReached(
@@ -190,8 +188,8 @@ class Quotas:
                 hint="They start anew at midnight UTC. An admin sets the limit on the settings page.",
             )
 
-    def _check_parallel(self, client: Client) -> None:
-        most = self._limits().parallel
+    def _check_parallel(self, limits: Limits, client: Client) -> None:
+        most = limits.parallel
         if most and sum(use.client.subject == client.subject for use in self._under_way) >= most:
             raise QuotaReached(
                 "too_many_at_once",
@@ -200,11 +198,11 @@ class Quotas:
                 hint="Wait for one of them to end.",
             )
 
-    def _take(self, client: Client) -> None:
+    def _take(self, limits: Limits, client: Client) -> None:
         """One request out of the bucket."""
-        limits, now = self._limits(), self._clock.uptime()
         if not limits.per_minute:
             return
+        now = self._clock.uptime()
         most, speed = float(max(1, limits.burst)), limits.per_minute / 60.0
         rate = self._rates.setdefault(client.subject, _Rate(most, now))
         rate.level, rate.at = min(most, rate.level + (now - rate.at) * speed), now
