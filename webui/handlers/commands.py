@@ -11,13 +11,14 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from appliance.commands.asker import Asker
 from appliance.commands.assessing import Proposal
 from appliance.commands.display import render
 from appliance.commands.history import PAGE_MOST, Run, State
 from appliance.commands.leases import Lease, Terms
-from appliance.commands.model import Actor, Scope
+from appliance.commands.model import Scope
 from appliance.commands.output import STDERR, STDOUT, Frame, saved
 from appliance.errors import Invalid
 from appliance.messages import Message
@@ -26,7 +27,7 @@ from webui.answers import answer
 from webui.download import Download
 from webui.forms import read_json
 from webui.guard import Principal, client_address, principal_of
-from webui.handlers.live import Item, until_signed_out, while_signed_in
+from webui.handlers.live import Item, asking, until_signed_out, while_signed_in
 from webui.i18n import Translator
 
 WAIT_MOST = 60.0
@@ -169,16 +170,13 @@ async def _sent(request: web.Request, run: Run, numbers: list[int]) -> web.Strea
 def asker_of(request: web.Request) -> Asker:
     """Who asks, as the gate found them."""
     principal: Principal = principal_of(request)
-    role, user, session, token = principal.role.name, principal.user, principal.session, principal.token
+    asker, user, session = asking(principal), principal.user, principal.session
     if user is None:
-        return Asker(Actor.HUMAN, role, name="console")  # type: ignore[arg-type]  # a Role's names are the literals
-    return Asker(
-        Actor.TOKEN if token else Actor.HUMAN,
-        role,  # type: ignore[arg-type]
-        person=user.id,
+        return replace(asker, name="console")
+    return replace(
+        asker,
         name=user.name or user.email,
         session=session.id if session else "",
-        token=token.id if token else "",
         address=client_address(request),
         fresh=session is not None and request.app[keys.SESSIONS].fresh(session),
     )

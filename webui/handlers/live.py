@@ -31,7 +31,7 @@ PICTURES: dict[str, Picture] = {
 }
 # Those that are another for each person, and are written down for each.
 PERSONAL: dict[str, Callable[[web.Application, Principal], Mapping[str, Any]]] = {
-    "runs": lambda app, who: {"changed": app[keys.COMMANDS].changed(_asking(who))},
+    "runs": lambda app, who: {"changed": app[keys.COMMANDS].changed(asking(who))},
     "editor": lambda app, who: views.editor_json(app[keys.EDITORS].made, who.actor, who.role),
 }
 
@@ -46,7 +46,7 @@ def _approvals(app: web.Application, t: Translator, role: Role) -> Mapping[str, 
     return {"undecided": pending, "words": t("approvals.need", n=pending)}
 
 
-def _asking(who: Principal) -> Asker:
+def asking(who: Principal) -> Asker:
     """A reader as the commands know those who ask: a viewer or a token sees what is theirs."""
     token = who.token.id if who.token else ""
     person = who.user.id if who.user else ""
